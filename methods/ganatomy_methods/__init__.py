@@ -1,0 +1,1 @@
+"""Methods of the papers, each one file, written against ganatomy.contracts alone."""

@@ -1,0 +1,214 @@
+"""The leaf that everything may import: what a method is, what it is given, and how an error speaks to a user.
+
+Nothing here knows files, Ray, MLflow or Optuna. A method written against this module alone is complete.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+UNLABELLED = -1
+"""Class id that fills the label of an image without one; losses on labels give such an image weight zero."""
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used. Rendered as one line; a traceback is shown only under ``--debug``.
+
+    what: the thing that is wrong, with the file or the option it stands in, and its value.
+    expected: what would have been right.
+    remedy: what to do now.
+    """
+
+    def __init__(self, what: str, *, expected: str = "", remedy: str = "") -> None:
+        self.what, self.expected, self.remedy = what, expected, remedy
+        super().__init__(what, expected, remedy)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _input_error, (type(self), self.what, self.expected, self.remedy)
+
+    def __str__(self) -> str:
+        parts = [self.what.rstrip(".")]
+        if self.expected:
+            parts.append(f"expected {self.expected.rstrip('.')}")
+        if self.remedy:
+            parts.append(f"remedy: {self.remedy.rstrip('.')}")
+        return "; ".join(parts)
+
+
+def _input_error(kind: type[InputError], what: str, expected: str, remedy: str) -> InputError:
+    """Rebuild an InputError that crossed a process border (its arguments are keyword-only)."""
+    return kind(what, expected=expected, remedy=remedy)
+
+
+@dataclass(frozen=True)
+class Images:
+    """The part of a batch that plays one role.
+
+    image: float32 [N, 1, *S] with S = (H, W) or (D, H, W); values in [-1, 1].
+    label: int64 [N, *S], class ids 0..C with 0 the background, or ``UNLABELLED`` throughout for an image without one.
+    subjects: N pseudonymous ids, for provenance; never shown to a network.
+    """
+
+    image: Tensor
+    label: Tensor
+    subjects: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> Images:
+        """The same images on ``device``."""
+        return Images(
+            self.image.to(device, non_blocking=True), self.label.to(device, non_blocking=True), self.subjects
+        )
+
+    def __len__(self) -> int:
+        return self.image.shape[0]
+
+
+Batch = Mapping[str, Images]
+"""Role -> images. Roles are the method's own names for what it is given (``"A"``, ``"B"``); unpaired across roles."""
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Images a method made from one role, to be taken for images of another.
+
+    image: float32 [N, 1, *S] in [-1, 1].  role: the role (so the domain) they claim to belong to.
+    source: the role they were made from; they carry its labels, its patients and its split.
+    kind: ``translated`` (made from another domain) or ``reconstructed`` (through another domain and back).
+    """
+
+    image: Tensor
+    role: str
+    source: str
+    kind: Literal["translated", "reconstructed"] = "translated"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method must know of the experiment around it.
+
+    ndim: 2 or 3.  classes: C + 1, the number of segmentation logits (1 when the cohort has no labels).
+    segmentor: makes one fresh downstream segmentor, [N, 1, *S] -> logits [N, classes, *S]; the same network that the
+    other arms train, so that arms differ in data only.  synthetic_ratio: weight of synthetic against real terms when
+    a method trains its segmentors online.
+    """
+
+    ndim: int
+    classes: int
+    segmentor: Callable[[], nn.Module]
+    synthetic_ratio: float = 1.0
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Optimiser settings of one network (Kingma & Ba). Decoupled per network, which for Adam changes nothing."""
+
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training: ``steps`` loop steps, during which ``update.phase`` is ``name``.
+
+    decay: the learning rate falls linearly towards 0 over the phase, 1 - (i + 1) / (steps + 1) at its i-th step;
+    it is constant otherwise.
+    """
+
+    name: str
+    steps: int
+    decay: bool = False
+
+
+class Update(Protocol):
+    """One optimisation step of the named networks, everything else frozen.
+
+    >>> with update("G_A", "G_B") as minimise:
+    ...     minimise(loss)
+
+    Inside the block only the named networks have ``requires_grad``: gradient flows *through* the others and into
+    none of them. ``minimise`` may be called once; it differentiates, averages the gradients over all workers, clips,
+    refuses non-finite steps and steps the optimisers. With N workers the averaged gradient is that of one worker on
+    the N batches together, provided the loss is a mean over samples of per-sample losses.
+    """
+
+    phase: str
+    """Name of the phase that this step belongs to."""
+
+    def __call__(self, *networks: str) -> AbstractContextManager[Callable[[Tensor], None]]:
+        """Open the step of ``networks`` (attribute names of the method)."""
+        ...
+
+
+class Method(nn.Module, ABC):
+    """How synthetic images are made and trained: networks, losses, one training step, how it synthesises.
+
+    A subclass sets its networks as attributes in ``__init__`` (their names are what ``update`` takes), and may hold
+    replay pools as modules without parameters: both are in the checkpoint. It never touches files, devices, ranks
+    or precision.
+    """
+
+    Config: ClassVar[type]
+    """Frozen dataclass of plain values (numbers, strings, booleans, tuples); the paper's values are the defaults."""
+
+    roles: ClassVar[tuple[str, ...]] = ("A", "B")
+    """The roles a training batch must hold. The experiment says which domain of the cohort plays which."""
+
+    ndims: ClassVar[frozenset[int]] = frozenset({2, 3})
+    multiple_of: ClassVar[int] = 8
+    """Spatial sides that the networks take are multiples of this; the platform pads and crops around them."""
+
+    trains_segmentors: ClassVar[bool] = False
+    """True when the method trains a segmentor ``S_<role>`` for each role, so that the ``joint`` arm is open to it."""
+
+    def __init__(self, config: Any, task: Task) -> None:
+        super().__init__()
+        if task.ndim not in self.ndims:
+            raise InputError(
+                f"{type(self).__name__} cannot work in {task.ndim}D",
+                expected=f"ndim in {sorted(self.ndims)}",
+                remedy="set sampling.ndim",
+            )
+        self.config = config
+        self.task = task
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Name -> network: the children that have parameters."""
+        return {name: child for name, child in self.named_children() if any(True for _ in child.parameters())}
+
+    def segmentor(self, role: str) -> nn.Module:
+        """The segmentor of the domain that plays ``role``. Raises InputError where the method trains none."""
+        network = getattr(self, f"S_{role}", None)
+        if network is None:
+            raise InputError(
+                f"{type(self).__name__} trains no segmentor for role {role!r}",
+                expected="a method with trains_segmentors",
+                remedy="use arm=offline with this method",
+            )
+        return network
+
+    @abstractmethod
+    def optimisers(self) -> dict[str, Adam]:
+        """Optimiser settings of every network."""
+
+    @abstractmethod
+    def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
+        """The schedule, such that generators get ``generator_steps`` updates and segmentors (if any) ``segmentor_steps``.
+
+        Equal budgets across arms and methods hold because of this. Raises InputError if the two do not fit together.
+        """
+
+    @abstractmethod
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        """One training step: the paper's equations in the paper's order. Returns named scalar losses (detached or not)."""
+
+    @abstractmethod
+    def synthesize(self, batch: Batch) -> list[Synthetic]:
+        """Images made from the roles present in ``batch`` (any subset of ``roles``). Deterministic; no gradient needed."""

@@ -1,0 +1,363 @@
+"""Experiment: everything needed to run one trial again. Frozen, hashable, JSON in and out.
+
+Also the one place where names become things: methods, segmentation networks and search spaces are found by entry-point
+name or by dotted path ``package.module:Name``, so that those of another package work exactly as ours do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, Literal, Union, cast
+
+from ganatomy.contracts import InputError, Method
+
+Arm = Literal["real", "classical", "offline", "joint"]
+ARMS: tuple[Arm, ...] = typing.get_args(Arm)
+SYNTHETIC_ARMS: tuple[Arm, ...] = ("offline", "joint")
+
+
+# --- names -> things ---------------------------------------------------------------------------------------------
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A phrase naming what ``name`` was probably meant to be, then everything known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(known) or 'none'}"
+
+
+def available(group: Literal["methods", "networks", "spaces"]) -> dict[str, str]:
+    """Name -> dotted path of everything installed in the entry-point group ``ganatomy.<group>``."""
+    return {point.name: point.value for point in entry_points(group=f"ganatomy.{group}")}
+
+
+def resolve(group: Literal["methods", "networks", "spaces"], name: str) -> Any:
+    """The object called ``name``: an entry-point name of ``group``, or a dotted path ``package.module:Name``."""
+    known = available(group)
+    module, colon, attribute = known.get(name, name).partition(":")
+    if not colon:
+        raise InputError(f"unknown {group[:-1]} {name!r}", expected=nearest(name, known), remedy="or package.module:Name")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{group[:-1]} {name!r} cannot be imported: {error}", remedy="install its package here") from error
+
+
+# --- the parts ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A thing by name with its settings; settings left out keep the thing's own defaults (the paper's values)."""
+
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How many labelled patients of the target domain there are.
+
+    fraction: of its training patients, in (0, 1]; at least one is kept, subsets of one seed are nested.
+    gan_sees: ``subset``, the whole pipeline sees only those patients; ``all``, generators and discriminators also see
+    the unlabelled rest.
+    """
+
+    fraction: float = 1.0
+    gan_sees: Literal["subset", "all"] = "subset"
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How real and synthetic images meet in the segmentor's training.
+
+    ratio: synthetic per real.  order: ``mixed``, every batch holds both; ``synthetic_first`` / ``real_first``, one after
+    the other.  pretrain: leading fraction of the segmentor's budget spent on real images only (offline arm, ``mixed``).
+    """
+
+    ratio: float = 1.0
+    order: Literal["mixed", "synthetic_first", "real_first"] = "mixed"
+    pretrain: float = 0.5
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which synthetic images are kept (offline arm): those on which a segmentor trained on real images only reaches
+    ``min_dice`` against the label they are meant to carry. 0 keeps all."""
+
+    min_dice: float = 0.0
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """The model the synthetic data is for. ``network`` is any entry of ``ganatomy.networks`` (or a dotted path)."""
+
+    network: Choice = field(default_factory=lambda: Choice("unet"))
+    learning_rate: float = 2e-4
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a training sample is: a 2D axial slice (or patch of one) or a 3D patch.
+
+    size: (H, W) or (D, H, W) voxels.  foreground: probability that a sample is centred on a labelled voxel.
+    """
+
+    ndim: Literal[2, 3] = 2
+    size: tuple[int, ...] = (64, 64)
+    foreground: float = 0.5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every arm may spend. One step is one update at ``batch`` samples (over all workers together)."""
+
+    segmentor_steps: int = 2000
+    generator_steps: int = 1600
+    batch: int = 1
+    validations: int = 8
+
+
+@dataclass(frozen=True)
+class Training:
+    """The loop's own settings, the same for every method. Off by default where the papers have none.
+
+    ema: decay of an exponential moving average of the generators' weights, 0 off.  patience: stop after so many
+    validations without improvement of the validation loss, 0 off.  clip_norm: gradient norm bound, 0 off.
+    precision: ``auto`` is bf16 on hardware that has it, else fp32.
+    """
+
+    ema: float = 0.0
+    patience: int = 0
+    clip_norm: float = 0.0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Method + cohort + arm + mixing + filter + downstream + budget + seed.
+
+    domains: role -> domain name of the cohort.  target: the role whose domain the downstream model works in.
+    """
+
+    cohort: str
+    domains: Mapping[str, str]
+    target: str = "B"
+    arm: Arm = "joint"
+    method: Choice = field(default_factory=lambda: Choice("shape_consistent"))
+    labels: Labels = field(default_factory=Labels)
+    mixing: Mixing = field(default_factory=Mixing)
+    filter: Filter = field(default_factory=Filter)
+    downstream: Downstream = field(default_factory=Downstream)
+    sampling: Sampling = field(default_factory=Sampling)
+    budget: Budget = field(default_factory=Budget)
+    training: Training = field(default_factory=Training)
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionary, ready for JSON."""
+        return cast(dict[str, Any], plain(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
+        """Inverse of ``to_dict``. Unknown names and impossible values raise InputError with the nearest right name."""
+        return cast(Experiment, _build(cls, values, ""))
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted name -> value, as logged and as accepted by ``with_values``: ``method``, ``method.shape_weight`` …"""
+        return dict(_flatten(self.to_dict()))
+
+    def with_values(self, values: Mapping[str, Any]) -> Experiment:
+        """A copy with dotted names set: ``{"method.shape_weight": 0.5, "arm": "joint"}``. Text is read as JSON where it can be."""
+        nested = self.to_dict()
+        for name, value in values.items():
+            _assign(nested, name, value)
+        return Experiment.from_dict(nested)
+
+    def digest(self) -> str:
+        """Content hash of the whole Experiment."""
+        return digest(self.to_dict())
+
+    def configuration(self) -> str:
+        """Content hash of everything but the seed: trials that share it are replicates."""
+        return digest({**self.to_dict(), "seed": None})
+
+    def target_domain(self) -> str:
+        """Name of the domain that the downstream model works in."""
+        return self.domains[self.target]
+
+    def validate(self) -> Experiment:
+        """Check what types cannot. Returns self; raises InputError naming the parameter, its value and the remedy."""
+        _check(0 < self.labels.fraction <= 1, "labels.fraction", self.labels.fraction, "a number in (0, 1]")
+        _check(self.mixing.ratio >= 0, "mixing.ratio", self.mixing.ratio, "a number >= 0")
+        _check(0 <= self.mixing.pretrain <= 1, "mixing.pretrain", self.mixing.pretrain, "a number in [0, 1]")
+        _check(0 <= self.filter.min_dice <= 1, "filter.min_dice", self.filter.min_dice, "a number in [0, 1]")
+        _check(self.sampling.ndim in (2, 3), "sampling.ndim", self.sampling.ndim, "2 or 3")
+        sides = len(self.sampling.size)
+        _check(sides == self.sampling.ndim, "sampling.size", self.sampling.size, f"{self.sampling.ndim} sides")
+        _check(0 <= self.sampling.foreground <= 1, "sampling.foreground", self.sampling.foreground, "in [0, 1]")
+        for name in ("segmentor_steps", "generator_steps", "batch", "validations"):
+            _check(getattr(self.budget, name) >= 1, f"budget.{name}", getattr(self.budget, name), "a whole number >= 1")
+        _check(0 <= self.training.ema < 1, "training.ema", self.training.ema, "a number in [0, 1)")
+        _check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
+        method = self.method_class()
+        missing = [role for role in method.roles if role not in self.domains]
+        _check(not missing, "domains", dict(self.domains), f"a domain for each role of {self.method.name}: {method.roles}")
+        if self.arm == "joint" and not method.trains_segmentors:
+            raise InputError(f"arm=joint with method {self.method.name}", expected="a method that trains segmentors",
+                             remedy="use arm=offline")  # fmt: skip
+        self.method_config()
+        resolve("networks", self.downstream.network.name)
+        return self
+
+    def method_class(self) -> type[Method]:
+        """The method's class."""
+        return cast(type[Method], resolve("methods", self.method.name))
+
+    def method_config(self) -> Any:
+        """The method's frozen Config with this experiment's settings over the paper's defaults."""
+        return _build(self.method_class().Config, self.method.config, "method.")
+
+
+# --- results -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    """One row of evidence: a metric of one subject. Never only a mean.
+
+    metric: ``dice`` or ``hd95`` (mm).  label: name of the structure.  value: NaN where the subject lacks the structure.
+    missed: the structure is there and the model found none of it (its hd95 is then the image diagonal).
+    """
+
+    subject: str
+    patient: str
+    metric: str
+    label: str
+    value: float
+    missed: bool = False
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What one trial left behind. ``status``: finished, pruned, failed or running; ``error`` is one line.
+
+    stages: stage kind -> key.  scores: rows on the validation split.  summary: metric name -> number, as logged.
+    """
+
+    trial: str
+    experiment: Experiment
+    status: Literal["finished", "pruned", "failed", "running"] = "running"
+    error: str = ""
+    stages: Mapping[str, str] = field(default_factory=dict)
+    scores: tuple[Score, ...] = ()
+    summary: Mapping[str, float] = field(default_factory=dict)
+    device_seconds: float = 0.0
+    run_id: str = ""
+
+
+# --- dataclass <-> plain values ----------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings and sequences as what JSON knows."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return value
+
+
+def digest(value: Any) -> str:
+    """Content hash (16 hex digits) of plain values, independent of key order."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _check(holds: bool, name: str, value: Any, expected: str) -> None:
+    if not holds:
+        raise InputError(f"{name} = {value!r}", expected=expected, remedy=f"--set {name}=…")
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and set(value) == {"name", "config"}:
+            yield prefix + key, value["name"]
+            yield from _flatten(value["config"], f"{prefix}{key}.")
+        elif isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _assign(nested: dict[str, Any], name: str, value: Any) -> None:
+    *parents, last = name.split(".")
+    at, free = nested, False  # free: inside a Choice's config, whose types only the thing it configures knows
+    for key in parents:
+        if not isinstance(at.get(key), dict):
+            raise InputError(f"unknown parameter {name!r}", expected=nearest(name, dict(_flatten(nested))))
+        at, free = (at[key]["config"], True) if set(at[key]) == {"name", "config"} else (at[key], False)
+    if free and isinstance(value, str):
+        value = _from_text(value)
+    if isinstance(at.get(last), dict) and set(at[last]) == {"name", "config"}:
+        at[last] = at[last] if at[last]["name"] == value else {"name": value, "config": {}}
+    else:
+        at[last] = value
+
+
+def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """An instance of the dataclass ``kind`` from plain values, checked by the types of its fields."""
+    hints = typing.get_type_hints(kind)
+    names = {item.name for item in dataclasses.fields(kind)}
+    for name in values:
+        if name not in names:
+            expected = nearest(f"{prefix}{name}", (prefix + other for other in names))
+            raise InputError(f"unknown parameter {prefix}{name!s}", expected=expected)
+    return kind(**{name: _coerce(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
+
+
+def _coerce(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return value if isinstance(value, cast(type, hint)) else _build(cast(type, hint), value, f"{name}.")
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, str) and hint is not str and origin is not Literal:
+        value = _from_text(value)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _coerce(next(kind for kind in arguments if kind is not type(None)), value, name)
+    if origin is Literal:
+        if value not in arguments and isinstance(value, str):
+            value = _from_text(value)
+        _check(value in arguments, name, value, nearest(str(value), map(str, arguments)))
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = arguments[0]
+        return tuple(_coerce(inner, item, name) for item in value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    wanted = origin or hint
+    if isinstance(wanted, type):
+        fits = isinstance(value, wanted) and not (wanted in (int, float) and isinstance(value, bool))
+        _check(fits, name, value, f"{wanted.__name__}")
+    return value
+
+
+def _from_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
