@@ -62,9 +62,7 @@ class Images:
 
     def to(self, device: torch.device | str) -> Images:
         """The same images on ``device``."""
-        return Images(
-            self.image.to(device, non_blocking=True), self.label.to(device, non_blocking=True), self.subjects
-        )
+        return Images(self.image.to(device, non_blocking=True), self.label.to(device, non_blocking=True), self.subjects)
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -165,6 +163,9 @@ class Method(nn.Module, ABC):
     multiple_of: ClassVar[int] = 8
     """Spatial sides that the networks take are multiples of this; the platform pads and crops around them."""
 
+    generators: ClassVar[tuple[str, ...]] = ("G_A", "G_B")
+    """The networks that ``synthesize`` needs: what a promoted generator holds, and what a moving average is kept of."""
+
     trains_segmentors: ClassVar[bool] = False
     """True when the method trains a segmentor ``S_<role>`` for each role, so that the ``joint`` arm is open to it."""
 
@@ -200,15 +201,15 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
-        """The schedule, such that generators get ``generator_steps`` updates and segmentors (if any) ``segmentor_steps``.
+        """The schedule: ``generator_steps`` updates of the generators, ``segmentor_steps`` of the segmentors (if any).
 
         Equal budgets across arms and methods hold because of this. Raises InputError if the two do not fit together.
         """
 
     @abstractmethod
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
-        """One training step: the paper's equations in the paper's order. Returns named scalar losses (detached or not)."""
+        """One training step: the paper's equations in the paper's order. Returns named scalar losses."""
 
     @abstractmethod
     def synthesize(self, batch: Batch) -> list[Synthetic]:
-        """Images made from the roles present in ``batch`` (any subset of ``roles``). Deterministic; no gradient needed."""
+        """Images made from the roles present in ``batch`` (any subset of ``roles``). Deterministic."""

@@ -45,11 +45,15 @@ def resolve(group: Literal["methods", "networks", "spaces"], name: str) -> Any:
     known = available(group)
     module, colon, attribute = known.get(name, name).partition(":")
     if not colon:
-        raise InputError(f"unknown {group[:-1]} {name!r}", expected=nearest(name, known), remedy="or package.module:Name")
+        raise InputError(
+            f"unknown {group[:-1]} {name!r}", expected=nearest(name, known), remedy="or package.module:Name"
+        )
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"{group[:-1]} {name!r} cannot be imported: {error}", remedy="install its package here") from error
+        raise InputError(
+            f"{group[:-1]} {name!r} cannot be imported: {error}", remedy="install its package here"
+        ) from error
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
@@ -80,8 +84,8 @@ class Labels:
 class Mixing:
     """How real and synthetic images meet in the segmentor's training.
 
-    ratio: synthetic per real.  order: ``mixed``, every batch holds both; ``synthetic_first`` / ``real_first``, one after
-    the other.  pretrain: leading fraction of the segmentor's budget spent on real images only (offline arm, ``mixed``).
+    ratio: synthetic per real.  order: ``mixed``, every batch holds both; ``synthetic_first`` / ``real_first``, one
+    after the other.  pretrain: leading fraction of the segmentor's budget spent on real images only (offline arm, ``mixed``).
     """
 
     ratio: float = 1.0
@@ -177,7 +181,7 @@ class Experiment:
         return dict(_flatten(self.to_dict()))
 
     def with_values(self, values: Mapping[str, Any]) -> Experiment:
-        """A copy with dotted names set: ``{"method.shape_weight": 0.5, "arm": "joint"}``. Text is read as JSON where it can be."""
+        """A copy with dotted names set: ``{"method.shape_weight": 0.5, "arm": "joint"}``; text is read as JSON."""
         nested = self.to_dict()
         for name, value in values.items():
             _assign(nested, name, value)
@@ -211,7 +215,9 @@ class Experiment:
         _check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
         method = self.method_class()
         missing = [role for role in method.roles if role not in self.domains]
-        _check(not missing, "domains", dict(self.domains), f"a domain for each role of {self.method.name}: {method.roles}")
+        _check(
+            not missing, "domains", dict(self.domains), f"a domain for each role of {self.method.name}: {method.roles}"
+        )
         if self.arm == "joint" and not method.trains_segmentors:
             raise InputError(f"arm=joint with method {self.method.name}", expected="a method that trains segmentors",
                              remedy="use arm=offline")  # fmt: skip

@@ -1,0 +1,252 @@
+"""Runs a training loop to its end: in this process, or by a group of Ray Train workers that average their gradients.
+
+Both leave the same in the stage's directory: ``history.jsonl`` (rewritten whole at each report, so that it never
+holds a line that the checkpoint beside it does not know), ``networks.safetensors`` at the end, and checkpoints from
+which either resumes after being killed at any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import save_file
+
+from ganatomy.contracts import InputError
+from ganatomy.loop import Loop, Record
+
+HISTORY = "history.jsonl"
+NETWORKS = "networks.safetensors"
+
+# One report a poll is handed over, and the default poll of 2 s makes short epochs wait for it; set before Train starts.
+TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+class Build(Protocol):
+    """Makes one rank's loop; a picklable callable (a module-level function, perhaps bound by functools.partial)."""
+
+    def __call__(self, *, rank: int, world: int, device: torch.device) -> Loop:
+        """The loop of ``rank`` among ``world`` workers on ``device``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How a training stage is spread: ``count`` ranks, each with so many CPUs and (possibly fractional) GPUs.
+
+    here: one rank runs in the calling process, which already holds those resources; no worker group is started.
+    """
+
+    count: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    here: bool = True
+    max_failures: int = 3
+
+
+def train(build: Build, directory: Path, workers: Workers, follow: Callable[[Record], None]) -> None:
+    """Train to the end in ``directory``, calling ``follow`` with each history record, old ones first.
+
+    Raises what the loop raised; a worker that died is restarted from the last checkpoint up to ``max_failures`` times.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if workers.count == 1 and workers.here:
+        device = torch.device("cuda" if workers.gpus > 0 and torch.cuda.is_available() else "cpu")
+        reporter = DirectoryReporter(directory, follow)
+        _finish(build(rank=0, world=1, device=device), reporter, directory)
+    else:
+        _train_on_ray(build, directory, workers, follow)
+
+
+def _finish(loop: Loop, reporter: Any, directory: Path) -> None:
+    loop.run(reporter)
+    if loop.rank == 0:
+        beside = directory / f"{NETWORKS}.tmp"
+        save_file(loop.final_weights(), beside)
+        beside.replace(directory / NETWORKS)
+
+
+# --- history -----------------------------------------------------------------------------------------------------
+
+
+def read_history(directory: Path) -> list[Record]:
+    """All records of a stage's history so far, oldest first."""
+    path = directory / HISTORY
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_history(directory: Path, history: Sequence[Record]) -> None:
+    """Replace the stage's history, atomically."""
+    beside = directory / f"{HISTORY}.tmp"
+    beside.write_text("".join(json.dumps(record) + "\n" for record in history))
+    beside.replace(directory / HISTORY)
+
+
+def follow_history(
+    directory: Path, finished: Callable[[], bool], follow: Callable[[Record], None], *, poll_s: float = 0.5
+) -> None:
+    """Call ``follow`` with every record as it appears, until ``finished()``; none is skipped and none given twice.
+
+    A rewritten history (a resumed stage) repeats steps already followed; those are not given again.
+    """
+    last = 0.0
+    while True:
+        over = finished()
+        for record in read_history(directory):
+            if record["step"] > last:
+                last = record["step"]
+                follow(record)
+        if over:
+            return
+        time.sleep(poll_s)
+
+
+# --- in this process ---------------------------------------------------------------------------------------------
+
+
+class DirectoryReporter:
+    """Checkpoints as ``checkpoint-<step>`` folders, written beside and renamed; the newest complete one is kept."""
+
+    def __init__(self, directory: Path, follow: Callable[[Record], None]) -> None:
+        self.directory, self.follow = directory, follow
+
+    def report(self, history: Sequence[Record], save: Callable[[Path], None]) -> None:
+        """Checkpoint, publish the history, then hand over its new record."""
+        final = self.directory / f"checkpoint-{int(history[-1]['step']):09d}"
+        with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=self.directory) as beside:
+            save(Path(beside))
+            shutil.rmtree(final, ignore_errors=True)
+            Path(beside).replace(final)
+            Path(beside).mkdir()  # for the context manager to remove
+        for old in self._complete()[:-1]:
+            shutil.rmtree(old, ignore_errors=True)
+        write_history(self.directory, history)
+        self.follow(history[-1])
+
+    @contextlib.contextmanager
+    def latest(self) -> Iterator[Path | None]:
+        """The newest complete checkpoint; the history is cut back to it and followed anew."""
+        complete = self._complete()
+        if complete:
+            shared = torch.load(complete[-1] / "shared.pt", map_location="cpu", weights_only=True)
+            write_history(self.directory, shared["history"])
+            for record in shared["history"]:
+                self.follow(record)
+        yield complete[-1] if complete else None
+
+    def _complete(self) -> list[Path]:
+        return sorted(self.directory.glob("checkpoint-*"))
+
+
+def discard_checkpoints(directory: Path) -> None:
+    """Remove what only resuming needed, once the stage is done."""
+    for path in [*directory.glob("checkpoint-*"), *directory.glob(".checkpoint-*"), directory / "ray"]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+# --- on Ray ------------------------------------------------------------------------------------------------------
+
+
+class TrainReporter:
+    """Checkpoints through Ray Train, which stores them, hands them back after a failure and resumes a killed run."""
+
+    def __init__(self, directory: Path, rank: int) -> None:
+        self.directory, self.rank = directory, rank
+
+    def report(self, history: Sequence[Record], save: Callable[[Path], None]) -> None:
+        """Every rank adds its files to one checkpoint; rank 0 then publishes the history."""
+        import ray.train
+
+        with tempfile.TemporaryDirectory() as beside:
+            save(Path(beside))
+            ray.train.report(dict(history[-1]), checkpoint=ray.train.Checkpoint.from_directory(beside))
+        if self.rank == 0:
+            write_history(self.directory, history)
+
+    @contextlib.contextmanager
+    def latest(self) -> Iterator[Path | None]:
+        """The checkpoint Ray Train kept, as a local folder."""
+        import ray.train
+
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as path:
+            if self.rank == 0:
+                shared = torch.load(Path(path) / "shared.pt", map_location="cpu", weights_only=True)
+                write_history(self.directory, shared["history"])
+            yield Path(path)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    rank, directory = context.get_world_rank(), Path(config["directory"])
+    loop = config["build"](rank=rank, world=context.get_world_size(), device=ray.train.torch.get_device())
+    _finish(loop, TrainReporter(directory, rank), directory)
+
+
+def _train_on_ray(build: Build, directory: Path, workers: Workers, follow: Callable[[Record], None]) -> None:
+    os.environ.update(TRAIN_ENVIRONMENT)
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"build": build, "directory": str(directory)},
+        torch_config=TorchConfig(backend="nccl" if workers.gpus >= 1 else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker=resources,
+            placement_strategy="PACK",
+        ),
+        run_config=RunConfig(
+            name="ray",  # the same name and place: a run whose driver was killed resumes by itself
+            storage_path=str(directory.resolve()),
+            # Both finite: the default of the second retries a starved worker group for ever.
+            failure_config=FailureConfig(max_failures=workers.max_failures, controller_failure_limit=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failure.append(error)
+
+    # fit() blocks; records are followed (and reported to Tune) from the trial's own thread, as Tune requires.
+    running = threading.Thread(target=fit, name="ray-train", daemon=True)
+    running.start()
+    follow_history(directory, lambda: not running.is_alive(), follow)
+    if failure:
+        raise _root_cause(failure[0]) from failure[0]
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The first worker's own exception, which says more than the group's."""
+    for worker_error in (getattr(error, "worker_failures", None) or {}).values():
+        cause = getattr(worker_error, "cause", worker_error)
+        return cause if isinstance(cause, InputError) else RuntimeError(f"a training worker failed: {cause}")
+    return error
