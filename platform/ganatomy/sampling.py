@@ -1,0 +1,315 @@
+"""Training samples: unpaired batches, 3D patches, 2D axial slices, and the mixing of real and synthetic images.
+
+A batch is a pure function of (step, rank, world): nothing is remembered between steps, so a resumed run, or the same
+run on another number of workers, sees exactly the same samples. Only the crop is copied out of the mapped store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ganatomy.contracts import UNLABELLED, Batch, Images, InputError
+from ganatomy.experiment import Mixing, Sampling
+from ganatomy.store import Record, Store
+
+OUTSIDE = -1.0
+"""Image value beyond the edge of a volume: the bottom of the intensity range. The label there is background."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image in a pool. labelled: its label may be seen; False withholds a label that exists."""
+
+    store: Store
+    record: Record
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The images that may play one role. Pools add up: ``Pool.of(...) + Pool.of(...)``."""
+
+    entries: tuple[Entry, ...] = ()
+
+    @classmethod
+    def of(cls, store: Store, records: Iterable[Record], patients: Collection[str] | None = None) -> Pool:
+        """A pool of ``records`` of ``store``. patients: those whose labels may be seen; None, all of them."""
+        return cls(
+            tuple(
+                Entry(store, record, record.labelled and (patients is None or record.patient in patients))
+                for record in records
+            )
+        )
+
+    def __add__(self, other: Pool) -> Pool:
+        return Pool(self.entries + other.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Real and synthetic images of one role, in the amounts and the order of ``mixing`` over ``total_steps`` steps.
+
+    All orders spend the same number of samples of each kind in total when ``pretrain`` is 0 (it concerns ``mixed``
+    only: its leading part of the steps is real alone). A ratio that does not divide the batch is kept exactly in the
+    long run: batches then differ by one sample in a fixed pattern.
+    """
+
+    real: Pool
+    synthetic: Pool | None
+    mixing: Mixing
+    total_steps: int
+
+    def composition(self, step: int, batch: int) -> tuple[int, int]:
+        """(real, synthetic) images in the batch of ``step``; they sum to ``batch``."""
+        synthetic = self.synthetic_before(step + 1, batch) - self.synthetic_before(step, batch)
+        return batch - synthetic, synthetic
+
+    def synthetic_before(self, step: int, batch: int) -> int:
+        """Synthetic samples in all steps before ``step``. A closed form, so that a step needs no history."""
+        if self.synthetic is None or not len(self.synthetic):
+            return 0
+        if self.mixing.order == "mixed":
+            return self._share(max(0, step - int(self.mixing.pretrain * self.total_steps)), batch)
+        synthetic = self._share(self.total_steps, batch)
+        if self.mixing.order == "synthetic_first":
+            return min(step * batch, synthetic)
+        return max(0, step * batch - (self.total_steps * batch - synthetic))
+
+    def _share(self, steps: int, batch: int) -> int:
+        """Synthetic samples among the first ``steps`` mixed batches. One to one means exactly floor(batch / 2) real in
+        every batch (the paper's half and half); one sample a batch cannot be halved and alternates."""
+        if self.mixing.ratio == 1 and batch > 1:
+            return steps * (batch - batch // 2)
+        ratio = Fraction(self.mixing.ratio).limit_denominator(1_000_000)
+        return int(steps * batch * ratio / (1 + ratio))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Ordinary augmentation, the ``classical`` arm. No flips: a body has a left and a right.
+
+    rotation: degrees about each axis, either way.  scale: relative size, 1 -/+ this.  translation: fraction of a
+    side.  gamma: exponent of the contrast curve, exp of -/+ this.  noise: largest standard deviation, the image's range
+    being 2.
+    """
+
+    rotation: float = 10.0
+    scale: float = 0.1
+    translation: float = 0.05
+    gamma: float = 0.3
+    noise: float = 0.05
+
+
+def label_subset(patients: Iterable[str], fraction: float, seed: int) -> frozenset[str]:
+    """``fraction`` of the patients, at least one. Subsets of one seed are nested, whatever the order of ``patients``.
+
+    InputError when there is no patient, or ``fraction`` is not in (0, 1].
+    """
+    known = sorted(set(patients))
+    if not known:
+        raise InputError(
+            "no labelled training patient", expected="at least one", remedy="label some, or change the split"
+        )
+    if not 0 < fraction <= 1:
+        raise InputError(f"labels.fraction = {fraction!r}", expected="a number in (0, 1]")
+    order = _generator(seed, "label subset", 0).permutation(len(known))
+    return frozenset(known[i] for i in order[: max(1, int(fraction * len(known) + 0.5))])
+
+
+class Sampler:
+    """Batches for the roles of a method.
+
+    pools: role -> the images that may play it.  batch: samples a step over all workers together.
+    augment: transform every sample (image and label together), True for the default ``Augmentation``.
+    InputError when a role has no image.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[str, Pool | Mixture],
+        sampling: Sampling,
+        batch: int,
+        seed: int,
+        augment: bool | Augmentation = False,
+    ) -> None:
+        self.pools, self.sampling, self.size, self.seed = dict(pools), sampling, batch, seed
+        self.augmentation = Augmentation() if augment is True else augment or None
+        self._orders: dict[tuple[str, int], NDArray[np.int64]] = {}
+        for role, pool in self.pools.items():
+            if not len(pool.real if isinstance(pool, Mixture) else pool):
+                raise InputError(
+                    f"no training image for role {role}", expected="at least one", remedy="check the splits"
+                )
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """What worker ``rank`` of ``world`` sees at ``step``: samples rank, rank + world, ... of the step's batch."""
+        return {role: self._images(role, pool, step, rank, world) for role, pool in self.pools.items()}
+
+    def _images(self, role: str, pool: Pool | Mixture, step: int, rank: int, world: int) -> Images:
+        drawn = self._drawn(role, pool, step)[rank::world]
+        size = tuple(self.sampling.size)
+        image = np.full((len(drawn), 1, *size), OUTSIDE, np.float32)
+        label = np.zeros((len(drawn), *size), np.int64)
+        for i, (entry, generator) in enumerate(drawn):
+            self._fill(image[i, 0], label[i], entry, generator)
+        subjects = tuple(entry.record.subject for entry, _ in drawn)
+        return Images(torch.from_numpy(image), torch.from_numpy(label), subjects)
+
+    def _drawn(self, role: str, pool: Pool | Mixture, step: int) -> list[tuple[Entry, np.random.Generator]]:
+        """The step's samples over all workers: which image, and the randomness of its place and augmentation."""
+        if isinstance(pool, Pool):
+            return self._stretch(role, pool, step * self.size, self.size)
+        synthetic = pool.synthetic_before(step, self.size)
+        n_real, n_synthetic = pool.composition(step, self.size)
+        drawn = self._stretch(role, pool.real, step * self.size - synthetic, n_real)
+        if pool.synthetic is not None and n_synthetic:
+            drawn += self._stretch(f"{role}/synthetic", pool.synthetic, synthetic, n_synthetic)
+        return drawn
+
+    def _stretch(self, stream: str, pool: Pool, start: int, count: int) -> list[tuple[Entry, np.random.Generator]]:
+        """Samples start .. start + count of an endless sequence: every epoch is a new permutation of the pool."""
+        drawn = []
+        for g in range(start, start + count):
+            epoch, place = divmod(g, len(pool))
+            entry = pool.entries[self._order(stream, epoch, len(pool))[place]]
+            drawn.append((entry, _generator(self.seed, stream, g)))
+        return drawn
+
+    def _order(self, stream: str, epoch: int, n: int) -> NDArray[np.int64]:
+        order = self._orders.get((stream, epoch))
+        if order is None:
+            if len(self._orders) > 64:  # only the present epoch of each stream is ever asked again
+                self._orders.clear()
+            order = self._orders[stream, epoch] = _generator(self.seed, f"{stream}/order", epoch).permutation(n)
+        return order
+
+    def _fill(
+        self, image: NDArray[np.float32], label: NDArray[np.int64], entry: Entry, generator: np.random.Generator
+    ) -> None:
+        """One sample, written in place. image: [*S], filled with OUTSIDE; label: [*S], filled with 0."""
+        volume = entry.store.image(entry.record)
+        mask = entry.store.label(entry.record) if entry.labelled else None
+        corner = self._corner(entry, generator)
+        if self.sampling.ndim == 2:
+            volume, mask, corner = volume[corner[0]], None if mask is None else mask[corner[0]], corner[1:]
+        if self.augmentation is None:
+            _crop(volume, corner, image)
+            if mask is not None:
+                _crop(mask, corner, label)
+        else:
+            spacing = np.asarray(entry.store.spacing(entry.record)[-image.ndim :])
+            _augment(volume, mask, corner, image, label, spacing, self.augmentation, generator)
+        if mask is None:
+            label.fill(UNLABELLED)
+
+    def _corner(self, entry: Entry, generator: np.random.Generator) -> tuple[int, ...]:
+        """First voxel (d, h, w) of the sample in its volume: around a labelled voxel or anywhere, inside where it fits,
+        centred where the volume is smaller (then negative). In 2D the sample is one slice thick."""
+        sides = (1, *self.sampling.size) if self.sampling.ndim == 2 else self.sampling.size
+        shape = entry.record.shape
+        u = generator.random(5)
+        centres = entry.store.foreground(entry.record) if entry.labelled and u[0] < self.sampling.foreground else ()
+        if len(centres):
+            at = [int(c) - side // 2 for c, side in zip(centres[int(u[1] * len(centres))], sides)]
+        else:
+            at = [int(v * (n - side + 1)) for v, n, side in zip(u[2:], shape, sides)]
+            if self.sampling.ndim == 2:
+                first, end = entry.record.content  # a constant slice teaches nothing
+                at[0] = first + int(u[2] * (end - first))
+        return tuple((n - side) // 2 if n <= side else min(max(c, 0), n - side) for c, n, side in zip(at, shape, sides))
+
+
+def _generator(seed: int, stream: str, counter: int) -> np.random.Generator:
+    """Randomness of one sample, addressed by name instead of drawn from a sequence (Philox is made for that)."""
+    return np.random.Generator(np.random.Philox(key=_key(seed, stream), counter=[0, 0, counter, 0]))
+
+
+_KEYS: dict[tuple[int, str], int] = {}
+
+
+def _key(seed: int, stream: str) -> int:
+    key = _KEYS.get((seed, stream))
+    if key is None:
+        text = f"{seed}/{stream}".encode()
+        key = _KEYS[seed, stream] = int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")
+    return key
+
+
+def _crop(source: NDArray[Any], corner: tuple[int, ...], out: NDArray[Any]) -> None:
+    """Copy ``source`` from ``corner`` on into ``out``; what lies beyond the source is left as it is."""
+    into, taken = [], []
+    for start, side, n in zip(corner, out.shape, source.shape):
+        low, high = max(start, 0), min(start + side, n)
+        into.append(slice(low - start, high - start))
+        taken.append(slice(low, high))
+    out[tuple(into)] = source[tuple(taken)]
+
+
+def _augment(
+    volume: NDArray[np.float32],
+    mask: NDArray[np.uint8] | None,
+    corner: tuple[int, ...],
+    image: NDArray[np.float32],
+    label: NDArray[np.int64],
+    spacing: NDArray[np.float64],
+    amount: Augmentation,
+    generator: np.random.Generator,
+) -> None:
+    """Fill ``image`` and ``label`` from one affine view of the volume, then change the image's contrast and noise.
+
+    The view is taken from the volume, not from the crop: tissue beyond the crop turns in where it exists.
+    """
+    side = np.asarray(image.shape)
+    matrix = _view(spacing, amount, generator)
+    shift = generator.uniform(-amount.translation, amount.translation, len(side)) * side
+    centre = np.asarray(corner) + (side - 1) / 2
+    offset = centre + shift - matrix @ ((side - 1) / 2)
+    far = np.asarray(side - 1)
+    low = np.floor(offset + np.minimum(matrix, 0) @ far).astype(int) - 1  # box of the volume that the view can reach
+    high = np.ceil(offset + np.maximum(matrix, 0) @ far).astype(int) + 2
+    low, high = np.clip(low, 0, volume.shape), np.clip(high, 0, volume.shape)
+    if (high > low).all():
+        box = tuple(slice(a, b) for a, b in zip(low, high))
+        ndimage.affine_transform(
+            volume[box], matrix, offset - low, output=image, output_shape=image.shape, order=1, cval=OUTSIDE
+        )
+        if mask is not None:
+            ndimage.affine_transform(
+                mask[box], matrix, offset - low, output=label, output_shape=label.shape, order=0, cval=0
+            )
+    _recolour(image, amount, generator)
+
+
+def _view(spacing: NDArray[np.float64], amount: Augmentation, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Output voxel step -> source voxel step: a rotation in millimetres (voxels may be anisotropic) and a scale."""
+    n = len(spacing)
+    rotation = np.eye(n)
+    for first in range(n):
+        for second in range(first + 1, n):
+            angle = np.deg2rad(generator.uniform(-amount.rotation, amount.rotation))
+            turn = np.eye(n)
+            turn[first, first] = turn[second, second] = np.cos(angle)
+            turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
+            rotation = rotation @ turn
+    scale = generator.uniform(1 - amount.scale, 1 + amount.scale)
+    return (rotation * spacing[None, :] / spacing[:, None]) / scale
+
+
+def _recolour(image: NDArray[np.float32], amount: Augmentation, generator: np.random.Generator) -> None:
+    exponent = np.exp(generator.uniform(-amount.gamma, amount.gamma))
+    deviation = generator.uniform(0, amount.noise)
+    unit = np.clip((image + 1) / 2, 0, 1) ** exponent
+    noise = generator.standard_normal(image.shape, dtype=np.float32) * deviation
+    np.clip(unit * 2 - 1 + noise, -1, 1, out=image, casting="same_kind")

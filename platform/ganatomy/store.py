@@ -1,0 +1,639 @@
+"""Store: a cohort prepared once, as memory-mapped Arrow files that all trials and workers of a node share.
+
+On disk a store is a folder: ``store.json`` (format, digest, labels, domains, size of every file), ``records.arrow``
+(one row an image) and shards ``volumes-NNNN.arrow``. A shard holds volumes of one shape as Arrow fixed-shape tensors,
+one record batch a volume, uncompressed: reading one is address arithmetic in the page cache, nothing is decoded or
+copied.
+The folder gets its name by one rename when everything in it is on disk, so a folder with that name is complete.
+
+Also the only room that knows pyarrow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import math
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ganatomy.contracts import InputError
+from ganatomy.experiment import plain
+
+if TYPE_CHECKING:
+    from ganatomy.cohort import Cohort, Prepared, Row
+
+FORMAT = 1
+"""Version of the layout on disk. A store of another version is refused, never half understood."""
+
+FOREGROUND_VOXELS = 1000
+"""At most so many labelled voxels of an image are kept as centres for foreground sampling."""
+
+_OPEN_SHARDS = 32  # shards written at once; far below the usual limit of 1,024 open files
+_AFFINE = tuple[tuple[float, ...], ...]
+_IDENTITY: _AFFINE = tuple(tuple(row) for row in np.eye(4).tolist())
+
+Progress = Callable[[int, int, str], None]
+"""Called as (images done, images in all, subject of the last one)."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image on its way into a store.
+
+    image: [D, H, W] (2D: [1, H, W]), finite, in [-1, 1].  label: [D, H, W] class ids, or None.
+    affine: 4 x 4, voxel (x, y, z) to RAS millimetres; the arrays' axes are z, y, x.
+    lo, hi: native intensities that -1 and +1 stand for.  source: where it was made from (a file, a generator's digest).
+    kind: ``translated`` or ``reconstructed`` for a synthetic image.  parents: subjects it was made from.
+    attributes: anything else that JSON knows.
+    """
+
+    subject: str
+    patient: str
+    domain: str
+    split: str
+    image: NDArray[Any]
+    label: NDArray[Any] | None = None
+    affine: Any = _IDENTITY
+    lo: float = -1.0
+    hi: float = 1.0
+    source: str = ""
+    kind: str = ""
+    parents: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a store knows of one image without touching its voxels.
+
+    index: its place in the store.  shape: (D, H, W).  content: first slice and last + 1 that show anything (are not
+    constant); (0, D) when none does.  The other fields are those of ``Item``.
+    """
+
+    index: int
+    subject: str
+    patient: str
+    domain: str
+    split: str
+    shape: tuple[int, int, int]
+    affine: _AFFINE
+    labelled: bool
+    lo: float
+    hi: float
+    content: tuple[int, int]
+    source: str = ""
+    kind: str = ""
+    parents: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class _Place:
+    shard: int
+    row: int
+
+
+@dataclass(frozen=True)
+class _Volume:
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8] | None
+    foreground: NDArray[np.int32]
+
+
+class Store:
+    """Read a prepared cohort (or a synthetic set). Get one from ``prepare``, ``write_store`` or ``open_store``.
+
+    Opening reads the table of records only. Arrays are read-only views of the mapped files: they cost no memory of
+    their own and all processes of a node share the pages. A Store is shipped to another process by its path.
+
+    path, digest, name: where it is, what went in, what it is called.  labels: class id -> name, without 0.
+    domains: domain name -> its description (modality, intensity rule) as plain values.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        header = _read_header(path)
+        self.digest: str = header["digest"]
+        self.name: str = header["name"]
+        self.labels: dict[int, str] = {int(key): name for key, name in header["labels"].items()}
+        self.domains: dict[str, Any] = header["domains"]
+        self._records, self._places = _read_records(path / "records.arrow")
+        self._shards: dict[int, Any] = {}
+        self._volumes: dict[int, _Volume] = {}
+
+    @property
+    def classes(self) -> int:
+        """Number of segmentation logits: the highest class id + 1, so C + 1 for ids 1..C; 1 without labels."""
+        return max(self.labels, default=0) + 1
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __repr__(self) -> str:
+        return f"Store({self.name!r}, {len(self)} images, {self.path})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_store, (self.path,)
+
+    def records(self, domain: str | None = None, split: str | None = None) -> list[Record]:
+        """Records of one domain and split (None: all), in the store's order. An unknown domain raises InputError."""
+        if domain is not None and domain not in self.domains:
+            raise InputError(
+                f"unknown domain {domain!r} in store {self.name}", expected=f"one of {', '.join(self.domains)}"
+            )
+        return [
+            record
+            for record in self._records
+            if (domain is None or record.domain == domain) and (split is None or record.split == split)
+        ]
+
+    def image(self, record: Record) -> NDArray[np.float32]:
+        """float32 [D, H, W] in [-1, 1]: a read-only view, no copy."""
+        return self._volume(record).image
+
+    def label(self, record: Record) -> NDArray[np.uint8]:
+        """uint8 [D, H, W] class ids: a read-only view, no copy. InputError for an image without a label."""
+        label = self._volume(record).label
+        if label is None:
+            raise InputError(
+                f"image of subject {record.subject} ({record.domain}) has no label", expected="a labelled image"
+            )
+        return label
+
+    def foreground(self, record: Record) -> NDArray[np.int32]:
+        """int32 [n, 3] (d, h, w) of labelled voxels, n <= ``FOREGROUND_VOXELS``, every class present equally often
+        (voxels of a small one repeat). n = 0 for an image without a label or with an empty one."""
+        return self._volume(record).foreground
+
+    def spacing(self, record: Record) -> tuple[float, float, float]:
+        """Voxel size in millimetres, (D, H, W)."""
+        x, y, z = np.linalg.norm(np.asarray(record.affine)[:3, :3], axis=0).tolist()
+        return z, y, x
+
+    def _volume(self, record: Record) -> _Volume:
+        volume = self._volumes.get(record.index)
+        if volume is None:
+            place = self._places[record.index]
+            if place.shard not in self._shards:
+                source = pa.memory_map(str(_shard(self.path, place.shard)), "r")
+                self._shards[place.shard] = pa.ipc.open_file(source)
+            batch = self._shards[place.shard].get_batch(place.row)
+            volume = self._volumes[record.index] = _read_volume(batch, record.shape)
+        return volume
+
+
+def open_store(path: Path | str) -> Store:
+    """Open the store at ``path``. InputError when there is none, it is damaged, or another version wrote it."""
+    return Store(Path(path))
+
+
+def write_store(
+    path: Path | str,
+    *,
+    name: str,
+    labels: Mapping[int, str],
+    domains: Mapping[str, Any],
+    digest: str,
+    items: Iterable[Item],
+) -> Store:
+    """Write ``items`` as a store at ``path`` and open it. The folder appears complete or not at all.
+
+    labels: class id (1..255) -> name.  domains: name -> description.  digest: content hash of what made the items.
+    When two write the same at once, the first to finish wins and both get its store. InputError for an item that does
+    not fit (names the subject), when the disc is full, or when ``path`` holds something else.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
+    part.mkdir()
+    try:
+        _write_files(part, {"name": name, "digest": digest, "labels": dict(labels), "domains": plain(domains)}, items)
+        _publish(part, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise InputError(
+                f"disc full while writing {path}", remedy="free space, or choose another folder"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # gone already when published
+    store = open_store(path)
+    if store.digest != digest:
+        raise InputError(
+            f"{path} holds another store (digest {store.digest})", expected=digest, remedy="remove it first"
+        )
+    return store
+
+
+# --- cohort -> store ---------------------------------------------------------------------------------------------
+
+
+def prepare(cohort: Cohort, root: Path | str, progress: Progress | None = None, workers: int = 2) -> Store:
+    """The store of ``cohort`` under ``root``, made now if it is not there: ``root/<digest of the cohort>``.
+
+    The digest covers the images' bytes and the preparing rules, so a changed one makes another store. Of several
+    processes that prepare the same cohort at once one does and the others wait for it. An interrupted preparation
+    leaves nothing that can be opened, and the next one clears what it left.
+
+    progress: told after every image; by default a bar with rate and remaining time, on a terminal.
+    workers: threads that read, resample and normalise. InputError when the disc cannot hold it.
+    """
+    digest = cohort.digest()
+    path = Path(root) / digest
+    if path.exists():
+        return open_store(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _only_one(path) as exclusive:
+        if path.exists():  # made by the one we waited for
+            return open_store(path)
+        if exclusive:
+            for left in path.parent.glob(f".{path.name}.*.part"):
+                shutil.rmtree(left, ignore_errors=True)
+        _check_space(cohort, path.parent)
+        with _reporting(progress, len(cohort.rows)) as report:
+            return write_store(
+                path,
+                name=cohort.name,
+                labels=cohort.labels,
+                domains=cohort.domains,
+                digest=digest,
+                items=_prepared_items(cohort, report, workers),
+            )
+
+
+def _prepared_items(cohort: Cohort, report: Progress, workers: int) -> Iterator[Item]:
+    """Items in the order of the cohort's rows. Threads suffice: decompression and resampling release the interpreter
+    lock; and a killed process leaves no orphans behind."""
+    from ganatomy.cohort import prepare_image
+
+    rows = iter(cohort.rows)
+    with ThreadPoolExecutor(max(1, workers)) as threads:
+        ahead: deque[tuple[Row, Future[Prepared]]] = (
+            deque()
+        )  # bounded: a window of volumes is in memory, not the cohort
+        try:
+            for done in range(len(cohort.rows)):
+                for row in islice(rows, max(1, workers) + 1 - len(ahead)):
+                    ahead.append((row, threads.submit(prepare_image, row, cohort)))
+                row, future = ahead.popleft()
+                yield _item(row, future.result())
+                report(done + 1, len(cohort.rows), row.subject)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _item(row: Row, prepared: Prepared) -> Item:
+    attributes = {
+        "session": row.session,
+        "class": row.klass,
+        "box": plain(row.box),
+        "synthetic": row.synthetic,
+    }
+    return Item(
+        subject=row.subject,
+        patient=row.patient,
+        domain=row.domain,
+        split=row.split,
+        image=prepared.image,
+        label=prepared.label,
+        affine=prepared.affine,
+        lo=float(prepared.lo),
+        hi=float(prepared.hi),
+        source=row.image.name,
+        attributes={key: value for key, value in attributes.items() if value},
+    )
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[bool]:
+    """Hold the lock of ``path``, waiting for whoever has it. The kernel drops it with the process, however that ends.
+
+    Yields False on a file system without locks: then several may build, and the first to finish wins.
+    """
+    with (path.parent / f".{path.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            exclusive = True
+        except OSError:
+            exclusive = False
+        yield exclusive
+
+
+def _check_space(cohort: Cohort, folder: Path) -> None:
+    needed = sum(_expected_bytes(row, cohort) for row in cohort.rows)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"no space for the store of cohort {cohort.name} in {folder}: {free / 1e9:.2f} GB free",
+            expected=f"about {needed / 1e9:.2f} GB",
+            remedy="free space, choose another folder, or set a coarser spacing or a smaller size in cohort.yaml",
+        )
+
+
+def _expected_bytes(row: Row, cohort: Cohort) -> int:
+    """Voxels of the prepared image, from its header only, at 4 bytes an image and 1 a label voxel."""
+    per_voxel = 5 if row.label is not None else 4
+    if cohort.size is not None:
+        return math.prod(cohort.size) * per_voxel
+    shape, zooms = _header_grid(row.image)
+    if cohort.spacing is not None:
+        shape = [math.ceil(n * mm / wanted) for n, mm, wanted in zip(shape, zooms, cohort.spacing)]
+    return math.prod(shape) * per_voxel
+
+
+def _header_grid(path: Path) -> tuple[list[int], list[float]]:
+    """Shape and voxel size (x, y, z) without reading voxels; nothing when the header cannot be read (the preparation
+    itself then says what is wrong with the file)."""
+    import nibabel
+    from PIL import Image
+
+    try:
+        header = nibabel.load(path).header
+        return list(header.get_data_shape()[:3]), [float(mm) for mm in header.get_zooms()[:3]]
+    except Exception:
+        with contextlib.suppress(OSError), Image.open(path) as picture:
+            return [*picture.size, 1], [1.0, 1.0, 1.0]
+    return [0, 0, 0], [1.0, 1.0, 1.0]
+
+
+@contextlib.contextmanager
+def _reporting(progress: Progress | None, total: int) -> Iterator[Progress]:
+    if progress is not None:
+        yield progress
+        return
+    if not sys.stderr.isatty():
+        yield lambda done, total, subject: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    rate = TextColumn("{task.fields[rate]:.1f} images/s")
+    start = time.monotonic()
+    with Bar(
+        TextColumn("preparing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        rate,
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as bar:
+        task = bar.add_task("", total=total, rate=0.0)
+        yield lambda done, total, subject: bar.update(task, completed=done, rate=done / (time.monotonic() - start))
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def _write_files(part: Path, header: dict[str, Any], items: Iterable[Item]) -> None:
+    known, domains = {0, *header["labels"]}, header["domains"]
+    records, places = [], []
+    with _Shards(part) as shards:
+        for index, item in enumerate(items):
+            item, present = _checked(item, known, domains)
+            foreground = _foreground(item.label, present, index)
+            places.append(shards.add(item, foreground))
+            records.append(_record(index, item))
+    _write_records(part / "records.arrow", records, places)
+    header = {"format": FORMAT, **header, "files": {file.name: file.stat().st_size for file in sorted(part.iterdir())}}
+    (part / "store.json").write_text(json.dumps(header, indent=1, ensure_ascii=False))
+    for file in part.iterdir():
+        _sync(file)
+
+
+def _publish(part: Path, path: Path) -> None:
+    _sync(part)
+    try:
+        part.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """On disk before the rename is: a machine that loses power must not keep the name without the bytes."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Shards:
+    """The Arrow files being written: one open per (shape, labelled). A cohort of many shapes closes the least used."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        self.open: OrderedDict[tuple[Any, ...], tuple[int, Any]] = OrderedDict()
+        self.rows: dict[int, int] = {}
+
+    def __enter__(self) -> _Shards:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self.open:
+            self._close()
+
+    def _close(self) -> None:
+        _, (_, writer) = self.open.popitem(last=False)
+        writer.close()
+
+    def add(self, item: Item, foreground: NDArray[np.int32]) -> _Place:
+        columns = _columns(item, foreground)
+        key = (item.image.shape, item.label is not None)
+        if key not in self.open:
+            if len(self.open) >= _OPEN_SHARDS:
+                self._close()
+            schema = pa.schema([pa.field(name, column.type) for name, column in columns.items()])
+            self.open[key] = self.count, pa.ipc.new_file(str(_shard(self.folder, self.count)), schema)
+            self.count += 1
+        self.open.move_to_end(key)
+        number, writer = self.open[key]
+        writer.write_batch(pa.record_batch(list(columns.values()), names=list(columns)))
+        row = self.rows.get(number, 0)
+        self.rows[number] = row + 1
+        return _Place(number, row)
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"volumes-{number:04d}.arrow"
+
+
+def _columns(item: Item, foreground: NDArray[np.int32]) -> dict[str, Any]:
+    columns = {"image": _tensor(item.image)}
+    if item.label is not None:
+        columns["label"] = _tensor(item.label)
+        triples = pa.FixedSizeListArray.from_arrays(pa.array(foreground.ravel()), 3)
+        columns["foreground"] = pa.ListArray.from_arrays(pa.array([0, len(foreground)], pa.int32()), triples)
+    return columns
+
+
+def _tensor(array: NDArray[Any]) -> Any:
+    """A column of one row that holds ``array`` itself, not a copy."""
+    kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(array.dtype), array.shape)
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.size)
+    return pa.ExtensionArray.from_storage(kind, storage)
+
+
+def _checked(item: Item, known: set[int], domains: Mapping[str, Any]) -> tuple[Item, list[int]]:
+    """The item as it is stored (contiguous float32, uint8) and the classes present. InputError when it does not fit."""
+    image = np.ascontiguousarray(item.image, np.float32)
+    who = f"image of subject {item.subject} ({item.domain})"
+    if item.domain not in domains:
+        raise InputError(f"{who}: unknown domain", expected=f"one of {', '.join(domains)}")
+    if image.ndim != 3 or image.size == 0:
+        raise InputError(f"{who} has shape {image.shape}", expected="[D, H, W], 2D as [1, H, W]")
+    low, high = float(image.min()), float(image.max())
+    if not -1.001 <= low <= high <= 1.001:  # also false for NaN
+        raise InputError(f"{who} has values in [{low:g}, {high:g}]", expected="finite values in [-1, 1]")
+    if low < -1 or high > 1:
+        image = np.clip(image, -1, 1)
+    if item.label is None:
+        return dataclasses.replace(item, image=image), []
+    given = np.asarray(item.label)
+    if given.shape != image.shape:
+        raise InputError(f"label of {who} has shape {given.shape}", expected=f"that of the image, {image.shape}")
+    label = np.ascontiguousarray(given, np.uint8)
+    present = np.flatnonzero(np.bincount(label.reshape(-1))).tolist()
+    if not np.array_equal(label, given) or not known.issuperset(present):
+        raise InputError(
+            f"label of {who} has values {np.unique(given).tolist()}", expected=f"class ids {sorted(known)}"
+        )
+    return dataclasses.replace(item, image=image, label=label), [value for value in present if value]
+
+
+def _foreground(label: NDArray[Any] | None, present: list[int], seed: int) -> NDArray[np.int32]:
+    """(d, h, w) of labelled voxels, equally many of each class present: a class with fewer repeats its own."""
+    if label is None or not present:
+        return np.zeros((0, 3), np.int32)
+    generator = np.random.default_rng(seed)
+    voxels = [np.flatnonzero(label.reshape(-1) == value) for value in present]
+    each = min(FOREGROUND_VOXELS // len(present), max(map(len, voxels)))
+    chosen = [
+        generator.choice(found, each, replace=False) if len(found) >= each else np.resize(found, each)
+        for found in voxels
+    ]
+    return np.stack(np.unravel_index(np.concatenate(chosen), label.shape), axis=1).astype(np.int32)
+
+
+def _record(index: int, item: Item) -> Record:
+    shown = np.flatnonzero([bool((piece != piece.flat[0]).any()) for piece in item.image])
+    content = (int(shown[0]), int(shown[-1]) + 1) if len(shown) else (0, len(item.image))
+    depth, height, width = item.image.shape
+    affine = tuple(tuple(row) for row in np.asarray(item.affine, float).reshape(4, 4).tolist())
+    shared = {name: getattr(item, name) for name in _SHARED}
+    return Record(
+        index=index,
+        shape=(depth, height, width),
+        affine=affine,
+        labelled=item.label is not None,
+        content=content,
+        **{**shared, "parents": tuple(item.parents), "attributes": plain(item.attributes)},
+    )
+
+
+_SHARED = ("subject", "patient", "domain", "split", "lo", "hi", "source", "kind", "parents", "attributes")
+
+
+# --- the table of records ----------------------------------------------------------------------------------------
+
+_RECORDS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("subject", "patient", "domain", "split", "source", "kind", "attributes")),
+        ("shape", pa.list_(pa.int32(), 3)),
+        ("affine", pa.list_(pa.float64(), 16)),
+        ("labelled", pa.bool_()),
+        ("lo", pa.float64()),
+        ("hi", pa.float64()),
+        ("content", pa.list_(pa.int32(), 2)),
+        ("parents", pa.list_(pa.string())),
+        ("shard", pa.int32()),
+        ("row", pa.int32()),
+    ]
+)
+
+
+def _write_records(path: Path, records: list[Record], places: list[_Place]) -> None:
+    rows = []
+    for record, place in zip(records, places, strict=True):
+        row = {name: getattr(record, name) for name in _RECORDS.names if hasattr(record, name)}
+        row["attributes"] = json.dumps(record.attributes, ensure_ascii=False)
+        row["affine"] = np.ravel(record.affine).tolist()
+        rows.append({**row, "shard": place.shard, "row": place.row})
+    with pa.ipc.new_file(str(path), _RECORDS) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=_RECORDS))
+
+
+def _read_records(path: Path) -> tuple[list[Record], list[_Place]]:
+    with pa.memory_map(str(path), "r") as source:
+        rows = pa.ipc.open_file(source).read_all().to_pylist()
+    records, places = [], []
+    for index, row in enumerate(rows):
+        places.append(_Place(row.pop("shard"), row.pop("row")))
+        affine = row.pop("affine")
+        row |= {name: tuple(row[name]) for name in ("shape", "content", "parents")}
+        row |= {"affine": tuple(tuple(affine[i : i + 4]) for i in range(0, 16, 4))}
+        records.append(Record(index=index, **{**row, "attributes": json.loads(row["attributes"])}))
+    return records, places
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    again = f"delete {path} and prepare it again"
+    try:
+        header = json.loads((path / "store.json").read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"no store at {path}", expected="a folder with store.json", remedy="prepare the cohort"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / 'store.json'} cannot be read: {error}", remedy=again) from error
+    if header.get("format") != FORMAT:
+        raise InputError(
+            f"{path} was made by another version (store format {header.get('format')})",
+            expected=f"format {FORMAT}",
+            remedy=f"{again}; the cohort itself is not touched",
+        )
+    for name, size in header["files"].items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != size:
+            raise InputError(f"{file} is damaged or missing", expected=f"{size} bytes", remedy=again)
+    return header
+
+
+def _read_volume(batch: Any, shape: tuple[int, int, int]) -> _Volume:
+    image = batch.column("image").storage.flatten().to_numpy(zero_copy_only=True).reshape(shape)
+    if "label" not in batch.schema.names:
+        return _Volume(image, None, np.zeros((0, 3), np.int32))
+    label = batch.column("label").storage.flatten().to_numpy(zero_copy_only=True).reshape(shape)
+    foreground = batch.column("foreground").flatten().flatten().to_numpy(zero_copy_only=True).reshape(-1, 3)
+    return _Volume(image, label, foreground)
+
+
+def read_parquet(path: Path | str) -> list[dict[str, Any]]:
+    """Rows of a Parquet table, column name -> value. InputError when the file is not one."""
+    import pyarrow.parquet as parquet
+
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path} cannot be read as Parquet: {error}", expected="a Parquet table") from error
+    return rows
