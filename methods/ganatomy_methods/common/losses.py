@@ -1,0 +1,48 @@
+"""Losses, one function an equation. Each is a mean over samples of per-sample means.
+
+That form is what lets N workers that average their gradients equal one worker on the N batches together.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganatomy.contracts import UNLABELLED
+
+
+def lsgan_generator(fake_score: Tensor) -> Tensor:
+    """mean (D(fake) - 1)²: how far the discriminator is from taking the images for real ones.
+
+    fake_score: D's patch map of current fakes, any shape; D in the graph.
+    Source: least squares GAN (Mao et al. 2017), as in Cai et al. 2019, eq. 7, generator's side. Eq. 7 as printed swaps
+    the targets of real and fake; only this direction is a game when both sides minimise.
+    """
+    return F.mse_loss(fake_score, torch.ones_like(fake_score))
+
+
+def lsgan_discriminator(real_score: Tensor, fake_score: Tensor) -> Tensor:
+    """½ mean (D(real) - 1)² + ½ mean D(fake)²: 0 exactly when D says 1 to every real patch and 0 to every fake one.
+
+    real_score, fake_score: D's patch maps; the fakes are detached (drawn from a replay pool).
+    Source: Cai et al. 2019, eq. 7, discriminator's side, in the direction of ``lsgan_generator``.
+    """
+    real = F.mse_loss(real_score, torch.ones_like(real_score))
+    fake = F.mse_loss(fake_score, torch.zeros_like(fake_score))
+    return (real + fake) / 2
+
+
+def l1(image: Tensor, reference: Tensor) -> Tensor:
+    """mean |image - reference| over samples and voxels, both of one shape. Source: a term of eq. 2, Cai et al. 2019."""
+    return F.l1_loss(image, reference)
+
+
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Voxel-mean multi-class cross-entropy; a sample without labels counts as a sample, with loss 0.
+
+    logits: [N, C + 1, *S].  label: int64 [N, *S], 0..C or ``UNLABELLED``.  Source: Cai et al. 2019, eq. 4.
+    """
+    # Divided by all voxels, not by the labelled ones: an unlabelled sample must not make the others weigh more, or the
+    # loss of a batch would not be the mean of the losses of its samples.
+    return F.cross_entropy(logits, label, ignore_index=UNLABELLED, reduction="sum") / label.numel()

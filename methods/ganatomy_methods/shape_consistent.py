@@ -1,0 +1,181 @@
+"""Cycle- and shape-consistent GAN: translation and segmentation of two domains, trained together.
+
+Zhang et al., "Translating and segmenting multimodal medical volumes with cycle- and shape-consistency generative
+adversarial network", CVPR 2018; extended to 2D and 3D and three segmentors in Cai et al., Medical Image Analysis 2019.
+Equation numbers are those of Cai et al. 2019. Differences from the paper: docs/shape_consistent.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
+from ganatomy_methods.common.buffers import ReplayPool
+from ganatomy_methods.common.losses import cross_entropy, l1, lsgan_discriminator, lsgan_generator
+from ganatomy_methods.common.networks import PatchDiscriminator, UNetGenerator
+
+
+@dataclass(frozen=True)
+class ShapeConsistentConfig:
+    """Settings of ShapeConsistent; the defaults are the paper's.
+
+    cycle_weight, shape_weight: λ and γ of eq. 6; with γ = 0 generators know nothing of the segmentors.
+    use_reconstructed: reconstructions too are synthetic images (stated by Zhang et al. 2018, only hinted in 2019).
+    width: factor on the channels of generators and discriminators.
+    discriminator_layers, final_activation: see PatchDiscriminator.  pool_size: past fakes kept per domain, 0 for none.
+    learning_rate: of generators and discriminators; segmentor_learning_rate: of segmentors.
+    pretrain_fraction: of the segmentors' updates, spent on real images only before the joint phases.
+    from_scratch: no pre-training at all ("similar results", section 4.2).
+    """
+
+    cycle_weight: float = 10.0
+    shape_weight: float = 1.0
+    use_reconstructed: bool = True
+    width: float = 1.0
+    discriminator_layers: int = 3
+    final_activation: Literal["none", "sigmoid"] = "none"
+    pool_size: int = 50
+    learning_rate: float = 2e-4
+    segmentor_learning_rate: float = 2e-4
+    pretrain_fraction: float = 0.5
+    from_scratch: bool = False
+
+
+class ShapeConsistent(Method):
+    """Networks G_A: B -> A, G_B: A -> B, and for each domain a discriminator D and a segmentor S.
+
+    Roles A and B, unpaired: images x [N, 1, *S] in [-1, 1] with labels y [N, *S]; an unlabelled image takes part in
+    the adversarial and cycle terms only.
+    """
+
+    Config: ClassVar[type] = ShapeConsistentConfig
+    trains_segmentors: ClassVar[bool] = True
+    config: ShapeConsistentConfig
+
+    def __init__(self, config: ShapeConsistentConfig, task: Task) -> None:
+        super().__init__(config, task)
+        self.G_A = UNetGenerator(task.ndim, config.width)
+        self.G_B = UNetGenerator(task.ndim, config.width)
+        judge = (task.ndim, config.width, config.discriminator_layers, config.final_activation)
+        self.D_A = PatchDiscriminator(*judge)
+        self.D_B = PatchDiscriminator(*judge)
+        self.S_A = task.segmentor()
+        self.S_B = task.segmentor()
+        self.pool_A = ReplayPool(config.pool_size, stream=0)
+        self.pool_B = ReplayPool(config.pool_size, stream=1)
+
+    def optimisers(self) -> dict[str, Adam]:
+        """Adam for each network; momentum 0.5 for the adversaries as in CycleGAN, Adam's own for the segmentors."""
+        adversary = Adam(self.config.learning_rate, (0.5, 0.999))
+        segmentor = Adam(self.config.segmentor_learning_rate, (0.9, 0.999))
+        return {name: segmentor if name.startswith("S_") else adversary for name in self.networks()}
+
+    def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
+        """Section 4.2: pre-train S, pre-train G and D (γ = 0), train all jointly, then jointly with decaying rates.
+
+        S gets ``pretrain_fraction`` of its updates beforehand, the rest are the joint ones; G and D are pre-trained
+        with what the joint phases leave of theirs. Raises InputError if the joint phases need more than they have.
+        """
+        pretrain = 0 if self.config.from_scratch else round(self.config.pretrain_fraction * segmentor_steps)
+        joint = segmentor_steps - pretrain
+        alone = generator_steps - joint
+        if alone < 0 or (alone > 0 and self.config.from_scratch):
+            raise InputError(
+                f"generator_steps = {generator_steps} does not fit {joint} joint steps of generators and segmentors",
+                expected=f"{joint}" + ("" if self.config.from_scratch else " or more"),
+                remedy="set budget.generator_steps, budget.segmentor_steps or method.pretrain_fraction",
+            )
+        decay = joint // 2
+        phases = (
+            Phase("pretrain_segmentors", pretrain),
+            Phase("pretrain_generators", alone),
+            Phase("joint", joint - decay),
+            Phase("decay", decay, decay=True),
+        )
+        return tuple(phase for phase in phases if phase.steps)
+
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        """Update G, then D, then S, as far as the phase trains them. Returns the terms of each objective."""
+        if update.phase == "pretrain_segmentors":
+            return self._step_segmentors(batch, update, {})
+        config = self.config
+        G_A, G_B, D_A, D_B, S_A, S_B = self.G_A, self.G_B, self.D_A, self.D_B, self.S_A, self.S_B
+        x_A, y_A, x_B, y_B = batch["A"].image, batch["A"].label, batch["B"].image, batch["B"].label
+        losses: dict[str, Tensor] = {}
+
+        with update("G_A", "G_B") as minimise:  # eq. 6; D and S fixed
+            fake_A, fake_B = G_A(x_B), G_B(x_A)
+            rec_A, rec_B = G_A(fake_B), G_B(fake_A)
+            adversarial = lsgan_generator(D_A(fake_A)) + lsgan_generator(D_B(fake_B))  # eq. 7
+            cycle = l1(rec_A, x_A) + l1(rec_B, x_B)  # eq. 2
+            objective = adversarial + config.cycle_weight * cycle
+            if config.shape_weight and update.phase != "pretrain_generators":
+                shape = cross_entropy(S_A(fake_A), y_B) + cross_entropy(S_B(fake_B), y_A)  # eq. 5
+                objective = objective + config.shape_weight * shape
+                losses["shape"] = shape.detach()
+            minimise(objective)
+        losses |= {"adversarial": adversarial.detach(), "cycle": cycle.detach()}
+
+        with update("D_A", "D_B") as minimise:  # eq. 7, the other side; G fixed
+            discrimination_A = self._discrimination(D_A, x_A, self.pool_A(fake_A))
+            discrimination_B = self._discrimination(D_B, x_B, self.pool_B(fake_B))
+            minimise(discrimination_A + discrimination_B)
+        losses["discriminator"] = (discrimination_A + discrimination_B).detach()
+
+        if update.phase == "pretrain_generators":
+            return losses
+        if not self.task.synthetic_ratio:
+            return losses | self._step_segmentors(batch, update, {})
+        # (images, labels) that claim to be of A and of B; a translation carries the label of what it was made from.
+        synthetic = {"A": [(fake_A.detach(), y_B)], "B": [(fake_B.detach(), y_A)]}
+        if config.use_reconstructed:
+            synthetic["A"].append((rec_A.detach(), y_A))
+            synthetic["B"].append((rec_B.detach(), y_B))
+        return losses | self._step_segmentors(batch, update, synthetic)
+
+    @staticmethod
+    def _discrimination(D: torch.nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        real_score, fake_score = D(torch.cat([real, fake])).split([len(real), len(fake)])
+        return lsgan_discriminator(real_score, fake_score)
+
+    def _step_segmentors(
+        self, batch: Batch, update: Update, synthetic: dict[str, list[tuple[Tensor, Tensor]]]
+    ) -> dict[str, Tensor]:
+        """S learns real and synthetic images together (section 3.5; Zhang et al. 2018, section 3.5); G is fixed.
+
+        Every kind of synthetic image weighs ``task.synthetic_ratio`` against the real ones.
+        """
+        with update("S_A", "S_B") as minimise:
+            real: list[Tensor] = []
+            fake: list[Tensor] = []
+            for role, S in (("A", self.S_A), ("B", self.S_B)):
+                pairs = [(batch[role].image, batch[role].label), *synthetic.get(role, [])]
+                labels = [label for _, label in pairs]
+                logits = S(torch.cat([image for image, _ in pairs])).split([len(label) for label in labels])
+                terms = [cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]
+                real.append(terms[0])
+                fake.extend(terms[1:])
+            objective = torch.stack(real).sum()
+            losses = {"segmentation_real": objective.detach()}
+            if fake:
+                losses["segmentation_synthetic"] = torch.stack(fake).sum().detach()
+                objective = objective + self.task.synthetic_ratio * torch.stack(fake).sum()
+            minimise(objective)
+        return losses
+
+    @torch.no_grad()
+    def synthesize(self, batch: Batch) -> list[Synthetic]:
+        """Translations of the roles present and, with ``use_reconstructed``, their reconstructions."""
+        made: list[Synthetic] = []
+        for role, other, there, back in (("A", "B", self.G_B, self.G_A), ("B", "A", self.G_A, self.G_B)):
+            if role not in batch:
+                continue
+            fake = there(batch[role].image)
+            made.append(Synthetic(fake.float(), role=other, source=role))
+            if self.config.use_reconstructed:
+                made.append(Synthetic(back(fake).float(), role=role, source=role, kind="reconstructed"))
+        return made
