@@ -7,9 +7,10 @@ metric, until the very last moment: statistics need the rows.
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def hd95(predicted: Volume, truth: Volume, spacing: Sequence[float]) -> float:
     """95th percentile of the symmetric surface distance of two boolean masks, in mm.
 
     A distance to an empty mask does not exist, and leaving it out would reward the model that finds nothing: where
-    exactly one mask is empty the value is ``diagonal``, which no pair of found structures can exceed. NaN where both are.
+    exactly one mask is empty the value is ``diagonal``, which no two found structures can exceed. NaN where both are.
     """
     _same_shape(predicted, truth)
     found, there = bool(predicted.any()), bool(truth.any())
@@ -52,11 +53,12 @@ def hd95(predicted: Volume, truth: Volume, spacing: Sequence[float]) -> float:
 
     # A slice kept as a volume one voxel thick is all surface to MONAI: every voxel touches the border. Measure it flat.
     axes = _flat_axes(truth.shape)
-    first, second = (torch.from_numpy(np.ascontiguousarray(mask.reshape([mask.shape[axis] for axis in axes])))[None, None]
-                     for mask in (predicted, truth))  # fmt: skip
-    distance = compute_hausdorff_distance(
-        first, second, include_background=True, percentile=95, spacing=[float(spacing[axis]) for axis in axes]
-    )
+    with warnings.catch_warnings():  # MONAI calls a deprecated option of its own
+        warnings.simplefilter("ignore", FutureWarning)
+        distance = compute_hausdorff_distance(
+            _flat(predicted), _flat(truth), include_background=True, percentile=95,
+            spacing=[float(spacing[axis]) for axis in axes],
+        )  # fmt: skip
     return float(distance)
 
 
@@ -93,7 +95,7 @@ def score_subject(
 
 def case_scores(scores: Iterable[Score], metric: str = "dice") -> dict[str, float]:
     """Subject -> mean of ``metric`` over the structures that count for it; subjects without any are left out."""
-    return _means(((score.subject, score.value) for score in scores if score.metric == metric))
+    return _means((score.subject, score.value) for score in scores if score.metric == metric)
 
 
 def patient_scores(scores: Iterable[Score], metric: str = "dice") -> dict[str, float]:
@@ -166,17 +168,13 @@ def ssim(image: Volume, truth: Volume, data_range: float = 2.0) -> float:
     from monai.metrics.regression import compute_ssim_and_cs  # see hd95
 
     _same_shape(image, truth)
-    axes = _flat_axes(truth.shape)
-    sides = [truth.shape[axis] for axis in axes]
+    sides = [truth.shape[axis] for axis in _flat_axes(truth.shape)]
     window = min(11, *(side - (side + 1) % 2 for side in sides))
     if window < 3:
         raise ValueError(f"SSIM needs sides of 3 voxels or more, these are {tuple(sides)}")
-    first, second = (
-        torch.from_numpy(np.array(one, np.float32, order="C").reshape(sides))[None, None] for one in (image, truth)
-    )
     values, _ = compute_ssim_and_cs(
-        first, second, spatial_dims=len(sides), kernel_size=[window] * len(sides), kernel_sigma=[1.5] * len(sides),
-        data_range=data_range,
+        _flat(image).float(), _flat(truth).float(), spatial_dims=len(sides), kernel_size=[window] * len(sides),
+        kernel_sigma=[1.5] * len(sides), data_range=data_range,
     )  # fmt: skip
     return float(values.mean())
 
@@ -212,9 +210,8 @@ def nearest_distances(
 def _common_grid(images: Sequence[Volume], side: int) -> tuple[int, int, int]:
     if not images:
         return (1, 1, 1)
-    return cast(
-        tuple[int, int, int], tuple(min(side, *(image.shape[axis] for image in images), side) for axis in range(3))
-    )
+    depth, height, width = (min(side, *(image.shape[axis] for image in images)) for axis in range(3))
+    return depth, height, width
 
 
 def _signatures(images: Sequence[Volume], grid: tuple[int, int, int]) -> torch.Tensor:
@@ -244,6 +241,12 @@ def _mean(values: Sequence[float]) -> float:
 def _flat_axes(shape: Sequence[int]) -> list[int]:
     """Axes of an image's true extent: those longer than one voxel, but never fewer than the last two."""
     return [axis for axis, side in enumerate(shape) if side > 1 or axis >= len(shape) - 2]
+
+
+def _flat(image: Volume) -> torch.Tensor:
+    """[1, 1, *S] with the axes of ``_flat_axes``; a copy, since a memory-mapped image may not be written to."""
+    sides = [image.shape[axis] for axis in _flat_axes(image.shape)]
+    return torch.from_numpy(np.array(image, order="C").reshape(1, 1, *sides))
 
 
 def _same_shape(first: Volume, second: Volume) -> None:
