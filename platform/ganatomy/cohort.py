@@ -1,0 +1,487 @@
+"""Cohort: subjects with their images, labels, domains and patient-level splits.
+
+On disk it is a folder with ``cohort.yaml`` (domains, intensity rules, labels, geometry, what is quarantined) and one
+table ``images.csv`` or ``images.parquet`` (one row an image). Splits go by patient, never by scan or slice.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ganatomy import experiment
+from ganatomy.contracts import InputError
+from ganatomy.experiment import nearest
+from ganatomy.imaging import Intensity, Prepared, load_image, load_native, prepare, to_native
+from ganatomy.tables import absolute, file_hashes, read_table, write_atomically
+
+__all__ = [
+    "SPLITS", "Cohort", "Domain", "Finding", "Intensity", "Prepared", "Row", "hold_to_one_domain", "load_image",
+    "load_rows", "prepare_image", "read_cohort", "read_table", "split_patients", "to_native", "write_atomically",
+]  # fmt: skip
+
+SPLITS = ("train", "val", "test")
+FORMAT = 1
+REQUIRED = ("patient", "subject", "domain", "image", "label", "split")
+BOX = ("box_x0", "box_y0", "box_z0", "box_x1", "box_y1", "box_z1")
+COLUMNS = (*REQUIRED, "session", "class", "channel", "mask", *BOX, "synthetic", "parents")
+
+
+# --- the contract ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Domain:
+    """An appearance: a modality (ct, flair …) or a state (healthy, lesion), and how its intensities become [-1, 1]."""
+
+    name: str
+    modality: str = ""
+    intensity: Intensity = field(default_factory=Intensity)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image.
+
+    patient: the person; splits go by it.  subject: one examination of the person; (subject, domain) is unique.
+    label: None for an unlabelled image; one label file may serve several domains of a registered subject.
+    split: train, val or test; empty while not assigned.  box: (x0, y0, x1, y1) or (x0, y0, z0, x1, y1, z1) in voxels
+    of the file.  klass: image-level class (column ``class``).  channel: index into a 4D file.  mask: for an intensity
+    rule with mask ``file``.  synthetic: made by a generator, from the images of the subjects named in ``parents``.
+    """
+
+    patient: str
+    subject: str
+    domain: str
+    image: Path
+    label: Path | None = None
+    split: str = ""
+    session: str = ""
+    box: tuple[float, ...] | None = None
+    klass: str = ""
+    channel: int | None = None
+    mask: Path | None = None
+    synthetic: bool = False
+    parents: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about one file (or the cohort, by its folder) that a user should know.
+
+    severity: ``quarantine``, the image is set aside and the rest goes on; ``refuse``, the cohort cannot serve;
+    ``warn``, it can.
+    """
+
+    file: str
+    severity: Literal["quarantine", "refuse", "warn"]
+    reason: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Everything of a cohort but the voxels.
+
+    path: its folder.  labels: class id 1..C -> name (0 is the background).  label_values: value stored in the label
+    files -> class id; empty where they are the same.  spacing: mm (x, y, z) to resample to, 0 keeps an axis, None keeps
+    all.  size: voxels (x, y, z) to crop or pad to after that, likewise.  disjoint_domains: no training patient stands
+    in two domains.  rows: the usable images.  set_aside: the rows that ``quarantined`` names.
+    """
+
+    path: Path
+    name: str
+    domains: Mapping[str, Domain]
+    labels: Mapping[int, str] = field(default_factory=dict)
+    spacing: tuple[float, float, float] | None = None
+    size: tuple[int, int, int] | None = None
+    orientation: str = "RAS"
+    disjoint_domains: bool = False
+    licence: str = ""
+    rows: tuple[Row, ...] = ()
+    label_values: Mapping[int, int] = field(default_factory=dict)
+    quarantined: tuple[Finding, ...] = ()
+    set_aside: tuple[Row, ...] = ()
+
+    @property
+    def classes(self) -> int:
+        """C + 1: the labels and the background."""
+        return len(self.labels) + 1
+
+    def rows_of(self, domain: str | None = None, split: str | None = None) -> tuple[Row, ...]:
+        """The rows of one domain and one split; None takes all."""
+        return tuple(row for row in self.rows if domain in (None, row.domain) and split in (None, row.split))
+
+    def patients(self, split: str | None = None, domain: str | None = None) -> tuple[str, ...]:
+        """The patients, sorted, of one split and one domain; None takes all."""
+        return tuple(sorted({row.patient for row in self.rows_of(domain, split)}))
+
+    def digest(self) -> str:
+        """Content hash (16 hex digits) of what training depends on: the files' bytes, who they are, and the rules.
+
+        Where the files lie, the name and the licence are not in it. File hashes are remembered beside the cohort by
+        size and times, so that only changed files are read again.
+        """
+        names = {file for row in self.rows for file in (row.image, row.label, row.mask) if file is not None}
+        hashes = file_hashes(names, self.path / ".hashes.json")
+        rows = []
+        for row in self.rows:
+            values = {item.name: getattr(row, item.name) for item in dataclasses.fields(row)}
+            values.update({key: hashes.get(values[key]) for key in ("image", "label", "mask")})
+            rows.append(values)
+        rows.sort(key=lambda values: (values["subject"], values["domain"], str(values["image"])))
+        rules = {"domains": self.domains, "labels": self.labels, "label_values": self.label_values,
+                 "spacing": self.spacing, "size": self.size, "orientation": self.orientation}  # fmt: skip
+        return experiment.digest({"format": FORMAT, "rules": rules, "rows": rows})
+
+    def save(self, path: Path | None = None) -> Cohort:
+        """Write the cohort to its folder (or to ``path``), table first, each file beside and then renamed.
+
+        Returns the cohort as it now stands on disk. Raises InputError as ``read_cohort`` would.
+        """
+        cohort = self if path is None else dataclasses.replace(self, path=Path(path))
+        _validate(cohort, [f"row {number}" for number in range(1, len(cohort.rows) + 1)])
+        cohort.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(cohort.path / "images.csv", _table_text([*cohort.rows, *cohort.set_aside], cohort.path))
+        write_atomically(cohort.path / "cohort.yaml", _yaml_text(cohort))
+        (cohort.path / "images.parquet").unlink(missing_ok=True)  # what was read from there is in images.csv now
+        return cohort
+
+
+def prepare_image(row: Row, cohort: Cohort) -> Prepared:
+    """The image of ``row`` as a network sees it, by the cohort's rules. Raises InputError naming the file."""
+    native = load_native(row.image, row.label, row.mask, row.channel, cohort.label_values, cohort.classes)
+    try:
+        return prepare(native, cohort.domains[row.domain].intensity, cohort.spacing, cohort.size)
+    except InputError as error:
+        raise InputError(f"{row.image}: {error.what}", expected=error.expected, remedy=error.remedy) from error
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_cohort(path: Path | str, *, require_files: bool = True) -> Cohort:
+    """The cohort in the folder ``path`` (or whose ``cohort.yaml`` it is), validated.
+
+    Raises InputError with file and line: not a cohort, unknown keys or values, an unknown domain, a patient in two
+    splits, a training patient in two domains of a disjoint cohort, one image twice, and, with ``require_files``, a
+    missing file.
+    """
+    folder = absolute(path)
+    folder = folder.parent if folder.name == "cohort.yaml" else folder
+    file = folder / "cohort.yaml"
+    values = _read_yaml(file)
+    _known(values, _YAML_KEYS, str(file))
+    table = next((folder / name for name in ("images.csv", "images.parquet") if (folder / name).exists()), None)
+    if table is None:
+        raise InputError(f"{folder} has no table", expected="images.csv or images.parquet beside cohort.yaml")
+    findings = tuple(Finding(str(folder / entry["file"]), "quarantine", str(entry.get("reason", "")),
+                             str(entry.get("remedy", ""))) for entry in values.get("quarantined") or ())  # fmt: skip
+    aside = {finding.file for finding in findings}
+    lines, rows = load_rows(table)
+    kept = [index for index, row in enumerate(rows) if str(row.image) not in aside]
+    cohort = Cohort(
+        path=folder,
+        name=str(values.get("name") or folder.name),
+        domains=_domains(values.get("domains") or {}, file),
+        labels=_numbers(values.get("labels") or {}, file, "labels", str),
+        label_values=_numbers(values.get("label_values") or {}, file, "label_values", int),
+        spacing=_triple(values.get("spacing"), float, f"{file}: spacing"),
+        size=_triple(values.get("size"), int, f"{file}: size"),
+        orientation=str(values.get("orientation", "RAS")),
+        disjoint_domains=bool(values.get("disjoint_domains", False)),
+        licence=str(values.get("licence") or ""),
+        rows=tuple(rows[index] for index in kept),
+        quarantined=findings,
+        set_aside=tuple(row for row in rows if str(row.image) in aside),
+    )
+    _validate(cohort, [f"{table}, line {lines[index]}" for index in kept])
+    if require_files:
+        _require_files(cohort, [f"{table}, line {lines[index]}" for index in kept])
+    return cohort
+
+
+def load_rows(table: Path) -> tuple[list[int], list[Row]]:
+    """Line numbers and rows of an images table; relative paths are relative to the table's folder."""
+    lines, rows = [], []
+    for line, values in read_table(table):
+        lines.append(line)
+        rows.append(row_from(values, table.parent, f"{table}, line {line}"))
+    return lines, rows
+
+
+def row_from(values: Mapping[str, str], folder: Path, where: str) -> Row:
+    """A Row from the columns of a table. ``where`` names file and line for errors."""
+    for column in ("patient", "domain", "image"):
+        if not values.get(column):
+            missing = "is empty" if column in values else "is missing"
+            raise InputError(f"{where}: column {column!r} {missing}", expected=f"columns {', '.join(REQUIRED)}")
+    session = values.get("session", "")
+    corners = [values.get(column, "") for column in BOX]
+    try:
+        return Row(
+            patient=values["patient"],
+            subject=values.get("subject") or "_".join(part for part in (values["patient"], session) if part),
+            domain=values["domain"],
+            image=_absolute(folder, values["image"]),
+            label=_absolute(folder, values["label"]) if values.get("label") else None,
+            split=values.get("split", ""),
+            session=session,
+            box=tuple(float(corner) for corner in corners if corner) or None,
+            klass=values.get("class", ""),
+            channel=int(float(values["channel"])) if values.get("channel") else None,
+            mask=_absolute(folder, values["mask"]) if values.get("mask") else None,
+            synthetic=values.get("synthetic", "").lower() in ("1", "true", "yes"),
+            parents=tuple(values["parents"].split(";")) if values.get("parents") else (),
+        )
+    except ValueError as error:
+        raise InputError(f"{where}: {error}", expected="numbers in channel and box_*") from error
+
+
+def _absolute(folder: Path, text: str) -> Path:
+    return absolute(folder / text)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise InputError(f"{file.parent} is not a cohort: it has no cohort.yaml", remedy="ganatomy cohort import")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file} holds no mapping", expected=f"the keys {', '.join(_YAML_KEYS)}")
+    if values.get("format", FORMAT) != FORMAT:
+        raise InputError(f"{file} has format {values['format']!r}", expected=f"{FORMAT}", remedy="import it again")
+    return values
+
+
+_YAML_KEYS = ("format", "name", "licence", "orientation", "spacing", "size", "disjoint_domains", "domains", "labels",
+              "label_values", "quarantined")  # fmt: skip
+
+
+def _known(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key!r}", expected=nearest(str(key), known))
+
+
+def _domains(values: Any, file: Path) -> dict[str, Domain]:
+    if not isinstance(values, dict) or not values:
+        raise InputError(
+            f"{file}: domains = {values!r}", expected="a mapping from domain name to its modality and intensity"
+        )
+    domains = {}
+    for name, settings in values.items():
+        settings = settings or {}
+        _known(settings, ("modality", "intensity"), f"{file}: domain {name}")
+        rule = settings.get("intensity") or {}
+        _known(rule, ("rule", "low", "high", "mask"), f"{file}: intensity of {name}")
+        parts = [rule.get(key) for key in ("rule", "low", "high", "mask")]
+        intensity = Intensity.parse(":".join(str(part) for part in parts if part is not None)) if rule else Intensity()
+        domains[str(name)] = Domain(str(name), str(settings.get("modality") or name), intensity)
+    return domains
+
+
+def _numbers(values: Any, file: Path, key: str, kind: Callable[[Any], Any]) -> dict[int, Any]:
+    try:
+        return {int(number): kind(value) for number, value in values.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{file}: {key} = {values!r}", expected="a mapping from whole numbers") from error
+
+
+def _triple(value: Any, kind: Callable[[Any], Any], where: str) -> Any:
+    if value is None:
+        return None
+    try:
+        triple = tuple(kind(part) for part in value)
+    except (TypeError, ValueError):
+        triple = ()
+    if len(triple) != 3 or min(triple) < 0:
+        raise InputError(f"{where} = {value!r}", expected="three numbers x, y, z (0 keeps an axis)")
+    return triple
+
+
+def _validate(cohort: Cohort, where: Sequence[str]) -> None:
+    """Refuse a cohort that would mislead. ``where`` names the place of each row."""
+    if cohort.orientation != "RAS":
+        raise InputError(f"orientation {cohort.orientation!r}", expected="RAS, the only one")
+    if sorted(cohort.labels) != list(range(1, len(cohort.labels) + 1)):
+        raise InputError(f"labels {dict(cohort.labels)}", expected="class ids 1, 2, … without gaps",
+                         remedy="map stored values with label_values")  # fmt: skip
+    splits: dict[str, tuple[str, str]] = {}
+    keys: dict[Any, str] = {}
+    trained: dict[str, tuple[str, str]] = {}
+    for row, place in zip(cohort.rows, where, strict=True):
+        if row.domain not in cohort.domains:
+            raise InputError(f"{place}: unknown domain {row.domain!r}", expected=nearest(row.domain, cohort.domains))
+        if row.split not in (*SPLITS, ""):
+            raise InputError(f"{place}: unknown split {row.split!r}", expected=nearest(row.split, SPLITS))
+        split, first = splits.setdefault(row.patient, (row.split, place))
+        if split != row.split:
+            raise InputError(
+                f"{place}: patient {row.patient!r} is in split {row.split!r}, and in {split!r} at {first}",
+                expected="every image of a patient in one split",
+                remedy="correct the split column",
+            )
+        for key in ((row.subject, row.domain), (row.image, row.channel)):
+            if key in keys:
+                named = f"subject {key[0]!r} in domain {key[1]!r}" if isinstance(key[0], str) else f"image {key[0]}"
+                raise InputError(f"{place}: {named} stands here and at {keys[key]}", expected="one row an image",
+                                 remedy="name examinations apart by session or subject")  # fmt: skip
+            keys[key] = place
+        if cohort.disjoint_domains and row.split == "train" and not row.synthetic:
+            domain, first = trained.setdefault(row.patient, (row.domain, place))
+            if domain != row.domain:
+                raise InputError(
+                    f"{place}: patient {row.patient!r} trains domain {row.domain!r}, and {domain!r} at {first}",
+                    expected="each training patient in one domain, since disjoint_domains is set",
+                    remedy="remove one of the rows",
+                )
+
+
+def _require_files(cohort: Cohort, where: Sequence[str]) -> None:
+    for row, place in zip(cohort.rows, where, strict=True):
+        for kind, file in (("image", row.image), ("label", row.label), ("mask", row.mask)):
+            if file is not None and not file.is_file():
+                raise InputError(f"{place}: {kind} {file} does not exist",
+                                 remedy=f"ganatomy cohort check {cohort.path} quarantines it")  # fmt: skip
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def _table_text(rows: Sequence[Row], folder: Path) -> str:
+    records = [_record(row, folder) for row in rows]
+    used = [name for name in COLUMNS if name in REQUIRED or any(record[name] for record in records)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, used, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _record(row: Row, folder: Path) -> dict[str, str]:
+    corners = dict.fromkeys(BOX, "")
+    if row.box:
+        names = BOX if len(row.box) == 6 else [name for name in BOX if "z" not in name]
+        corners.update({name: f"{value:g}" for name, value in zip(names, row.box, strict=True)})
+    return {
+        "patient": row.patient, "subject": row.subject, "domain": row.domain, "split": row.split,
+        "image": _written(row.image, folder),
+        "label": _written(row.label, folder) if row.label else "",
+        "session": row.session, "class": row.klass,
+        "channel": "" if row.channel is None else str(row.channel),
+        "mask": _written(row.mask, folder) if row.mask else "",
+        "synthetic": "true" if row.synthetic else "", "parents": ";".join(row.parents), **corners,
+    }  # fmt: skip
+
+
+def _written(file: Path, folder: Path) -> str:
+    """Relative for what lies in the cohort's folder, so that the folder can move; absolute for the rest."""
+    file, folder = absolute(file), absolute(folder)
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
+
+
+def _yaml_text(cohort: Cohort) -> str:
+    values = {
+        "format": FORMAT,
+        "name": cohort.name,
+        "licence": cohort.licence,
+        "orientation": cohort.orientation,
+        "spacing": list(cohort.spacing) if cohort.spacing else None,
+        "size": list(cohort.size) if cohort.size else None,
+        "disjoint_domains": cohort.disjoint_domains,
+        "domains": {
+            domain.name: {"modality": domain.modality or domain.name, "intensity": experiment.plain(domain.intensity)}
+            for domain in cohort.domains.values()
+        },
+        "labels": dict(cohort.labels),
+        "label_values": dict(cohort.label_values),
+        "quarantined": [
+            {"file": _written(Path(finding.file), cohort.path), "reason": finding.reason, "remedy": finding.remedy}
+            for finding in cohort.quarantined
+        ],
+    }
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+# --- splits ------------------------------------------------------------------------------------------------------
+
+
+def split_patients(rows: Sequence[Row], fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0) -> tuple[Row, ...]:
+    """The rows with a split each, by patient, in the fractions (train, val, test) within every set of domains.
+
+    A patient that has a split keeps it. A split with a fraction above 0 gets at least one patient of each set that has
+    as many patients as there are such splits. Patients without any label, where others of the same domains have one,
+    go to training: nothing could be scored on them. The draw depends on the seed and the patient's name alone, so the
+    order of the rows does not matter.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
+        raise InputError(
+            f"split fractions {tuple(fractions)}", expected="train, val, test >= 0 that sum to 1, train > 0"
+        )
+    given = {row.patient: row.split for row in rows if row.split}
+    labelled = {row.patient for row in rows if row.label is not None}
+    seen: dict[str, set[str]] = {}
+    for row in rows:
+        seen.setdefault(row.patient, set()).add(row.domain)
+    strata: dict[tuple[str, ...], list[str]] = {}
+    for patient, domains in seen.items():
+        strata.setdefault(tuple(sorted(domains)), []).append(patient)
+    assigned = dict(given)
+    for patients in strata.values():
+        scored = [patient for patient in patients if patient in labelled] or patients
+        assigned.update({patient: "train" for patient in patients if patient not in scored and patient not in given})
+        drawn = sorted((patient for patient in scored if patient not in given), key=lambda name: _draw(seed, name))
+        places = [split for split, count in zip(SPLITS, _apportion(len(drawn), fractions)) for _ in range(count)]
+        assigned.update(zip(drawn, places))
+    return tuple(dataclasses.replace(row, split=assigned[row.patient]) for row in rows)
+
+
+def _apportion(count: int, fractions: Sequence[float]) -> list[int]:
+    """Whole numbers that sum to ``count`` in the given fractions (largest remainder), none of them 0 if avoidable."""
+    wanted = [index for index, fraction in enumerate(fractions) if fraction > 0]
+    if count <= len(wanted):
+        return [int(index in wanted[:count]) for index in range(len(fractions))]
+    quotas = [count * fraction for fraction in fractions]
+    counts = [int(quota + 1e-9) for quota in quotas]
+    by_remainder = sorted(wanted, key=lambda index: counts[index] - quotas[index])
+    for index in by_remainder[: count - sum(counts)]:
+        counts[index] += 1
+    for index in wanted:
+        if counts[index] == 0:
+            counts[counts.index(max(counts))] -= 1
+            counts[index] += 1
+    return counts
+
+
+def hold_to_one_domain(rows: Sequence[Row], seed: int = 0, splits: Sequence[str] = ("train",)) -> tuple[Row, ...]:
+    """The rows without those that show a patient of ``splits`` in a second domain; domains end as even as they can.
+
+    Registered sets then serve unpaired methods honestly: no anatomy is seen in both domains. Each patient is given to
+    that of its own domains which has the fewest patients so far; patients with one domain count first.
+    """
+    seen: dict[str, set[str]] = {}
+    for row in rows:
+        if row.split in splits:
+            seen.setdefault(row.patient, set()).add(row.domain)
+    counts = dict.fromkeys(sorted({row.domain for row in rows}), 0)
+    held: dict[str, str] = {}
+    for patient in sorted(seen, key=lambda name: (len(seen[name]), _draw(seed, name))):
+        choice = min(seen[patient], key=lambda domain: (counts[domain], _draw(seed, domain)))
+        counts[choice] += 1
+        held[patient] = choice
+    return tuple(row for row in rows if held.get(row.patient, row.domain) == row.domain)
+
+
+def _draw(seed: int, name: str) -> str:
+    return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).hexdigest()

@@ -1,0 +1,78 @@
+"""Small files of a cohort: tables in, files written whole or not at all, and what is in a file by its hash."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ganatomy.contracts import InputError
+
+
+def absolute(path: Path | str) -> Path:
+    """Absolute, without "..", and with symbolic links left alone: data kept by links loses its names otherwise."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def read_table(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """(line, column -> text) of each row of a .csv, .tsv or .parquet table. Raises InputError naming the file."""
+    try:
+        if table.suffix.lower() == ".parquet":
+            import pandas  # its parquet reader; loaded only where somebody has such a table
+
+            frame = pandas.read_parquet(table)
+            texts = frame.astype(object).where(frame.notna(), "").astype(str).to_dict("records")
+            return [(number, dict(values)) for number, values in enumerate(texts, start=1)]
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
+            return [(reader.line_num, {k: (v or "").strip() for k, v in values.items() if k}) for values in reader]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{table} cannot be read as a table: {error}", expected="CSV, TSV or Parquet") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside, then rename: a reader finds the old file or the new one, never half of one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def file_hashes(files: Iterable[Path], memory: Path | None = None) -> dict[Path, str]:
+    """Content hash of each file. ``memory``: a JSON file that remembers them by size and times of change."""
+    try:
+        known = json.loads(memory.read_text()) if memory else {}
+    except (OSError, ValueError):
+        known = {}
+
+    def one(file: Path) -> tuple[Path, list[Any]]:
+        try:
+            about = file.stat()
+            stamp = [about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+            entry = known.get(str(file))
+            if entry and entry[1:] == stamp:
+                return file, entry
+            with file.open("rb") as stream:
+                return file, [hashlib.file_digest(stream, "blake2b").hexdigest()[:32], *stamp]
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror}", remedy="ganatomy cohort check") from error
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = dict(pool.map(one, sorted(files)))
+    fresh = {str(file): entry for file, entry in found.items()}
+    if memory and any(known.get(name) != entry for name, entry in fresh.items()) and memory.parent.is_dir():
+        with contextlib.suppress(OSError):  # a read-only cohort is hashed each time
+            write_atomically(memory, json.dumps({**known, **fresh}))
+    return {file: entry[0] for file, entry in found.items()}
