@@ -1,0 +1,189 @@
+"""The arrows and habits of the house, kept by tests so that nobody has to remember them."""
+
+from __future__ import annotations
+
+import ast
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).resolve().parent.parent
+ROOTS = {
+    "platform": "ganatomy",
+    "methods": "ganatomy_methods",
+    "search_spaces": "ganatomy_search_spaces",
+}
+MODULES = [path for root in ROOTS for path in sorted((HOUSE / root).rglob("*.py"))]
+TEXTS = [
+    path
+    for pattern in ("*.py", "*.md", "*.toml", "*.yaml", "*.yml", "*.lock", "Makefile", ".ci/run")
+    for path in sorted(HOUSE.rglob(pattern))
+    if not {".venv", ".venv-lock", "demo", "workspace", "build", "dist"} & set(path.relative_to(HOUSE).parts)
+]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(HOUSE))
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in it the import stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+# --- arrows ------------------------------------------------------------------------------------------------------
+
+
+def lint_imports(house: Path) -> subprocess.CompletedProcess[str]:
+    """What `make imports` says of the three source roots below ``house``."""
+    program = (
+        f"import sys; sys.path[:0] = {[str(house / root) for root in ROOTS]}; "
+        "from importlinter.cli import lint_imports_command as run; run()"
+    )
+    command = [sys.executable, "-c", program, "--no-cache"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=house)
+
+
+def test_the_arrows_hold():
+    done = lint_imports(HOUSE)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+PURE, ALONE = "A method is pure PyTorch", "A method knows no other method"
+BREACHES = [
+    ("platform/ganatomy/contracts.py", "import ganatomy.loop", "The arrows of the platform"),
+    ("platform/ganatomy/attic.py", "pass", "The arrows of the platform"),
+    ("platform/ganatomy/loop.py", "import ganatomy_methods.cyclegan", "The platform knows no method by name"),
+    ("platform/ganatomy/loop.py", "import mlflow", "MLflow in one room"),
+    ("platform/ganatomy/metrics.py", "import pyarrow", "Arrow in one room"),
+    ("platform/ganatomy/loop.py", "from ray import train", "Ray in three rooms and the command line"),
+    ("methods/ganatomy_methods/cyclegan.py", "import ray", PURE),
+    ("methods/ganatomy_methods/cyclegan.py", "import mlflow", PURE),
+    ("methods/ganatomy_methods/cyclegan.py", "from optuna import trial", PURE),
+    ("methods/ganatomy_methods/cyclegan.py", "from ganatomy import store", PURE),
+    ("methods/ganatomy_methods/common/losses.py", "import nibabel", PURE),
+    ("methods/ganatomy_methods/cyclegan.py", "import ganatomy_methods.shape_consistent", ALONE),
+    ("methods/ganatomy_methods/common/losses.py", "import ganatomy_methods.cyclegan", ALONE),
+]
+
+
+@pytest.mark.parametrize(("file", "line", "rule"), BREACHES)
+def test_a_breach_is_noticed(tmp_path, file, line, rule):
+    """Each arrow is really guarded: its rule fails on a copy of the house that breaks it, inside a function even."""
+    for root in ROOTS:
+        shutil.copytree(HOUSE / root, tmp_path / root, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(HOUSE / "pyproject.toml", tmp_path)
+    with (tmp_path / file).open("a") as source:
+        source.write(f"\n\ndef breach() -> None:\n    {line}\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"{rule} BROKEN" in done.stdout
+
+
+def test_the_sweep_starts_only_what_tuning_offers():
+    """sweep.py is copied alone to a cluster's head: it knows ganatomy.tuning and the standard library."""
+    outside = {
+        module for module in imports_of(HOUSE / "sweep.py") if module.split(".")[0] not in sys.stdlib_module_names
+    }
+    assert outside
+    assert {".".join(module.split(".")[:2]) for module in outside} == {"ganatomy.tuning"}
+
+
+# --- the folder called platform ----------------------------------------------------------------------------------
+
+
+def test_nothing_stands_directly_in_a_source_root():
+    """A module there would be importable under a name of its own; in platform/ it would shadow the standard library."""
+    for root, package in ROOTS.items():
+        assert [path.name for path in (HOUSE / root).glob("*.py")] == []
+        assert (HOUSE / root / package / "__init__.py").is_file()
+        assert (HOUSE / root / package / "py.typed").is_file()
+
+
+def test_platform_is_the_standard_librarys():
+    assert Path(platform.__file__).parent == Path(sysconfig.get_path("stdlib"))
+    program = "import platform; print(platform.__file__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=HOUSE)
+    assert Path(done.stdout.strip()).parent == Path(sysconfig.get_path("stdlib"))
+
+
+# --- habits ------------------------------------------------------------------------------------------------------
+
+
+def test_no_file_knows_the_machine_it_was_written_on():
+    absolute = re.compile(r"(?<![\w.~/$}:-])/(?:home|Users|root|work|mnt|scratch)/\w")
+    found = [
+        f"{name_of(path)}:{number}: {line.strip()}"
+        for path in TEXTS
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if absolute.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_room_is_named_for_what_is_in_it(path):
+    assert path.stem not in {"utils", "util", "helpers", "helper", "misc", "common_utils", "manager", "managers"}
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (HOUSE / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_every_make_command_of_a_page_exists(page):
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", (HOUSE / page).read_text(), re.MULTILINE))
+    assert named
+    assert named <= make_targets()
+
+
+def test_the_readme_sets_up_with_two_commands():
+    readme = (HOUSE / "README.md").read_text()
+    assert re.search(r"^make demo\b", readme, re.MULTILINE)
+    assert re.search(r"^make test\b", readme, re.MULTILINE)
+
+
+def test_every_ganatomy_command_of_the_pages_is_understood():
+    """Each `ganatomy WORD` that a reader is told to type is a command that answers --help."""
+    from ganatomy.cli import main
+
+    pages = [HOUSE / "README.md", HOUSE / "CONTRIBUTING.md", *sorted((HOUSE / "docs").glob("*.md"))]
+    lines = re.findall(r"^(?:\$ )?ganatomy ((?:cohort )?[a-z]+)", "\n".join(p.read_text() for p in pages), re.MULTILINE)
+    assert lines
+    for words in sorted(set(lines)):
+        assert main([*words.split(), "--help"]) == 0, words
+
+
+def test_the_lock_pins_everything_exactly_and_agrees_with_the_ranges():
+    from packaging.requirements import Requirement
+
+    lock = [line for line in (HOUSE / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in lock)
+    pinned = {Requirement(line).name.lower().replace("_", "-"): line.partition("==")[2] for line in lock}
+    project = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
+    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pinned[requirement.name.lower()]), text
+
+
+def test_every_entry_point_leads_somewhere():
+    from ganatomy.experiment import available, resolve
+
+    for group in ("methods", "networks", "spaces"):
+        named = available(group)
+        assert named
+        for name in named:
+            assert resolve(group, name) is not None
