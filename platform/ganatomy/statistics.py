@@ -41,8 +41,9 @@ class Effect:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Effect:
         """Inverse of ``to_dict``: a missing bound is one that is infinitely far away."""
-        open_ended: dict[str, Any] = {"mean": math.nan, "low": -math.inf, "high": math.inf}
-        return cls(**{name: open_ended.get(name) if value is None else value for name, value in values.items()})
+        known: dict[str, Any] = {"mean": math.nan, "low": -math.inf, "high": math.inf}
+        known.update((name, value) for name, value in values.items() if value is not None)
+        return cls(**known)
 
 
 def finite(value: Any) -> Any:
