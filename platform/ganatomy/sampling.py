@@ -160,15 +160,15 @@ class Sampler:
     def _images(self, role: str, pool: Pool | Mixture, step: int, rank: int, world: int) -> Images:
         drawn = self._drawn(role, pool, step)[rank::world]
         size = tuple(self.sampling.size)
-        image = np.full((len(drawn), 1, *size), OUTSIDE, np.float32)
-        label = np.zeros((len(drawn), *size), np.int64)
-        for i, (entry, generator) in enumerate(drawn):
-            self._fill(image[i, 0], label[i], entry, generator)
-        subjects = tuple(entry.record.subject for entry, _ in drawn)
+        image = np.empty((len(drawn), 1, *size), np.float32)
+        label = np.empty((len(drawn), *size), np.int64)
+        for i, (stream, entry, g) in enumerate(drawn):
+            self._fill(image[i, 0], label[i], entry, _generator(self.seed, stream, g))
+        subjects = tuple(entry.record.subject for _, entry, _ in drawn)
         return Images(torch.from_numpy(image), torch.from_numpy(label), subjects)
 
-    def _drawn(self, role: str, pool: Pool | Mixture, step: int) -> list[tuple[Entry, np.random.Generator]]:
-        """The step's samples over all workers: which image, and the randomness of its place and augmentation."""
+    def _drawn(self, role: str, pool: Pool | Mixture, step: int) -> list[tuple[str, Entry, int]]:
+        """The step's samples over all workers: (stream, image, its number in the stream), which name its randomness."""
         if isinstance(pool, Pool):
             return self._stretch(role, pool, step * self.size, self.size)
         synthetic = pool.synthetic_before(step, self.size)
@@ -178,14 +178,10 @@ class Sampler:
             drawn += self._stretch(f"{role}/synthetic", pool.synthetic, synthetic, n_synthetic)
         return drawn
 
-    def _stretch(self, stream: str, pool: Pool, start: int, count: int) -> list[tuple[Entry, np.random.Generator]]:
+    def _stretch(self, stream: str, pool: Pool, start: int, count: int) -> list[tuple[str, Entry, int]]:
         """Samples start .. start + count of an endless sequence: every epoch is a new permutation of the pool."""
-        drawn = []
-        for g in range(start, start + count):
-            epoch, place = divmod(g, len(pool))
-            entry = pool.entries[self._order(stream, epoch, len(pool))[place]]
-            drawn.append((entry, _generator(self.seed, stream, g)))
-        return drawn
+        n = len(pool)
+        return [(stream, pool.entries[self._order(stream, g // n, n)[g % n]], g) for g in range(start, start + count)]
 
     def _order(self, stream: str, epoch: int, n: int) -> NDArray[np.int64]:
         order = self._orders.get((stream, epoch))
@@ -198,19 +194,23 @@ class Sampler:
     def _fill(
         self, image: NDArray[np.float32], label: NDArray[np.int64], entry: Entry, generator: np.random.Generator
     ) -> None:
-        """One sample, written in place. image: [*S], filled with OUTSIDE; label: [*S], filled with 0."""
+        """Write one sample into image [*S] and label [*S]."""
         volume = entry.store.image(entry.record)
         mask = entry.store.label(entry.record) if entry.labelled else None
         corner = self._corner(entry, generator)
         if self.sampling.ndim == 2:
             volume, mask, corner = volume[corner[0]], None if mask is None else mask[corner[0]], corner[1:]
         if self.augmentation is None:
-            _crop(volume, corner, image)
+            _crop(volume, corner, image, OUTSIDE)
             if mask is not None:
-                _crop(mask, corner, label)
+                _crop(mask, corner, label, 0)
         else:
             spacing = np.asarray(entry.store.spacing(entry.record)[-image.ndim :])
-            _augment(volume, mask, corner, image, label, spacing, self.augmentation, generator)
+            matrix, offset = _view(corner, image.shape, spacing, self.augmentation, generator)
+            _look(volume, matrix, offset, image, OUTSIDE)
+            if mask is not None:
+                _look(mask, matrix, offset, label, 0)
+            _recolour(image, self.augmentation, generator)
         if mask is None:
             label.fill(UNLABELLED)
 
@@ -247,54 +247,31 @@ def _key(seed: int, stream: str) -> int:
     return key
 
 
-def _crop(source: NDArray[Any], corner: tuple[int, ...], out: NDArray[Any]) -> None:
-    """Copy ``source`` from ``corner`` on into ``out``; what lies beyond the source is left as it is."""
-    into, taken = [], []
+def _crop(source: NDArray[Any], corner: tuple[int, ...], out: NDArray[Any], outside: float) -> None:
+    """Copy ``source`` from ``corner`` on into ``out``; what lies beyond the source becomes ``outside``."""
+    into, taken, inside = [], [], True
     for start, side, n in zip(corner, out.shape, source.shape):
         low, high = max(start, 0), min(start + side, n)
         into.append(slice(low - start, high - start))
         taken.append(slice(low, high))
+        inside = inside and high - low == side
+    if not inside:
+        out.fill(outside)
     out[tuple(into)] = source[tuple(taken)]
 
 
-def _augment(
-    volume: NDArray[np.float32],
-    mask: NDArray[np.uint8] | None,
+def _view(
     corner: tuple[int, ...],
-    image: NDArray[np.float32],
-    label: NDArray[np.int64],
+    sides: tuple[int, ...],
     spacing: NDArray[np.float64],
     amount: Augmentation,
     generator: np.random.Generator,
-) -> None:
-    """Fill ``image`` and ``label`` from one affine view of the volume, then change the image's contrast and noise.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(matrix, offset): voxel o of the sample shows point matrix @ o + offset of the volume, in voxels.
 
-    The view is taken from the volume, not from the crop: tissue beyond the crop turns in where it exists.
+    The crop's centre, moved a little, is seen under a rotation in millimetres (voxels may be anisotropic) and a scale.
     """
-    side = np.asarray(image.shape)
-    matrix = _view(spacing, amount, generator)
-    shift = generator.uniform(-amount.translation, amount.translation, len(side)) * side
-    centre = np.asarray(corner) + (side - 1) / 2
-    offset = centre + shift - matrix @ ((side - 1) / 2)
-    far = np.asarray(side - 1)
-    low = np.floor(offset + np.minimum(matrix, 0) @ far).astype(int) - 1  # box of the volume that the view can reach
-    high = np.ceil(offset + np.maximum(matrix, 0) @ far).astype(int) + 2
-    low, high = np.clip(low, 0, volume.shape), np.clip(high, 0, volume.shape)
-    if (high > low).all():
-        box = tuple(slice(a, b) for a, b in zip(low, high))
-        ndimage.affine_transform(
-            volume[box], matrix, offset - low, output=image, output_shape=image.shape, order=1, cval=OUTSIDE
-        )
-        if mask is not None:
-            ndimage.affine_transform(
-                mask[box], matrix, offset - low, output=label, output_shape=label.shape, order=0, cval=0
-            )
-    _recolour(image, amount, generator)
-
-
-def _view(spacing: NDArray[np.float64], amount: Augmentation, generator: np.random.Generator) -> NDArray[np.float64]:
-    """Output voxel step -> source voxel step: a rotation in millimetres (voxels may be anisotropic) and a scale."""
-    n = len(spacing)
+    n, middle = len(sides), (np.asarray(sides) - 1) / 2
     rotation = np.eye(n)
     for first in range(n):
         for second in range(first + 1, n):
@@ -304,12 +281,35 @@ def _view(spacing: NDArray[np.float64], amount: Augmentation, generator: np.rand
             turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
             rotation = rotation @ turn
     scale = generator.uniform(1 - amount.scale, 1 + amount.scale)
-    return (rotation * spacing[None, :] / spacing[:, None]) / scale
+    matrix = rotation * spacing[None, :] / spacing[:, None] / scale
+    shift = generator.uniform(-amount.translation, amount.translation, n) * np.asarray(sides)
+    return matrix, np.asarray(corner) + middle + shift - matrix @ middle
+
+
+def _look(
+    source: NDArray[Any], matrix: NDArray[np.float64], offset: NDArray[np.float64], out: NDArray[Any], outside: float
+) -> None:
+    """Fill ``out`` with the view (matrix, offset) of ``source``: linear for images, nearest for class ids.
+
+    Only the box that the view can reach is copied out of the volume. Taken from the volume and not from the crop, so
+    that tissue beside the crop turns in where it exists.
+    """
+    sides = np.asarray(out.shape)
+    low = np.floor(offset + np.minimum(matrix, 0) @ (sides - 1)).astype(int) - 1
+    high = np.ceil(offset + np.maximum(matrix, 0) @ (sides - 1)).astype(int) + 2
+    low, high = np.clip(low, 0, source.shape), np.clip(high, 0, source.shape)
+    if (high <= low).any():
+        out.fill(outside)
+        return
+    box = source[tuple(slice(a, b) for a, b in zip(low, high))]
+    order = 0 if np.issubdtype(out.dtype, np.integer) else 1
+    ndimage.affine_transform(box, matrix, offset - low, out.shape, out, order=order, cval=outside)
 
 
 def _recolour(image: NDArray[np.float32], amount: Augmentation, generator: np.random.Generator) -> None:
-    exponent = np.exp(generator.uniform(-amount.gamma, amount.gamma))
-    deviation = generator.uniform(0, amount.noise)
+    """Contrast curve and noise, in place: ((x + 1) / 2) ** exponent on [0, 1]."""
+    exponent = np.float32(np.exp(generator.uniform(-amount.gamma, amount.gamma)))
+    deviation = np.float32(generator.uniform(0, amount.noise))
     unit = np.clip((image + 1) / 2, 0, 1) ** exponent
     noise = generator.standard_normal(image.shape, dtype=np.float32) * deviation
-    np.clip(unit * 2 - 1 + noise, -1, 1, out=image, casting="same_kind")
+    np.clip(unit * 2 - 1 + noise, -1, 1, out=image)

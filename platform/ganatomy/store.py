@@ -3,32 +3,24 @@
 On disk a store is a folder: ``store.json`` (format, digest, labels, domains, size of every file), ``records.arrow``
 (one row an image) and shards ``volumes-NNNN.arrow``. A shard holds volumes of one shape as Arrow fixed-shape tensors,
 one record batch a volume, uncompressed: reading one is address arithmetic in the page cache, nothing is decoded or
-copied.
-The folder gets its name by one rename when everything in it is on disk, so a folder with that name is complete.
+copied. The folder gets its name by one rename when everything in it is on disk, so a folder with that name is complete.
 
 Also the only room that knows pyarrow.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
-import fcntl
 import json
-import math
 import os
 import secrets
 import shutil
-import sys
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,9 +28,6 @@ from numpy.typing import NDArray
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import plain
-
-if TYPE_CHECKING:
-    from ganatomy.cohort import Cohort, Prepared, Row
 
 FORMAT = 1
 """Version of the layout on disk. A store of another version is refused, never half understood."""
@@ -49,9 +38,6 @@ FOREGROUND_VOXELS = 1000
 _OPEN_SHARDS = 32  # shards written at once; far below the usual limit of 1,024 open files
 _AFFINE = tuple[tuple[float, ...], ...]
 _IDENTITY: _AFFINE = tuple(tuple(row) for row in np.eye(4).tolist())
-
-Progress = Callable[[int, int, str], None]
-"""Called as (images done, images in all, subject of the last one)."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +105,8 @@ class _Volume:
 
 
 class Store:
-    """Read a prepared cohort (or a synthetic set). Get one from ``prepare``, ``write_store`` or ``open_store``.
+    """Read a prepared cohort (or a synthetic set). Get one from ``preparation.prepare``, ``write_store`` or
+    ``open_store``.
 
     Opening reads the table of records only. Arrays are read-only views of the mapped files: they cost no memory of
     their own and all processes of a node share the pages. A Store is shipped to another process by its path.
@@ -241,163 +228,6 @@ def write_store(
             f"{path} holds another store (digest {store.digest})", expected=digest, remedy="remove it first"
         )
     return store
-
-
-# --- cohort -> store ---------------------------------------------------------------------------------------------
-
-
-def prepare(cohort: Cohort, root: Path | str, progress: Progress | None = None, workers: int = 2) -> Store:
-    """The store of ``cohort`` under ``root``, made now if it is not there: ``root/<digest of the cohort>``.
-
-    The digest covers the images' bytes and the preparing rules, so a changed one makes another store. Of several
-    processes that prepare the same cohort at once one does and the others wait for it. An interrupted preparation
-    leaves nothing that can be opened, and the next one clears what it left.
-
-    progress: told after every image; by default a bar with rate and remaining time, on a terminal.
-    workers: threads that read, resample and normalise. InputError when the disc cannot hold it.
-    """
-    digest = cohort.digest()
-    path = Path(root) / digest
-    if path.exists():
-        return open_store(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _only_one(path) as exclusive:
-        if path.exists():  # made by the one we waited for
-            return open_store(path)
-        if exclusive:
-            for left in path.parent.glob(f".{path.name}.*.part"):
-                shutil.rmtree(left, ignore_errors=True)
-        _check_space(cohort, path.parent)
-        with _reporting(progress, len(cohort.rows)) as report:
-            return write_store(
-                path,
-                name=cohort.name,
-                labels=cohort.labels,
-                domains=cohort.domains,
-                digest=digest,
-                items=_prepared_items(cohort, report, workers),
-            )
-
-
-def _prepared_items(cohort: Cohort, report: Progress, workers: int) -> Iterator[Item]:
-    """Items in the order of the cohort's rows. Threads suffice: decompression and resampling release the interpreter
-    lock; and a killed process leaves no orphans behind."""
-    from ganatomy.cohort import prepare_image
-
-    rows = iter(cohort.rows)
-    with ThreadPoolExecutor(max(1, workers)) as threads:
-        ahead: deque[tuple[Row, Future[Prepared]]] = (
-            deque()
-        )  # bounded: a window of volumes is in memory, not the cohort
-        try:
-            for done in range(len(cohort.rows)):
-                for row in islice(rows, max(1, workers) + 1 - len(ahead)):
-                    ahead.append((row, threads.submit(prepare_image, row, cohort)))
-                row, future = ahead.popleft()
-                yield _item(row, future.result())
-                report(done + 1, len(cohort.rows), row.subject)
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _item(row: Row, prepared: Prepared) -> Item:
-    attributes = {
-        "session": row.session,
-        "class": row.klass,
-        "box": plain(row.box),
-        "synthetic": row.synthetic,
-    }
-    return Item(
-        subject=row.subject,
-        patient=row.patient,
-        domain=row.domain,
-        split=row.split,
-        image=prepared.image,
-        label=prepared.label,
-        affine=prepared.affine,
-        lo=float(prepared.lo),
-        hi=float(prepared.hi),
-        source=row.image.name,
-        attributes={key: value for key, value in attributes.items() if value},
-    )
-
-
-@contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[bool]:
-    """Hold the lock of ``path``, waiting for whoever has it. The kernel drops it with the process, however that ends.
-
-    Yields False on a file system without locks: then several may build, and the first to finish wins.
-    """
-    with (path.parent / f".{path.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            exclusive = True
-        except OSError:
-            exclusive = False
-        yield exclusive
-
-
-def _check_space(cohort: Cohort, folder: Path) -> None:
-    needed = sum(_expected_bytes(row, cohort) for row in cohort.rows)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise InputError(
-            f"no space for the store of cohort {cohort.name} in {folder}: {free / 1e9:.2f} GB free",
-            expected=f"about {needed / 1e9:.2f} GB",
-            remedy="free space, choose another folder, or set a coarser spacing or a smaller size in cohort.yaml",
-        )
-
-
-def _expected_bytes(row: Row, cohort: Cohort) -> int:
-    """Voxels of the prepared image, from its header only, at 4 bytes an image and 1 a label voxel."""
-    per_voxel = 5 if row.label is not None else 4
-    if cohort.size is not None:
-        return math.prod(cohort.size) * per_voxel
-    shape, zooms = _header_grid(row.image)
-    if cohort.spacing is not None:
-        shape = [math.ceil(n * mm / wanted) for n, mm, wanted in zip(shape, zooms, cohort.spacing)]
-    return math.prod(shape) * per_voxel
-
-
-def _header_grid(path: Path) -> tuple[list[int], list[float]]:
-    """Shape and voxel size (x, y, z) without reading voxels; nothing when the header cannot be read (the preparation
-    itself then says what is wrong with the file)."""
-    import nibabel
-    from PIL import Image
-
-    try:
-        header = nibabel.load(path).header
-        return list(header.get_data_shape()[:3]), [float(mm) for mm in header.get_zooms()[:3]]
-    except Exception:
-        with contextlib.suppress(OSError), Image.open(path) as picture:
-            return [*picture.size, 1], [1.0, 1.0, 1.0]
-    return [0, 0, 0], [1.0, 1.0, 1.0]
-
-
-@contextlib.contextmanager
-def _reporting(progress: Progress | None, total: int) -> Iterator[Progress]:
-    if progress is not None:
-        yield progress
-        return
-    if not sys.stderr.isatty():
-        yield lambda done, total, subject: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    rate = TextColumn("{task.fields[rate]:.1f} images/s")
-    start = time.monotonic()
-    with Bar(
-        TextColumn("preparing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        rate,
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as bar:
-        task = bar.add_task("", total=total, rate=0.0)
-        yield lambda done, total, subject: bar.update(task, completed=done, rate=done / (time.monotonic() - start))
 
 
 # --- writing -----------------------------------------------------------------------------------------------------

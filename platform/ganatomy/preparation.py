@@ -1,0 +1,151 @@
+"""Preparation: cohort -> store, once. Read, reoriented, resampled and normalised by the cohort's own rules."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import nibabel
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from ganatomy.cohort import Cohort, Prepared, Row, prepare_image
+from ganatomy.contracts import InputError
+from ganatomy.experiment import plain
+from ganatomy.single_flight import single_flight
+from ganatomy.store import Item, Store, open_store, write_store
+
+Progress = Callable[[int, int, str], None]
+"""Called as (images done, images in all, subject of the last one)."""
+
+
+def prepare(cohort: Cohort, root: Path | str, progress: Progress | None = None, workers: int = 2) -> Store:
+    """The store of ``cohort`` under ``root``, made now if it is not there: ``root/<digest of the cohort>``.
+
+    The digest covers the images' bytes and the preparing rules, so a changed one makes another store. Of several
+    processes that prepare the same cohort at once one does and the others wait for it. An interrupted preparation
+    leaves nothing that can be opened, and the next one clears what it left.
+
+    progress: told after every image; by default a bar with rate and remaining time, on a terminal.
+    workers: threads that read, resample and normalise. InputError for an image that cannot be used (names the file),
+    when the disc cannot hold the store, or when another version made it.
+    """
+    digest = cohort.digest()
+    path = Path(root) / digest
+    if not cohort.rows:
+        raise InputError(f"cohort {cohort.path} has no usable image", remedy="ganatomy cohort check")
+    with single_flight(Path(root) / f".{digest}", done=path.exists) as still_mine:
+        if still_mine is None:
+            return open_store(path)
+        for left in path.parent.glob(f".{digest}.*.part"):
+            shutil.rmtree(left, ignore_errors=True)
+        _check_space(cohort, path.parent)
+        with _reporting(progress, len(cohort.rows)) as report:
+            return write_store(
+                path,
+                name=cohort.name,
+                labels=cohort.labels,
+                domains=cohort.domains,
+                digest=digest,
+                items=_prepared_items(cohort, report, max(1, workers)),
+            )
+
+
+def _prepared_items(cohort: Cohort, report: Progress, workers: int) -> Iterator[Item]:
+    """Items in an order that, like the digest, does not depend on the order of the cohort's rows.
+
+    Threads suffice: decompression and resampling release the interpreter lock; a killed process leaves no orphans.
+    """
+    rows = iter(sorted(cohort.rows, key=lambda row: (row.subject, row.domain)))
+    with ThreadPoolExecutor(workers) as threads:
+        ahead: deque[tuple[Row, Future[Prepared]]] = deque()  # bounded: some volumes are in memory, not the cohort
+        try:
+            for done in range(len(cohort.rows)):
+                for row in islice(rows, workers + 1 - len(ahead)):
+                    ahead.append((row, threads.submit(prepare_image, row, cohort)))
+                row, future = ahead.popleft()
+                yield _item(row, future.result())
+                report(done + 1, len(cohort.rows), row.subject)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _item(row: Row, prepared: Prepared) -> Item:
+    attributes = {"session": row.session, "class": row.klass, "box": plain(row.box), "synthetic": row.synthetic}
+    return Item(
+        subject=row.subject,
+        patient=row.patient,
+        domain=row.domain,
+        split=row.split,
+        image=prepared.image,
+        label=prepared.label,
+        affine=prepared.affine,
+        lo=float(prepared.lo),
+        hi=float(prepared.hi),
+        source=row.image.name,
+        parents=row.parents,
+        attributes={key: value for key, value in attributes.items() if value},
+    )
+
+
+# --- disc space --------------------------------------------------------------------------------------------------
+
+
+def _check_space(cohort: Cohort, folder: Path) -> None:
+    needed = sum(_expected_bytes(row, cohort) for row in cohort.rows)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"no space for the store of cohort {cohort.name} in {folder}: {free / 1e9:.3g} GB free",
+            expected=f"about {needed / 1e9:.3g} GB",
+            remedy="free space, choose another folder, or set a coarser spacing or a smaller size in cohort.yaml",
+        )
+
+
+def _expected_bytes(row: Row, cohort: Cohort) -> int:
+    """Voxels of the prepared image, from its header only, at 4 bytes an image and 1 a label voxel."""
+    shape, zooms = _header_grid(row.image)
+    spacing, size = cohort.spacing or (0.0, 0.0, 0.0), cohort.size or (0, 0, 0)
+    sides = [wanted or math.ceil(n * mm / (to or mm)) for n, mm, to, wanted in zip(shape, zooms, spacing, size)]
+    return math.prod(sides) * (5 if row.label is not None else 4)
+
+
+def _header_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
+    """Shape and voxel size (x, y, z) without reading voxels; an empty grid when the header cannot be read (preparing
+    the image then says what is wrong with it)."""
+    with contextlib.suppress(OSError, nibabel.filebasedimages.ImageFileError):
+        header = nibabel.load(path).header
+        shape, zooms = header.get_data_shape()[:3], header.get_zooms()[:3]
+        return (*shape, 1, 1)[:3], (*(abs(float(mm)) or 1.0 for mm in zooms), 1.0, 1.0)[:3]
+    with contextlib.suppress(OSError), Image.open(path) as picture:
+        return (*picture.size, 1), (1.0, 1.0, 1.0)
+    return (0, 0, 0), (1.0, 1.0, 1.0)
+
+
+# --- progress ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _reporting(progress: Progress | None, total: int) -> Iterator[Progress]:
+    if progress is not None:
+        yield progress
+        return
+    if not sys.stderr.isatty():
+        yield lambda done, total, subject: None
+        return
+    rate = TextColumn("{task.fields[rate]:.1f} images/s")
+    start = time.monotonic()
+    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total, rate=0.0)
+        yield lambda done, total, subject: bar.update(task, completed=done, rate=done / (time.monotonic() - start))
