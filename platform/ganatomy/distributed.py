@@ -13,7 +13,6 @@ import os
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,7 @@ class Build(Protocol):
 class Workers:
     """How a training stage is spread: ``count`` ranks, each with so many CPUs and (possibly fractional) GPUs.
 
-    here: one rank runs in the calling process, which already holds those resources; no worker group is started.
+    here: the one rank runs in the calling process, which already holds those resources; no worker group is started.
     """
 
     count: int = 1
@@ -58,18 +57,18 @@ class Workers:
     max_failures: int = 3
 
 
-def train(build: Build, directory: Path, workers: Workers, follow: Callable[[Record], None]) -> None:
-    """Train to the end in ``directory``, calling ``follow`` with each history record, old ones first.
+def train(build: Build, directory: Path, workers: Workers, published: Callable[[], None]) -> None:
+    """Train to the end in ``directory``, calling ``published`` in this thread whenever the history may have grown.
 
     Raises what the loop raised; a worker that died is restarted from the last checkpoint up to ``max_failures`` times.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    if workers.count == 1 and workers.here:
+    if workers.here:
         device = torch.device("cuda" if workers.gpus > 0 and torch.cuda.is_available() else "cpu")
-        reporter = DirectoryReporter(directory, follow)
+        reporter = DirectoryReporter(directory, published)
         _finish(build(rank=0, world=1, device=device), reporter, directory)
     else:
-        _train_on_ray(build, directory, workers, follow)
+        _train_on_ray(build, directory, workers, published)
 
 
 def _finish(loop: Loop, reporter: Any, directory: Path) -> None:
@@ -78,6 +77,20 @@ def _finish(loop: Loop, reporter: Any, directory: Path) -> None:
         beside = directory / f"{NETWORKS}.tmp"
         save_file(loop.final_weights(), beside)
         beside.replace(directory / NETWORKS)
+
+
+def run_task(work: Callable[[], None], workers: Workers) -> None:
+    """Run ``work`` (picklable) with one worker's resources: in this process if it holds them, else as a Ray task."""
+    if workers.here:
+        work()
+        return
+    import ray
+
+    task = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_retries=workers.max_failures)(work)
+    try:
+        ray.get(task.remote())
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause or error) from None
 
 
 # --- history -----------------------------------------------------------------------------------------------------
@@ -96,23 +109,21 @@ def write_history(directory: Path, history: Sequence[Record]) -> None:
     beside.replace(directory / HISTORY)
 
 
-def follow_history(
-    directory: Path, finished: Callable[[], bool], follow: Callable[[Record], None], *, poll_s: float = 0.5
-) -> None:
-    """Call ``follow`` with every record as it appears, until ``finished()``; none is skipped and none given twice.
+class HistoryFollower:
+    """Hands each record of a stage's history to ``follow`` once, in order, whoever writes the history.
 
-    A rewritten history (a resumed stage) repeats steps already followed; those are not given again.
+    A resumed stage repeats the steps after its last checkpoint; those already handed over are not handed over again.
     """
-    last = 0.0
-    while True:
-        over = finished()
-        for record in read_history(directory):
-            if record["step"] > last:
-                last = record["step"]
-                follow(record)
-        if over:
-            return
-        time.sleep(poll_s)
+
+    def __init__(self, directory: Path, follow: Callable[[Record], None]) -> None:
+        self.directory, self.follow, self.last = directory, follow, 0.0
+
+    def poll(self) -> None:
+        """Hand over what is new."""
+        for record in read_history(self.directory):
+            if record["step"] > self.last:
+                self.last = record["step"]
+                self.follow(record)
 
 
 # --- in this process ---------------------------------------------------------------------------------------------
@@ -121,11 +132,11 @@ def follow_history(
 class DirectoryReporter:
     """Checkpoints as ``checkpoint-<step>`` folders, written beside and renamed; the newest complete one is kept."""
 
-    def __init__(self, directory: Path, follow: Callable[[Record], None]) -> None:
-        self.directory, self.follow = directory, follow
+    def __init__(self, directory: Path, published: Callable[[], None]) -> None:
+        self.directory, self.published = directory, published
 
     def report(self, history: Sequence[Record], save: Callable[[Path], None]) -> None:
-        """Checkpoint, publish the history, then hand over its new record."""
+        """Checkpoint, then publish the history."""
         final = self.directory / f"checkpoint-{int(history[-1]['step']):09d}"
         with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=self.directory) as beside:
             save(Path(beside))
@@ -135,17 +146,15 @@ class DirectoryReporter:
         for old in self._complete()[:-1]:
             shutil.rmtree(old, ignore_errors=True)
         write_history(self.directory, history)
-        self.follow(history[-1])
+        self.published()
 
     @contextlib.contextmanager
     def latest(self) -> Iterator[Path | None]:
-        """The newest complete checkpoint; the history is cut back to it and followed anew."""
+        """The newest complete checkpoint; the history is cut back to what it knows."""
         complete = self._complete()
         if complete:
             shared = torch.load(complete[-1] / "shared.pt", map_location="cpu", weights_only=True)
             write_history(self.directory, shared["history"])
-            for record in shared["history"]:
-                self.follow(record)
         yield complete[-1] if complete else None
 
     def _complete(self) -> list[Path]:
@@ -204,7 +213,7 @@ def _worker(config: dict[str, Any]) -> None:
     _finish(loop, TrainReporter(directory, rank), directory)
 
 
-def _train_on_ray(build: Build, directory: Path, workers: Workers, follow: Callable[[Record], None]) -> None:
+def _train_on_ray(build: Build, directory: Path, workers: Workers, published: Callable[[], None]) -> None:
     os.environ.update(TRAIN_ENVIRONMENT)
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -239,7 +248,9 @@ def _train_on_ray(build: Build, directory: Path, workers: Workers, follow: Calla
     # fit() blocks; records are followed (and reported to Tune) from the trial's own thread, as Tune requires.
     running = threading.Thread(target=fit, name="ray-train", daemon=True)
     running.start()
-    follow_history(directory, lambda: not running.is_alive(), follow)
+    while running.is_alive():
+        running.join(0.5)
+        published()
     if failure:
         raise _root_cause(failure[0]) from failure[0]
 

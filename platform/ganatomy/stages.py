@@ -1,0 +1,446 @@
+"""Stages: fit -> synthesise -> filter -> downstream -> evaluate, each computed once.
+
+A stage's key is the hash of exactly what it depends on, so trials share what they have in common: a sweep over ratios
+trains its generator once, the real-only baseline is trained once a seed. A finished stage is a folder with
+``stage.json``; of several trials that want one at the same time, one computes it and the others follow its progress.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ganatomy.contracts import InputError, Method
+from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history, run_task, train
+from ganatomy.downstream import score_records, segment
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Score, digest, plain, resolve
+from ganatomy.inference import synthesize_volume
+from ganatomy.loop import Record
+from ganatomy.metrics import case_scores, s_score, score_subject, summarise
+from ganatomy.single_flight import single_flight
+from ganatomy.store import Item, Store, open_store, write_store
+from ganatomy.store import Record as Image
+from ganatomy.training import (
+    FitGenerator,
+    TrainSegmentor,
+    evaluation_images,
+    generator_pool,
+    load_networks,
+    make_method,
+    make_segmentation,
+)
+
+FORMAT = 1
+"""Part of every key: raised when what a stage leaves, or how it computes it, changes."""
+
+STAGE = "stage.json"
+SCORES = "scores.json"
+KEPT = "kept.json"
+SYNTHETIC = "synthetic"
+
+REFERENCE_SEED = 1_000_003
+"""Seed of the independent segmentors behind the S-score, so that none is ever an arm's own model."""
+
+Published = Callable[[], None]
+"""Called whenever a stage's history may have grown."""
+
+Work = Callable[[Path, Published], None]
+"""Computes a stage in the folder it is given."""
+
+Follow = Callable[[str, Record], None]
+"""Called as (stage kind, history record) with the progress of the stages that train a trial's own networks."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial's stages came to. keys: stage kind -> key.  device_seconds: what this trial alone would have cost,
+    stages shared with other trials included."""
+
+    keys: Mapping[str, str]
+    scores: tuple[Score, ...]
+    summary: Mapping[str, float]
+    device_seconds: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One finished stage on disk. Its record ``stage.json`` holds the inputs that its key is the hash of."""
+
+    kind: str
+    key: str
+    directory: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """The content of ``stage.json``."""
+        return cast(dict[str, Any], json.loads((self.directory / STAGE).read_text()))
+
+    def finished(self) -> bool:
+        """Complete on disk."""
+        return (self.directory / STAGE).exists()
+
+
+@dataclass
+class Stages:
+    """Runs an Experiment's stages in a workspace.
+
+    store: folder of the prepared cohort.  workers: how training stages are spread.  follow: see ``Follow``.
+    say: told, in a sentence, what is being computed or waited for.
+    """
+
+    workspace: Path
+    store_path: Path
+    experiment: Experiment
+    workers: Workers = field(default_factory=Workers)
+    follow: Follow = field(default=lambda kind, record: None)
+    say: Callable[[str], None] = field(default=lambda sentence: None)
+
+    def __post_init__(self) -> None:
+        self.experiment.validate()
+        self.store: Store = open_store(self.store_path)
+        for domain in self.experiment.domains.values():
+            self.store.records(domain)  # an unknown domain is an InputError here, before anything is spent
+        self.keys: dict[str, str] = {}
+        self._finished: dict[str, Stage] = {}
+        self._costs: dict[str, float] = {}
+
+    # --- the whole trial -----------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """All stages of the experiment's arm, scored on the validation split."""
+        scores = self.scores("val")
+        summary = summarise(scores)
+        if self.experiment.arm in SYNTHETIC_ARMS:
+            summary |= self.s_scores("val")
+        return Outcome(dict(self.keys), tuple(scores), summary, sum(self._costs.values()))
+
+    def scores(self, split: str) -> list[Score]:
+        """Rows of the arm's downstream model on real images of the target domain."""
+        model = self.model()
+        images = evaluation_images(self.store, self.experiment.target_domain(), split)
+        inputs = {"model": model.key, "split": split}
+
+        def work(directory: Path) -> None:
+            network, sampling = self.network(model), self.experiment.sampling
+            _write_json(directory / SCORES, plain(score_records(network, self.store, images, sampling, self._device())))
+
+        stage = self._compute("evaluate", inputs, self._apart(work))
+        return read_scores(stage.directory)
+
+    def model(self) -> Stage:
+        """The stage that holds the arm's downstream model."""
+        arm, target = self.experiment.arm, self.experiment.target
+        if arm == "joint":
+            return self.fit()
+        if arm == "offline":
+            return self.downstream(target, self.filtered())
+        return self.downstream(target, augment=arm == "classical")
+
+    # --- the stages ----------------------------------------------------------------------------------------------
+
+    def fit(self) -> Stage:
+        """Train the method's networks."""
+        experiment, joint = self.experiment, self.experiment.arm == "joint"
+        method, budget = experiment.method_class(), plain(experiment.budget)
+        inputs = {
+            **self._data(),
+            "domains": experiment.domains,
+            "method": {"name": experiment.method.name, **plain(experiment.method_config())},
+            "code": _code_digest(method),
+            "training": experiment.training,
+            "budget": budget if method.trains_segmentors else {**budget, "segmentor_steps": None},
+            "segmentor": self._segmentor_inputs() if method.trains_segmentors else None,
+            "ratio": experiment.mixing.ratio if joint else None,
+            "scored": joint,
+            "seed": experiment.seed,
+        }
+
+        def work(directory: Path, published: Published) -> None:
+            build = FitGenerator(self.store_path, experiment, directory, score_segmentor=joint)
+            train(build, directory, self.workers, published)
+
+        return self._compute("fit", inputs, work, follow=True, costs=True)
+
+    def synthesised(self) -> Stage:
+        """Write the images that the fitted generators make for the target domain, once, with the labels they carry."""
+        fit = self.fit()
+
+        def work(directory: Path) -> None:
+            write_store(
+                directory / SYNTHETIC,
+                name=f"{self.store.name}-synthetic",
+                labels=self.store.labels,
+                domains=self.store.domains,
+                digest=fit.key,
+                items=self._synthetic_items(fit),
+            )
+
+        inputs = {"fit": fit.key, "target": self.experiment.target}
+        return self._compute("synthesise", inputs, self._apart(work), costs=True)
+
+    def filtered(self) -> Stage:
+        """Choose the synthetic images to keep: those whose intended label a real-only segmentor finds."""
+        threshold = self.experiment.filter.min_dice
+        made = self.synthesised()
+        judge = self.downstream(self.experiment.target, follow=False) if threshold > 0 else None
+
+        def work(directory: Path) -> None:
+            synthetic = open_store(made.directory / SYNTHETIC)
+            network = self.network(judge) if judge else None
+            dice = {image.index: self._dice(network, synthetic, image) for image in synthetic.records()}
+            kept = [index for index, score in dice.items() if score >= threshold]
+            if not kept:
+                raise InputError(
+                    f"filter.min_dice = {threshold:g} keeps none of {len(dice)} synthetic images "
+                    f"(best {max(dice.values(), default=0.0):.2f})",
+                    expected="a threshold that some image reaches",
+                    remedy="lower filter.min_dice or train the generator longer",
+                )
+            _write_json(directory / KEPT, {"kept": kept, "dice": dice, "of": len(dice)})
+
+        inputs = {"synthesise": made.key, "min_dice": threshold, "judge": judge.key if judge else None}
+        return self._compute("filter", inputs, self._apart(work), costs=True)
+
+    def downstream(self, role: str, kept: Stage | None = None, *, augment: bool = False, follow: bool = True) -> Stage:
+        """Train the downstream model of ``role`` on real images, and on the kept synthetic ones if given."""
+        experiment = self.experiment
+        data = self._data()
+        inputs = {
+            **data,
+            "labels": {**data["labels"], "gan_sees": None},
+            "role": role,
+            "domain": experiment.domains[role],
+            "segmentor": self._segmentor_inputs(),
+            "training": replace(experiment.training, ema=0.0),
+            "augment": augment,
+            "kept": kept.key if kept else None,
+            "mixing": experiment.mixing if kept else None,
+            "seed": experiment.seed,
+        }
+
+        def work(directory: Path, published: Published) -> None:
+            synthetic, indices = self._kept(kept) if kept else (None, ())
+            build = TrainSegmentor(self.store_path, experiment, directory, role, synthetic, indices, augment)
+            train(build, directory, self.workers, published)
+
+        return self._compute("downstream", inputs, work, follow=follow, costs=True)
+
+    def s_scores(self, split: str) -> dict[str, float]:
+        """S-score of every domain that images were synthesised into, each beside the reference segmentor's own Dice on
+        real images, without which it means little (Zhang et al. 2018, section 5.2)."""
+        fit, references = self.fit(), self._references()
+
+        def work(directory: Path) -> None:
+            _write_json(directory / SCORES, plain(self._score_synthesis(fit, references, split)))
+
+        keys = {role: stage.key for role, stage in references.items()}
+        stage = self._compute("s_score", {"fit": fit.key, "split": split, "references": keys}, self._apart(work))
+        summary: dict[str, float] = {}
+        for domain, rows in json.loads((stage.directory / SCORES).read_text()).items():
+            summary |= s_score(_rows(rows["synthetic"]), _rows(rows["real"]), domain)
+        return summary
+
+    # --- what the stages load and make ---------------------------------------------------------------------------
+
+    def network(self, model: Stage) -> nn.Module:
+        """The trained segmentor that ``model`` (a downstream stage, or a joint fit) left, ready to predict."""
+        if model.kind == "fit":
+            return self.method(model).segmentor(self.experiment.target)
+        method = load_networks(make_segmentation(self.experiment, self.store.classes), model.directory)
+        return method.get_submodule("S").to(self._device())
+
+    def method(self, fit: Stage) -> Method:
+        """The trained method that a fit left, in evaluation mode."""
+        return load_networks(make_method(self.experiment, self.store.classes), fit.directory).to(self._device())
+
+    def _synthetic_items(self, fit: Stage) -> Iterator[Item]:
+        method, target = self.method(fit), self.experiment.target
+        real = self.store.records(self.experiment.target_domain(), "train")
+        lo, hi = (statistics.median(getattr(image, bound) for image in real) for bound in ("lo", "hi"))
+        for role in method.roles:
+            for entry in generator_pool(self.store, self.experiment, role).entries:
+                if not entry.labelled:
+                    continue
+                image, label = entry.record, self.store.label(entry.record)
+                made = synthesize_volume(
+                    method, self.store.image(image), role, self.experiment.sampling, label=label, device=self._device()
+                )
+                for (claimed, kind), volume in made.items():
+                    if claimed == target:
+                        yield Item(
+                            subject=f"{image.subject}-{kind}",
+                            patient=image.patient,
+                            domain=self.experiment.target_domain(),
+                            split="train",
+                            image=volume,
+                            label=label,
+                            affine=image.affine,
+                            lo=lo,
+                            hi=hi,
+                            source=fit.key,
+                            kind=kind,
+                            parents=(image.subject,),
+                        )
+
+    def _dice(self, judge: nn.Module | None, synthetic: Store, image: Image) -> float:
+        if judge is None:
+            return 1.0
+        rows = score_records(judge, synthetic, [image], self.experiment.sampling, self._device())
+        return case_scores(rows).get(image.subject, 0.0)
+
+    def _kept(self, stage: Stage) -> tuple[Path, tuple[int, ...]]:
+        """The synthetic set that a filter stage looked at, and the indices of the images it kept."""
+        made = self.workspace / "stages" / "synthesise" / stage.record["inputs"]["synthesise"]
+        return made / SYNTHETIC, tuple(json.loads((stage.directory / KEPT).read_text())["kept"])
+
+    def _references(self) -> dict[str, Stage]:
+        """Role -> an independent segmentor: real images only, every label there is, its own seed."""
+        free = replace(self.experiment, arm="real", labels=Labels(), seed=REFERENCE_SEED)
+        stages = Stages(self.workspace, self.store_path, free, self.workers, say=self.say)
+        return {
+            role: stages.downstream(role)
+            for role, domain in self.experiment.domains.items()
+            if all(any(image.labelled for image in self.store.records(domain, split)) for split in ("train", "val"))
+        }
+
+    def _score_synthesis(
+        self, fit: Stage, references: Mapping[str, Stage], split: str
+    ) -> dict[str, dict[str, list[Score]]]:
+        """Domain -> rows of its reference segmentor on ``real`` images and on ``synthetic`` ones made into it."""
+        method, device, sampling = self.method(fit), self._device(), self.experiment.sampling
+        judges = {role: self.network(stage) for role, stage in references.items()}
+        rows: dict[str, dict[str, list[Score]]] = {}
+        for role, judge in judges.items():
+            images = evaluation_images(self.store, self.experiment.domains[role], split)
+            real = score_records(judge, self.store, images, sampling, device)
+            rows[self.experiment.domains[role]] = {"real": real, "synthetic": []}
+        for source in method.roles:
+            for image in self.store.records(self.experiment.domains[source], split):
+                if not image.labelled:
+                    continue
+                label = self.store.label(image)
+                made = synthesize_volume(method, self.store.image(image), source, sampling, label=label, device=device)
+                for (role, kind), volume in made.items():
+                    if kind == "translated" and role in judges:
+                        found = segment(judges[role], volume, sampling, device)
+                        spacing = self.store.spacing(image)
+                        scores = score_subject(found, label, spacing, self.store.labels, image.subject, image.patient)
+                        rows[self.experiment.domains[role]]["synthetic"] += scores
+        return {domain: both for domain, both in rows.items() if both["synthetic"]}
+
+    # --- inputs of keys ------------------------------------------------------------------------------------------
+
+    def _data(self) -> dict[str, Any]:
+        """What every training stage depends on."""
+        experiment, labels = self.experiment, plain(self.experiment.labels)
+        if experiment.labels.fraction == 1:
+            labels["gan_sees"] = None  # nothing is withheld, so both readings are the same
+        return {
+            "store": self.store.digest,
+            "target": experiment.target,
+            "labels": labels,
+            "sampling": experiment.sampling,
+        }
+
+    def _segmentor_inputs(self) -> dict[str, Any]:
+        downstream = self.experiment.downstream
+        return {
+            **plain(downstream),
+            "code": _code_digest(resolve("networks", downstream.network.name)),
+            "budget": {**plain(self.experiment.budget), "generator_steps": None},
+        }
+
+    # --- machinery -----------------------------------------------------------------------------------------------
+
+    def _compute(
+        self, kind: str, inputs: Mapping[str, Any], work: Work, *, follow: bool = False, costs: bool = False
+    ) -> Stage:
+        """The stage with these inputs: as it lies on disk, or computed now, or waited for while another computes it."""
+        key = digest({"kind": kind, "format": FORMAT, "inputs": plain(inputs)})
+        if key in self._finished:
+            return self._finished[key]
+        stage = Stage(kind, key, self.workspace / "stages" / kind / key)
+        follower = HistoryFollower(stage.directory, partial(self.follow, kind) if follow else lambda record: None)
+        said: list[str] = []
+
+        def waiting() -> None:
+            if not said:
+                said.append(f"waiting for {kind} {key}, which another process is computing")
+                self.say(said[0])
+            follower.poll()
+
+        with single_flight(stage.directory, stage.finished, waiting) as still_mine:
+            if still_mine is not None:
+                self.say(f"computing {kind} {key}")
+                began = time.perf_counter()
+                work(stage.directory, follower.poll)
+                still_mine()
+                self._conclude(stage, plain(inputs), time.perf_counter() - began)
+        follower.poll()
+        self.keys[kind] = key
+        self._finished[key] = stage
+        if costs:
+            self._costs[key] = stage.record["device_seconds"]
+        return stage
+
+    def _conclude(self, stage: Stage, inputs: Any, seconds: float) -> None:
+        """Declare the stage complete: from here on it is never computed again."""
+        history = read_history(stage.directory)
+        record = {
+            "format": FORMAT,
+            "kind": stage.kind,
+            "key": stage.key,
+            "inputs": inputs,
+            "device_seconds": history[-1]["budget/device_seconds"] if history else seconds,
+            "workers": self.workers.count,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        _write_json(stage.directory / STAGE, record)
+        discard_checkpoints(stage.directory)
+
+    def _apart(self, work: Callable[[Path], None]) -> Work:
+        """A stage that trains nothing, run where the trial's resources are."""
+        return lambda directory, _: run_task(partial(work, directory), self.workers)
+
+    def _device(self) -> torch.device:
+        return torch.device("cuda" if self.workers.gpus > 0 and torch.cuda.is_available() else "cpu")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ships to another process without the callbacks, which belong to the trial's own."""
+        return {**self.__dict__, "follow": _ignore, "say": _ignore}
+
+
+def _ignore(*_: Any) -> None:
+    return None
+
+
+def read_scores(directory: Path) -> list[Score]:
+    """The rows that an evaluate stage left."""
+    return _rows(json.loads((directory / SCORES).read_text()))
+
+
+def _rows(values: Iterable[Mapping[str, Any]]) -> list[Score]:
+    return [Score(**row) for row in values]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(value, indent=1))
+    beside.replace(path)
+
+
+def _code_digest(thing: Any) -> str:
+    """Hash of the source file that defines ``thing``: whoever edits a method gets new results, not yesterday's."""
+    file = inspect.getsourcefile(thing)
+    return hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest() if file else ""

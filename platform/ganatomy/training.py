@@ -1,0 +1,269 @@
+"""What the training stages train: from an Experiment and the artefacts before it to one rank's loop.
+
+Both classes here are plain picklable values that any worker, on any node that sees the workspace, turns into its loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from ganatomy.contracts import InputError, Method, Phase
+from ganatomy.distributed import NETWORKS
+from ganatomy.downstream import ROLE, Segmentation, config_of, score_records, segment, task_of
+from ganatomy.experiment import Budget, Experiment
+from ganatomy.inference import synthesize_volume
+from ganatomy.loop import Loop, Record
+from ganatomy.metrics import summarise
+from ganatomy.panels import Column, sheet, write_png
+from ganatomy.sampling import Mixture, Pool, Sampler, label_subset
+from ganatomy.store import Record as Image
+from ganatomy.store import Store, open_store
+
+PANELS = "panels"
+"""Folder of a training stage that holds one picture a report, ``<step>.png``."""
+
+PANEL_SUBJECTS = 3
+PANELS_A_STAGE = 4
+
+
+# --- who may see what --------------------------------------------------------------------------------------------
+
+
+def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
+    """Training patients whose labels the pipeline may see: the label fraction applies to the target role alone."""
+    domain = experiment.domains[role]
+    patients = [image.patient for image in store.records(domain, "train") if image.labelled]
+    if role != experiment.target:
+        return frozenset(patients)
+    if not patients:
+        raise InputError(
+            f"cohort {store.name}: no labelled training image of domain {domain!r}",
+            expected="at least one labelled patient in split train",
+            remedy="choose another target domain, or label some",
+        )
+    return label_subset(patients, experiment.labels.fraction, experiment.seed)
+
+
+def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
+    """The images that a generator learns ``role`` from; labels only of ``labelled_patients``."""
+    images = store.records(experiment.domains[role], "train")
+    patients = labelled_patients(store, experiment, role)
+    if role == experiment.target and experiment.labels.gan_sees == "subset":
+        images = [image for image in images if image.patient in patients]
+    return Pool.of(store, images, patients)
+
+
+def segmentor_pool(store: Store, experiment: Experiment, role: str) -> Pool:
+    """The real labelled images that a segmentor of ``role`` learns from."""
+    patients = labelled_patients(store, experiment, role)
+    images = store.records(experiment.domains[role], "train")
+    return Pool.of(store, [image for image in images if image.labelled and image.patient in patients])
+
+
+def evaluation_images(store: Store, domain: str, split: str) -> list[Image]:
+    """The labelled images of one split; InputError when there are none to score."""
+    images = [image for image in store.records(domain, split) if image.labelled]
+    if not images:
+        raise InputError(
+            f"cohort {store.name}: no labelled {domain} image in split {split}",
+            expected=f"at least one labelled patient in split {split}",
+            remedy="split the cohort anew (ganatomy cohort import --split …)",
+        )
+    return images
+
+
+# --- building ----------------------------------------------------------------------------------------------------
+
+
+def make_method(experiment: Experiment, classes: int) -> Method:
+    """The experiment's method with freshly initialised networks, the same for the same seed."""
+    torch.manual_seed(experiment.seed)
+    return experiment.method_class()(experiment.method_config(), task_of(experiment, classes))
+
+
+def make_segmentation(experiment: Experiment, classes: int) -> Segmentation:
+    """The downstream model with freshly initialised weights, the same for the same seed."""
+    torch.manual_seed(experiment.seed)
+    return Segmentation(config_of(experiment), task_of(experiment, classes))
+
+
+def load_networks(method: Method, directory: Path) -> Method:
+    """``method`` with the weights that a finished training stage left, in evaluation mode."""
+    method.load_state_dict(load_file(directory / NETWORKS), strict=False)
+    return method.eval()
+
+
+@dataclass(frozen=True)
+class FitGenerator:
+    """Builds the loop that trains the experiment's method.
+
+    score_segmentor: the arm is ``joint``, so that the method's own segmentor of the target domain is the downstream
+    model and is scored on validation patients at every report.
+    """
+
+    store: Path
+    experiment: Experiment
+    directory: Path
+    score_segmentor: bool
+
+    def __call__(self, *, rank: int, world: int, device: torch.device) -> Loop:
+        """One rank's loop."""
+        store, experiment, budget = open_store(self.store), self.experiment, self.experiment.budget
+        method = make_method(experiment, store.classes)
+        phases = method.phases(budget.generator_steps, budget.segmentor_steps)
+        pools = {role: generator_pool(store, experiment, role) for role in method.roles}
+        return Loop(
+            method,
+            Sampler(pools, experiment.sampling, budget.batch, experiment.seed),
+            phases,
+            training=experiment.training,
+            batch=budget.batch,
+            reports=budget.validations,
+            seed=experiment.seed,
+            device=device,
+            rank=rank,
+            world=world,
+            validate=self._validator(store, phases, device),
+        )
+
+    def _validator(
+        self, store: Store, phases: Sequence[Phase], device: torch.device
+    ) -> Callable[[Method, int], Record]:
+        experiment = self.experiment
+        shown = {role: store.records(experiment.domains[role], "val")[:PANEL_SUBJECTS] for role in experiment.domains}
+
+        def validate(method: Method, step: int) -> Record:
+            record: Record = {}
+            if self.score_segmentor:
+                images = evaluation_images(store, experiment.target_domain(), "val")
+                segmentor = method.segmentor(experiment.target)
+                record = summarise(score_records(segmentor, store, images, experiment.sampling, device))
+            if picture := _picture_of(step, self.directory, phases, experiment.budget):
+                _show_translations(method, store, shown, experiment, picture, device)
+            return record
+
+        return validate
+
+
+@dataclass(frozen=True)
+class TrainSegmentor:
+    """Builds the loop that trains the downstream model of ``role`` on real images and, if given, synthetic ones.
+
+    synthetic: a synthetic set (a store) and the indices of its kept images.  augment: ordinary augmentation.
+    """
+
+    store: Path
+    experiment: Experiment
+    directory: Path
+    role: str
+    synthetic: Path | None = None
+    kept: tuple[int, ...] = ()
+    augment: bool = False
+
+    def __call__(self, *, rank: int, world: int, device: torch.device) -> Loop:
+        """One rank's loop."""
+        store, experiment, budget = open_store(self.store), self.experiment, self.experiment.budget
+        made = None
+        if self.synthetic is not None:
+            synthetic, kept = open_store(self.synthetic), set(self.kept)
+            made = Pool.of(synthetic, [image for image in synthetic.records() if image.index in kept])
+        real = segmentor_pool(store, experiment, self.role)
+        mixture = Mixture(real, made, experiment.mixing, budget.segmentor_steps)
+        method = make_segmentation(experiment, store.classes)
+        phases = method.phases(0, budget.segmentor_steps)
+        return Loop(
+            method,
+            Sampler({ROLE: mixture}, experiment.sampling, budget.batch, experiment.seed, augment=self.augment),
+            phases,
+            training=experiment.training,
+            batch=budget.batch,
+            reports=budget.validations,
+            seed=experiment.seed,
+            device=device,
+            rank=rank,
+            world=world,
+            validate=self._validator(store, phases, device),
+        )
+
+    def _validator(
+        self, store: Store, phases: Sequence[Phase], device: torch.device
+    ) -> Callable[[Method, int], Record]:
+        experiment = self.experiment
+        images = evaluation_images(store, experiment.domains[self.role], "val")
+
+        def validate(method: Method, step: int) -> Record:
+            network = method.get_submodule("S")
+            if picture := _picture_of(step, self.directory, phases, experiment.budget):
+                _show_segmentations(network, store, images[:PANEL_SUBJECTS], experiment, picture, device)
+            return summarise(score_records(network, store, images, experiment.sampling, device))
+
+        return validate
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def _picture_of(step: int, directory: Path, phases: Sequence[Phase], budget: Budget) -> Path | None:
+    """Where the picture of the report at ``step`` goes; a few reports of a stage, the last among them, have one."""
+    total = sum(phase.steps for phase in phases)
+    reports = math.ceil(step / max(1, math.ceil(total / budget.validations)))
+    wanted = step == total or reports % max(1, budget.validations // PANELS_A_STAGE) == 0
+    return directory / PANELS / f"{step:09d}.png" if wanted else None
+
+
+def _show_translations(
+    method: Method,
+    store: Store,
+    shown: Mapping[str, Sequence[Image]],
+    experiment: Experiment,
+    path: Path,
+    device: torch.device,
+) -> None:
+    """A row a subject: real, translated, reconstructed and, where the method segments, the translation's segmentation."""
+    rows: dict[str, list[Column]] = {}
+    for source, images in shown.items():
+        for image in images:
+            real = store.image(image)
+            truth = store.label(image) if image.labelled else None
+            made = synthesize_volume(method, real, source, experiment.sampling, label=truth, device=device)
+            columns = [Column(f"real {experiment.domains[source]}", real, truth)]
+            for (role, kind), volume in made.items():
+                columns.append(Column(f"{kind} {experiment.domains[role]}", volume))
+                if kind == "translated" and method.trains_segmentors:
+                    found = segment(method.segmentor(role), volume, experiment.sampling, device)
+                    columns.append(Column("its segmentation", volume, found, truth))
+            rows[f"{source} {image.subject}"] = columns
+    _write_sheet(rows, store, path)
+
+
+def _show_segmentations(
+    network: nn.Module,
+    store: Store,
+    images: Sequence[Image],
+    experiment: Experiment,
+    path: Path,
+    device: torch.device,
+) -> None:
+    """Real, expert label and prediction: a row a subject."""
+    rows: dict[str, list[Column]] = {}
+    for image in images:
+        real, truth = store.image(image), store.label(image)
+        found = segment(network, real, experiment.sampling, device)
+        rows[image.subject] = [
+            Column("real", real),
+            Column("label", real, truth),
+            Column("predicted", real, found, truth),
+        ]
+    _write_sheet(rows, store, path)
+
+
+def _write_sheet(rows: Mapping[str, Sequence[Column]], store: Store, path: Path) -> None:
+    if rows:
+        write_png(path, sheet(rows, store.labels))
