@@ -25,7 +25,8 @@ from ganatomy.tables import absolute, file_hashes, read_table, write_atomically
 
 __all__ = [
     "SPLITS", "Cohort", "Domain", "Finding", "Intensity", "Prepared", "Row", "hold_to_one_domain", "load_image",
-    "load_rows", "prepare_image", "read_cohort", "read_table", "split_patients", "to_native", "write_atomically",
+    "load_rows", "prepare_image", "read_cohort", "read_table", "split_patients", "to_native", "validate",
+    "write_atomically",
 ]  # fmt: skip
 
 SPLITS = ("train", "val", "test")
@@ -148,7 +149,7 @@ class Cohort:
         Returns the cohort as it now stands on disk. Raises InputError as ``read_cohort`` would.
         """
         cohort = self if path is None else dataclasses.replace(self, path=Path(path))
-        _validate(cohort, [f"row {number}" for number in range(1, len(cohort.rows) + 1)])
+        validate(cohort, [f"row {number}" for number in range(1, len(cohort.rows) + 1)])
         cohort.path.mkdir(parents=True, exist_ok=True)
         write_atomically(cohort.path / "images.csv", _table_text([*cohort.rows, *cohort.set_aside], cohort.path))
         write_atomically(cohort.path / "cohort.yaml", _yaml_text(cohort))
@@ -203,7 +204,7 @@ def read_cohort(path: Path | str, *, require_files: bool = True) -> Cohort:
         quarantined=findings,
         set_aside=tuple(row for row in rows if str(row.image) in aside),
     )
-    _validate(cohort, [f"{table}, line {lines[index]}" for index in kept])
+    validate(cohort, [f"{table}, line {lines[index]}" for index in kept])
     if require_files:
         _require_files(cohort, [f"{table}, line {lines[index]}" for index in kept])
     return cohort
@@ -310,8 +311,8 @@ def _triple(value: Any, kind: Callable[[Any], Any], where: str) -> Any:
     return triple
 
 
-def _validate(cohort: Cohort, where: Sequence[str]) -> None:
-    """Refuse a cohort that would mislead. ``where`` names the place of each row."""
+def validate(cohort: Cohort, where: Sequence[str]) -> None:
+    """Refuse, by InputError, a cohort that would mislead. ``where`` names the place of each row."""
     if cohort.orientation != "RAS":
         raise InputError(f"orientation {cohort.orientation!r}", expected="RAS, the only one")
     if sorted(cohort.labels) != list(range(1, len(cohort.labels) + 1)):

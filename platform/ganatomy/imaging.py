@@ -310,6 +310,15 @@ class Prepared:
     hi: float
 
 
+def normalise(native: Native, intensity: Intensity) -> tuple[NDArray[np.float32], float, float]:
+    """The volume in [-1, 1] on its own grid, and the native values of -1 and +1. Raises InputError without contrast."""
+    lo, hi = intensity.range(native.volume, native.mask)
+    image = intensity.scale(native.volume, lo, hi, intensity.foreground(native.volume, native.mask))
+    if image.min() == image.max():
+        raise InputError(f"no contrast after {intensity.text()}", remedy="change the domain's intensity rule")
+    return image, lo, hi
+
+
 def prepare(
     native: Native,
     intensity: Intensity,
@@ -321,10 +330,7 @@ def prepare(
     spacing: mm (x, y, z), 0 keeps an axis; None keeps all.  size: voxels (x, y, z) cropped or padded about the centre
     after resampling, 0 keeps an axis; None keeps all. Padding is -1 in the image, 0 in the label.
     """
-    lo, hi = intensity.range(native.volume, native.mask)
-    image = intensity.scale(native.volume, lo, hi, intensity.foreground(native.volume, native.mask))
-    if image.min() == image.max():
-        raise InputError(f"no contrast after {intensity.text()}", remedy="change the domain's intensity rule")
+    image, lo, hi = normalise(native, intensity)
     turn = orientations.io_orientation(native.affine)
     affine = native.affine @ orientations.inv_ornt_aff(turn, native.volume.shape)
     image = orientations.apply_orientation(image, turn)
