@@ -1,0 +1,405 @@
+"""Generator: the promoted artefact. Weights, settings, what it was trained on, evidence and a card; nothing pickled.
+
+A bundle is a folder: ``weights.safetensors`` (the networks that synthesis needs), ``config.json`` (experiment, rules by
+which images were prepared, native intensity ranges), ``fingerprint.json`` (hashes of both, and of the training data),
+``report.json`` and ``MODEL_CARD.md`` (evidence, for people). It is enough to generate with no setting repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ganatomy.cohort import Cohort, Domain
+from ganatomy.contracts import UNLABELLED, Images, InputError, Method
+from ganatomy.downstream import task_of
+from ganatomy.experiment import Experiment, plain
+from ganatomy.imaging import Intensity
+from ganatomy.inference import MAX_VOXELS, evaluating, synthesize_volume
+from ganatomy.model_card import model_card
+from ganatomy.store import Record, Store
+from ganatomy.tables import write_atomically
+
+FORMAT = 1
+"""Version of the bundle's layout. A bundle of another version is refused, never half understood."""
+
+WEIGHTS, CONFIG, FINGERPRINT = "weights.safetensors", "config.json", "fingerprint.json"
+REPORT, CARD = "report.json", "MODEL_CARD.md"
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A loaded bundle.
+
+    digest: content hash of weights, settings and training data, not of report and card (those are written later).
+    rules: a cohort without rows: domains, labels, spacing and orientation that images are prepared by.
+    ranges: role -> native intensities (low, high) that -1 and +1 stand for in what is made of that role.
+    routes: role -> roles that can be made from it.  fingerprint: as in ``fingerprint.json``.
+    """
+
+    directory: Path
+    digest: str
+    method: Method
+    experiment: Experiment
+    rules: Cohort
+    ranges: Mapping[str, tuple[float, float]]
+    routes: Mapping[str, tuple[str, ...]]
+    fingerprint: Mapping[str, Any]
+    device: torch.device
+
+    def domain(self, role: str) -> Domain:
+        """The domain that plays ``role``."""
+        return self.rules.domains[self.experiment.domains[role]]
+
+    def role(self, name: str) -> str:
+        """The role called ``name``, or played by the domain called ``name``. Raises InputError where there is none."""
+        by_domain = {domain: role for role, domain in self.experiment.domains.items() if role in self.routes}
+        if name in self.routes:
+            return name
+        if name in by_domain:
+            return by_domain[name]
+        known = ", ".join(f"{role} ({domain})" for domain, role in by_domain.items())
+        raise InputError(f"the generator has no role or domain {name!r}", expected=f"one of {known}")
+
+    def route(self, source: str | None = None, target: str | None = None) -> tuple[str, str]:
+        """(source role, target role) by role or domain. Left out: the experiment's target, and what leads there."""
+        sources = [self.role(source)] if source else list(self.routes)
+        wanted = self.role(target) if target else None
+        if wanted is None and any(self.experiment.target in self.routes[role] for role in sources):
+            wanted = self.experiment.target
+        for role in sources:
+            for made in self.routes[role]:
+                if wanted in (None, made):
+                    return role, made
+        known = ", ".join(f"{role} to {made}" for role, all_made in self.routes.items() for made in all_made)
+        raise InputError(
+            f"the generator cannot make {target or 'anything'} from {source or 'anything'}", expected=known
+        )
+
+    def synthesize(
+        self,
+        image: np.ndarray | torch.Tensor,
+        source_role: str,
+        label: np.ndarray | None = None,
+        max_voxels: int = MAX_VOXELS,
+    ) -> dict[str, np.ndarray]:
+        """All translations of one whole image of any size: role -> float32 [D, H, W] in [-1, 1].
+
+        image: [D, H, W] in [-1, 1], of ``source_role``.  label: its class ids, for methods that look at them.
+        """
+        made = synthesize_volume(
+            self.method,
+            image,
+            source_role,
+            self.experiment.sampling,
+            label=label,
+            device=self.device,
+            max_voxels=max_voxels,
+        )
+        return {role: volume for (role, kind), volume in made.items() if kind == "translated"}
+
+
+def save_generator(
+    directory: Path | str,
+    method: Method,
+    experiment: Experiment,
+    *,
+    cohort: Cohort,
+    store: Store,
+    stages: Mapping[str, str],
+    records: Iterable[Record] | None = None,
+    report: Mapping[str, Any] | None = None,
+) -> Generator:
+    """Write the bundle of a trained ``method`` and load it again. The folder appears complete or not at all.
+
+    cohort: whose preparation rules, labels and licence it keeps (no path, no row).  store: the prepared cohort.
+    records: the images of ``store`` that the fit saw; all training images of the experiment's domains by default.
+    stages: stage kind -> key.  report: the evidence, see ``write_report``.
+    Raises InputError when ``directory`` holds anything but the same generator.
+    """
+    directory = Path(directory)
+    roles = {role: experiment.domains[role] for role in method.roles}
+    if records is None:
+        records = [record for domain in roles.values() for record in store.records(domain=domain, split="train")]
+    records = list(records)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent) as holder:
+        part = Path(holder) / "bundle"
+        part.mkdir()
+        save_file(_weights(method), part / WEIGHTS)
+        write_json(part / CONFIG, _config(method, experiment, cohort, store, records, roles))
+        write_json(part / FINGERPRINT, _fingerprint(part, cohort, store, records, stages))
+        write_report(part, report or {})
+        if directory.exists():
+            return _same_or_refuse(directory, part)
+        part.rename(directory)
+    return load_generator(directory)
+
+
+def write_report(directory: Path | str, report: Mapping[str, Any]) -> None:
+    """Put the evidence into a bundle, and write its card anew. Leaves the generator's digest as it is.
+
+    report: plain values. The card knows ``verdict`` {promoted, gates: [{name, passed, sentence}], forced} and ``table``
+    (rows of one key set); whatever else is there stays in ``report.json``.
+    """
+    directory = Path(directory)
+    config, fingerprint = _read_json(directory / CONFIG), _read_json(directory / FINGERPRINT)
+    write_json(directory / REPORT, report)
+    card = model_card(
+        config, fingerprint, _read_json(directory / REPORT), _hash((directory / FINGERPRINT).read_bytes())
+    )
+    write_atomically(directory / CARD, card)
+
+
+def load_generator(directory: Path | str, device: torch.device | str = "cpu") -> Generator:
+    """Read a bundle, and check that it is whole. The random streams of the caller are left as they were.
+
+    Raises InputError when files are missing, damaged or of another version, or the method's package is not installed.
+    """
+    directory = Path(directory)
+    fingerprint, config = _read_json(directory / FINGERPRINT), _read_json(directory / CONFIG)
+    _check_whole(directory, fingerprint)
+    experiment = Experiment.from_dict(config["experiment"])
+    with torch.random.fork_rng(devices=[]):
+        method = experiment.method_class()(experiment.method_config(), task_of(experiment, config["classes"]))
+    _load_weights(method, directory / WEIGHTS, config["networks"])
+    # What is not in the bundle has random weights: using it by mistake must fail.
+    for name in set(method.networks()) - set(config["networks"]):
+        delattr(method, name)
+    method.requires_grad_(False).eval().to(device)
+    return Generator(
+        directory,
+        _hash((directory / FINGERPRINT).read_bytes()),
+        method,
+        experiment,
+        _rules(directory, config),
+        {role: (low, high) for role, (low, high) in config["ranges"].items()},
+        {role: tuple(made) for role, made in config["routes"].items()},
+        fingerprint,
+        torch.device(device),
+    )
+
+
+def difference_when_reloaded(generator: Generator, image: np.ndarray, source_role: str) -> float:
+    """Largest absolute difference between what the bundle makes of ``image`` [D, H, W] here and in a fresh process.
+
+    The other process knows nothing but the package and the bundle, which is copied elsewhere first. Raises
+    InputError when it cannot load or use the bundle.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        there = Path(scratch)
+        shutil.copytree(generator.directory, there / "bundle")
+        np.save(there / "image.npy", np.asarray(image, np.float32), allow_pickle=False)
+        command = [sys.executable, "-c", _ELSEWHERE, str(there), source_role, str(generator.device)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=there)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise InputError(f"generator {generator.directory} cannot be used in a fresh process: {last}")
+        here = generator.synthesize(image, source_role)
+        return max(float(np.abs(np.load(there / f"{role}.npy") - made).max()) for role, made in here.items())
+
+
+_ELSEWHERE = """
+import sys
+from pathlib import Path
+import numpy as np
+from ganatomy.generator import load_generator
+there, role, device = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+made = load_generator(there / "bundle", device).synthesize(np.load(there / "image.npy"), role)
+for name, volume in made.items():
+    np.save(there / f"{name}.npy", volume, allow_pickle=False)
+"""
+
+
+def pseudonym(patient: str, cohort: str) -> str:
+    """A stable name for a patient in what leaves the cohort. It hides the identity from a reader, not from somebody
+    who holds the cohort's own list of patients and can hash it too."""
+    return "p" + hashlib.blake2b(f"{cohort}\0{patient}".encode(), digest_size=5).hexdigest()
+
+
+# --- what goes into a bundle -------------------------------------------------------------------------------------
+
+
+def _weights(method: Method) -> dict[str, torch.Tensor]:
+    networks = method.networks()
+    return {
+        # A copy each, because tensors that share memory are refused by the format.
+        f"{name}.{key}": value.detach().cpu().contiguous().clone()
+        for name in method.generators
+        for key, value in networks[name].state_dict().items()
+    }
+
+
+def _config(
+    method: Method,
+    experiment: Experiment,
+    cohort: Cohort,
+    store: Store,
+    records: list[Record],
+    roles: Mapping[str, str],
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        # By its name: a path of the machine that trained is nobody else's business.
+        "experiment": replace(experiment, cohort=cohort.name).to_dict(),
+        "classes": store.classes,
+        "networks": list(method.generators),
+        "domains": {name: plain(cohort.domains[name]) for name in roles.values()},
+        "labels": plain(cohort.labels),
+        "label_values": plain(cohort.label_values),
+        "grid": {"orientation": cohort.orientation, "spacing": cohort.spacing, "size": cohort.size},
+        "licence": cohort.licence,
+        "ranges": {role: _native_range(cohort.domains[name], records) for role, name in roles.items()},
+        "routes": _routes(method),
+    }
+
+
+def _native_range(domain: Domain, records: list[Record]) -> tuple[float, float]:
+    """Native intensities that -1 and +1 stand for: exact for a window, else what is typical of the training images."""
+    if domain.intensity.rule == "window":
+        return domain.intensity.low, domain.intensity.high
+    seen = [record for record in records if record.domain == domain.name]
+    if not seen:
+        raise InputError(
+            f"no training image of domain {domain.name!r}", expected="at least one, to learn its range from"
+        )
+    return float(median(record.lo for record in seen)), float(median(record.hi for record in seen))
+
+
+def _routes(method: Method) -> dict[str, list[str]]:
+    """Which roles the method makes from each role, found by asking it for a small empty image."""
+    side = 2 * method.multiple_of
+    weight = next(method.parameters())
+    image = torch.full((1, 1, *[side] * method.task.ndim), -1.0, device=weight.device)
+    label = torch.full(image[:, 0].shape, UNLABELLED, device=weight.device)
+    routes = {}
+    with evaluating(method):
+        for role in method.roles:
+            made = method.synthesize({role: Images(image, label)})
+            routes[role] = sorted({item.role for item in made if item.kind == "translated"} - {role})
+    return {role: made for role, made in routes.items() if made}
+
+
+def _fingerprint(
+    part: Path, cohort: Cohort, store: Store, records: list[Record], stages: Mapping[str, str]
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "ganatomy": version("ganatomy"),
+        "weights": _hash((part / WEIGHTS).read_bytes()),
+        "config": _hash((part / CONFIG).read_bytes()),
+        "cohort": {"name": cohort.name, "digest": store.digest},
+        "images": {
+            domain: sum(record.domain == domain for record in records)
+            for domain in sorted({record.domain for record in records})
+        },
+        "patients": {pseudonym(record.patient, cohort.name): record.split for record in records},
+        "stages": dict(stages),
+    }
+
+
+# --- reading one -------------------------------------------------------------------------------------------------
+
+
+def _check_whole(directory: Path, fingerprint: Mapping[str, Any]) -> None:
+    if fingerprint.get("format") != FORMAT:
+        raise InputError(
+            f"generator {directory} has format {fingerprint.get('format')!r}",
+            expected=f"format {FORMAT}",
+            remedy="use the version of ganatomy that wrote it, or promote again",
+        )
+    for name, key in ((WEIGHTS, "weights"), (CONFIG, "config")):
+        if not (directory / name).is_file() or _hash((directory / name).read_bytes()) != fingerprint.get(key):
+            raise InputError(
+                f"generator {directory} is damaged: {name} is not what its fingerprint says",
+                expected="the files as they were saved",
+                remedy="fetch it again from the registry",
+            )
+
+
+def _load_weights(method: Method, path: Path, names: Iterable[str]) -> None:
+    networks = method.networks()
+    try:
+        tensors = load_file(path)
+        for name in names:
+            own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+            networks[name].load_state_dict(own)
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"weights in {path} do not fit {type(method).__name__}: {str(error).splitlines()[0]}",
+            expected="the method as it was when the generator was trained",
+            remedy="install the version of its package that trained it",
+        ) from error
+
+
+def _rules(directory: Path, config: Mapping[str, Any]) -> Cohort:
+    """Preparation rules for whole images: the training cohort's, without its crop, so that nothing is lost."""
+    grid = config["grid"]
+    return Cohort(
+        path=directory,
+        name=config["experiment"]["cohort"],
+        domains={
+            name: Domain(name, values["modality"], Intensity(**values["intensity"]))
+            for name, values in config["domains"].items()
+        },
+        labels={int(key): name for key, name in config["labels"].items()},
+        label_values={int(key): value for key, value in config["label_values"].items()},
+        spacing=tuple(grid["spacing"]) if grid["spacing"] else None,
+        orientation=grid["orientation"],
+        licence=config["licence"],
+    )
+
+
+def _same_or_refuse(directory: Path, part: Path) -> Generator:
+    written = directory / FINGERPRINT
+    if written.is_file() and written.read_bytes() == (part / FINGERPRINT).read_bytes():
+        return load_generator(directory)
+    raise InputError(
+        f"{directory} exists and is not this generator", expected="a new folder", remedy="choose another, or remove it"
+    )
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} cannot be read: {error.__class__.__name__}", expected=f"a generator's folder with its {path.name}"
+        ) from error
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Plain values as sorted JSON, beside and then renamed; NaN and infinities as null, for which JSON has no words."""
+    text = json.dumps(_finite(plain(values)), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,118 @@
+"""The card of a generator: what it is for, what it was trained on, what was shown, and what it must not be used for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+
+def model_card(
+    config: Mapping[str, Any], fingerprint: Mapping[str, Any], report: Mapping[str, Any], digest: str
+) -> str:
+    """Markdown from a bundle's own files and its digest; every statement in it can be traced to one of them."""
+    sections = {
+        "Intended use": _use(config),
+        "Data": _data(config, fingerprint),
+        "Evidence": _evidence(report),
+        "Limits": _limits(config),
+        "Provenance": _provenance(config, fingerprint, digest),
+        "Licence": _licence(config),
+    }
+    body = "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items())
+    return f"# Generator: {_routes(config)}\n\n**Synthetic images for research. Not for diagnosis.**\n\n{body}\n"
+
+
+def _domain(config: Mapping[str, Any], role: str) -> str:
+    return str(config["experiment"]["domains"][role])
+
+
+def _routes(config: Mapping[str, Any]) -> str:
+    pairs = [(source, made) for source, all_made in config["routes"].items() for made in all_made]
+    return ", ".join(f"{_domain(config, source)} to {_domain(config, made)}" for source, made in pairs)
+
+
+def _use(config: Mapping[str, Any]) -> Iterator[str]:
+    experiment = config["experiment"]
+    labels = ", ".join(config["labels"].values()) or "none"
+    target = _domain(config, experiment["target"])
+    yield f"Makes images of one domain from real images of another ({_routes(config)}), keeping their anatomy, so that"
+    yield f"their labels ({labels}) can be carried over. The images are meant as additional training data for a"
+    yield f"{experiment['downstream']['network']['name']} segmentor that works on {target}. They show no real patient's"
+    yield f"{target} and are not for diagnosis, treatment planning or any decision about a person."
+
+
+def _data(config: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> Iterator[str]:
+    cohort, splits = fingerprint["cohort"], Counter(fingerprint["patients"].values())
+    patients = ", ".join(f"{count} of split {split or 'undeclared'}" for split, count in sorted(splits.items()))
+    yield f"Trained on cohort `{cohort['name']}` (content {cohort['digest']}); patients: {patients}."
+    yield ""
+    for name, values in config["domains"].items():
+        rule = values["intensity"]
+        images = fingerprint["images"].get(name, 0)
+        yield (
+            f"- `{name}` ({values['modality']}): {images} images; intensity rule {rule['rule']}"
+            f" {rule['low']:g} to {rule['high']:g}"
+        )
+    grid, sampling = config["grid"], config["experiment"]["sampling"]
+    spacing = " x ".join(f"{side:g}" for side in grid["spacing"]) + " mm" if grid["spacing"] else "as scanned"
+    size = " x ".join(map(str, sampling["size"]))
+    yield f"- orientation {grid['orientation']}, spacing {spacing}; seen by the networks in {sampling['ndim']}D, {size}"
+
+
+def _evidence(report: Mapping[str, Any]) -> Iterator[str]:
+    verdict = report.get("verdict")
+    if not verdict:
+        yield "No verdict is recorded: nothing has been shown about the benefit of these images."
+    else:
+        yield from _verdict(verdict)
+    if table := report.get("table"):
+        yield ""
+        yield from _table(table)
+
+
+def _verdict(verdict: Mapping[str, Any]) -> Iterator[str]:
+    yield f"**{verdict.get('sentence') or ('Promoted.' if verdict.get('promoted') else 'Not promoted.')}**"
+    yield ""
+    for gate in verdict.get("gates", ()):
+        yield f"- {gate['name']}: {'passed' if gate['passed'] else 'not passed'}. {gate.get('sentence', '')}".rstrip()
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    columns = list(rows[0])
+    yield "| " + " | ".join(columns) + " |"
+    yield "|" + "---|" * len(columns)
+    for row in rows:
+        yield "| " + " | ".join(_cell(row.get(column)) for column in columns) + " |"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _limits(config: Mapping[str, Any]) -> Iterator[str]:
+    yield "- It can invent, move or remove structures, above all pathology that it rarely saw in training."
+    yield "- The evidence holds for the cohort above; other scanners, protocols, ages and diseases were not looked at."
+    yield "- Made images belong to their source's patient and split: never train on what was made from a test patient."
+    if any(values["intensity"]["rule"] != "window" for values in config["domains"].values()):
+        yield "- Intensities of domains without a fixed window are mapped to the typical range of the training images;"
+        yield "  they are not quantitative."
+
+
+def _provenance(config: Mapping[str, Any], fingerprint: Mapping[str, Any], digest: str) -> Iterator[str]:
+    experiment = config["experiment"]
+    yield f"- generator `{digest}`, ganatomy {fingerprint['ganatomy']}"
+    yield (
+        f"- method `{experiment['method']['name']}`, arm `{experiment['arm']}`, seed {experiment['seed']},"
+        f" {experiment['budget']['generator_steps']} generator steps"
+    )
+    for kind, key in sorted(fingerprint["stages"].items()):
+        yield f"- stage {kind}: `{key}`"
+
+
+def _licence(config: Mapping[str, Any]) -> Iterator[str]:
+    licence = config["licence"] or "not declared; ask whoever holds the images before sharing anything made from them"
+    yield f"The training images' licence: {licence}. It may bind the weights and what they make."
