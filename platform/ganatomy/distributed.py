@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,7 +48,8 @@ class Build(Protocol):
 class Workers:
     """How a training stage is spread: ``count`` ranks, each with so many CPUs and (possibly fractional) GPUs.
 
-    here: the one rank runs in the calling process, which already holds those resources; no worker group is started.
+    here: a single rank runs in the calling process, which already holds those resources; otherwise the caller holds
+    nothing, and what is to be computed asks Ray for them.
     """
 
     count: int = 1
@@ -63,12 +65,21 @@ def train(build: Build, directory: Path, workers: Workers, published: Callable[[
     Raises what the loop raised; a worker that died is restarted from the last checkpoint up to ``max_failures`` times.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    if workers.here:
-        device = torch.device("cuda" if workers.gpus > 0 and torch.cuda.is_available() else "cpu")
-        reporter = DirectoryReporter(directory, published)
-        _finish(build(rank=0, world=1, device=device), reporter, directory)
-    else:
+    if workers.count > 1:
         _train_on_ray(build, directory, workers, published)
+    elif workers.here:
+        _train_alone(build, directory, workers.gpus > 0, published)
+    else:
+        run_task(partial(_train_alone, build, directory, workers.gpus > 0, _nothing), workers, published)
+
+
+def _train_alone(build: Build, directory: Path, gpu: bool, published: Callable[[], None]) -> None:
+    device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+    _finish(build(rank=0, world=1, device=device), DirectoryReporter(directory, published), directory)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _finish(loop: Loop, reporter: Any, directory: Path) -> None:
@@ -79,16 +90,22 @@ def _finish(loop: Loop, reporter: Any, directory: Path) -> None:
         beside.replace(directory / NETWORKS)
 
 
-def run_task(work: Callable[[], None], workers: Workers) -> None:
-    """Run ``work`` (picklable) with one worker's resources: in this process if it holds them, else as a Ray task."""
+def run_task(work: Callable[[], None], workers: Workers, published: Callable[[], None] = _nothing) -> None:
+    """Run ``work`` (picklable) with one worker's resources: in this process if it holds them, else as a Ray task.
+
+    ``published`` is called now and then while the task runs. A task whose node died is run again.
+    """
     if workers.here:
         work()
         return
     import ray
 
     task = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_retries=workers.max_failures)(work)
+    running = task.remote()
     try:
-        ray.get(task.remote())
+        while not ray.wait([running], timeout=0.5)[0]:
+            published()
+        ray.get(running)
     except ray.exceptions.RayTaskError as error:
         raise (error.cause or error) from None
 

@@ -58,8 +58,8 @@ Published = Callable[[], None]
 Work = Callable[[Path, Published], None]
 """Computes a stage in the folder it is given."""
 
-Follow = Callable[[str, Record], None]
-"""Called as (stage kind, history record) with the progress of the stages that train a trial's own networks."""
+Follow = Callable[["Stage", Record], None]
+"""Called with a stage and a new record of its history: the progress of the stages that train a trial's own networks."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Stages:
     store_path: Path
     experiment: Experiment
     workers: Workers = field(default_factory=Workers)
-    follow: Follow = field(default=lambda kind, record: None)
+    follow: Follow = field(default=lambda stage, record: None)
     say: Callable[[str], None] = field(default=lambda sentence: None)
 
     def __post_init__(self) -> None:
@@ -371,7 +371,7 @@ class Stages:
         if key in self._finished:
             return self._finished[key]
         stage = Stage(kind, key, self.workspace / "stages" / kind / key)
-        follower = HistoryFollower(stage.directory, partial(self.follow, kind) if follow else lambda record: None)
+        follower = HistoryFollower(stage.directory, partial(self.follow, stage) if follow else lambda record: None)
         said: list[str] = []
 
         def waiting() -> None:

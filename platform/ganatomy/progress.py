@@ -1,0 +1,164 @@
+"""A sweep's live progress, and the one owner of every trial's end: a pruned trial is killed and cannot say so."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from ganatomy.results import RESULT, SweepPlan, read_result, read_results, write_result
+from ganatomy.terminal import one_line
+from ganatomy.tracking import Tracking
+from ganatomy.trial import SCORE, VALIDATION
+
+QUIET_S = 20.0
+"""A line about running trials at least this often, so that nobody wonders whether anything happens."""
+
+ENDED = ("finished", "pruned", "failed")
+STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "KILLED"}
+
+
+class SweepProgress(tune.Callback):
+    """Prints a line as each trial ends and now and then between; records in its folder and in MLflow how it ended."""
+
+    def __init__(self, plan: SweepPlan, directory: Path, tracking: Tracking) -> None:
+        self.plan, self.directory, self.tracking = plan, directory, tracking
+        self.validations = plan.base.budget.validations
+        self.began = self.spoke = time.monotonic()
+        self.latest: dict[str, dict[str, Any]] = {}
+        self.done_before = sum(result.status in ENDED for result in read_results(directory))
+        self.ended = 0
+
+    # --- called by Tune ------------------------------------------------------------------------------------------
+
+    def setup(self, **_: Any) -> None:
+        """The sweep begins."""
+        waiting = f", {self.done_before} done before" if self.done_before else ""
+        self._say(f"sweep {self.plan.name}: {self.plan.trials} trials{waiting}; watch them with `ganatomy ui`")
+
+    def on_trial_result(
+        self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        """A trial validated."""
+        self.latest[trial.trial_id] = result
+
+    def on_step_end(self, iteration: int, trials: Sequence[Any], **_: Any) -> None:
+        """Between events: a line when it has been quiet for long."""
+        if time.monotonic() - self.spoke > QUIET_S:
+            running = [trial.trial_id for trial in trials if trial.status == "RUNNING"]
+            self._say(f"{self._counts()}; running: {'; '.join(map(self._doing, running)) or 'none'}; {self._outlook()}")
+
+    def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
+        """A trial finished, or the scheduler stopped it."""
+        self._end(trial.trial_id, "pruned")
+
+    def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
+        """A trial failed; the sweep goes on."""
+        error = trial.get_error()
+        self._end(trial.trial_id, "failed", one_line(error) if error else "its process died")
+
+    # --- after the sweep -----------------------------------------------------------------------------------------
+
+    def conclude(self, began: float) -> int:
+        """Send what is unsent, end the sweep's run, and say how it went. Returns the number of unfinished trials."""
+        results = read_results(self.directory)
+        missing = self.plan.trials - sum(result.status in ENDED for result in results)
+        late = self.tracking.drain_all(self.directory / "trials", timeout=60.0)
+        self._log_report(results)
+        self.tracking.terminate(self.plan.run_id, "KILLED" if missing else "FINISHED")
+        if late:
+            self._say(
+                f"tracking server away: {len(late)} runs have metrics to send; --resume {self.plan.name} sends them"
+            )
+        if missing:
+            self._say(
+                f"interrupted with {missing} of {self.plan.trials} trials to go; nothing is lost: "
+                f"python sweep.py --resume {self.plan.name}"
+            )
+        else:
+            self._say(f"sweep {self.plan.name} done in {_duration(time.time() - began)}")
+        return missing
+
+    def _log_report(self, results: Sequence[Any]) -> None:
+        from ganatomy.report import ablation_table, to_json, write_html
+
+        if not any(result.status == "finished" for result in results):
+            return
+        table = ablation_table(results)
+        page = write_html(table, self.directory / "report.html")
+        self.tracking.log_artifact(self.plan.run_id, page)
+        self.tracking.log_text(self.plan.run_id, "ablation.json", json.dumps(to_json(table), indent=1))
+        best = max(result.summary[SCORE] for result in results if result.status == "finished")
+        self.tracking.log_metrics(self.plan.run_id, {f"best/{SCORE}": best})
+
+    # --- saying --------------------------------------------------------------------------------------------------
+
+    def _end(self, trial: str, status: Any, error: str = "") -> None:
+        folder = self.directory / "trials" / trial
+        if not (folder / RESULT).exists():
+            self.ended += 1
+            self._say(f"{self._counts()}; trial {trial} failed before it began: {error}; {self._outlook()}")
+            return
+        result = read_result(folder / RESULT)
+        if result.status == "running":
+            partial = {SCORE: self.latest[trial][SCORE]} if trial in self.latest else {}
+            result = replace(result, status=status, error=error, summary=partial)
+            write_result(folder, result)
+        self.ended += 1
+        tags = {"status": result.status, **({"error": result.error} if result.error else {})}
+        self.tracking.drain_all(folder, timeout=5.0)
+        self.tracking.terminate(result.run_id, STATUS[result.status], tags)  # type: ignore[arg-type]
+        score = f" {SCORE} {result.summary[SCORE]:.3f}" if SCORE in result.summary else ""
+        reason = f": {result.error}" if result.error else ""
+        self._say(f"{self._counts()}; {result.status}{score} [{self._name(trial)}]{reason}; {self._outlook()}")
+
+    def _counts(self) -> str:
+        return f"{self.done_before + self.ended}/{self.plan.trials} trials"
+
+    def _outlook(self) -> str:
+        scores = [r.summary[SCORE] for r in read_results(self.directory) if r.status == "finished"]
+        best = f"best {max(scores):.3f}" if scores else "none finished yet"
+        return f"{best}; ETA {self._eta()}"
+
+    def _eta(self) -> str:
+        """From the pace so far, running trials counted by the validations they have behind them."""
+        running = [
+            r[VALIDATION] / (self.validations + 1) for t, r in self.latest.items() if self._status(t) == "running"
+        ]
+        worked = self.ended + sum(running)
+        left = self.plan.trials - self.done_before - worked
+        if left <= 0:
+            return "now"
+        return _duration((time.monotonic() - self.began) / worked * left) if worked > 0 else "unknown yet"
+
+    def _doing(self, trial: str) -> str:
+        done = self.latest.get(trial, {})
+        if SCORE in done:
+            return f"{self._name(trial)} {100 * done[VALIDATION] // (self.validations + 1)} %, {done[SCORE]:.3f}"
+        log = self.directory / "trials" / trial / "log.txt"
+        doing = log.read_text().splitlines()[-1].partition(" ")[2] if log.exists() else "starting"
+        return f"{self._name(trial)} {doing}"
+
+    def _status(self, trial: str) -> str:
+        path = self.directory / "trials" / trial / RESULT
+        return read_result(path).status if path.exists() else "running"
+
+    def _name(self, trial: str) -> str:
+        path = self.directory / "trials" / trial / "name"
+        return path.read_text() if path.exists() else trial
+
+    def _say(self, sentence: str) -> None:
+        self.spoke = time.monotonic()
+        print(f"[{_duration(self.spoke - self.began)}] {sentence}", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

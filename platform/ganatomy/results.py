@@ -1,0 +1,106 @@
+"""What a sweep leaves in its folder: its plan, and one ``result.json`` a trial; read without Ray or MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ganatomy.contracts import InputError
+from ganatomy.experiment import Experiment, Score, TrialResult, nearest, plain
+
+PLAN = "sweep.json"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Everything needed to run, resume and judge a sweep.
+
+    space: name of the search space.  base: its Experiment with this cohort's domains filled in.  fixed: parameters set
+    on the command line.  store: folder of the prepared cohort.  workers, cpus, gpus: per trial and per worker.
+    apart: trial drivers hold no resources; what they compute asks Ray for them.  tracking_uri, run_id: where it is
+    recorded.  address: of the Ray cluster it ran on, empty for one of its own.
+    """
+
+    name: str
+    space: str
+    base: Experiment
+    store: str
+    cohort: str
+    cohort_digest: str
+    trials: int
+    seeds: tuple[int, ...] = (0,)
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    apart: bool = False
+    concurrent: int = 0
+    scheduler: str = "none"
+    sampler_seed: int = 0
+    tracking_uri: str = ""
+    run_id: str = ""
+
+    def save(self, directory: Path) -> None:
+        """Write ``sweep.json``, atomically."""
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / PLAN, plain(self))
+
+
+def sweeps(workspace: Path) -> list[str]:
+    """Names of all sweeps of a workspace, the newest last."""
+    plans = sorted((workspace / "sweeps").glob(f"*/{PLAN}"), key=lambda path: path.stat().st_mtime)
+    return [path.parent.name for path in plans]
+
+
+def sweep_directory(workspace: Path, name: str) -> Path:
+    """Folder of the sweep ``name`` (``latest``: the newest); InputError with the nearest name if there is none."""
+    known = sweeps(workspace)
+    chosen = known[-1] if name == "latest" and known else name
+    if chosen not in known:
+        raise InputError(
+            f"no sweep {name!r} in workspace {workspace}",
+            expected=nearest(name, known),
+            remedy="--workspace DIR if it lies elsewhere, or run python sweep.py first",
+        )
+    return workspace / "sweeps" / chosen
+
+
+def read_plan(directory: Path) -> SweepPlan:
+    """The plan of the sweep in ``directory``; InputError where another version wrote it."""
+    values = json.loads((directory / PLAN).read_text())
+    values["base"] = Experiment.from_dict(values["base"])
+    values["seeds"] = tuple(values["seeds"])
+    try:
+        return SweepPlan(**values)
+    except TypeError as error:
+        raise InputError(f"{directory / PLAN} was written by another version: {error}", remedy="run it anew") from error
+
+
+def write_result(directory: Path, result: TrialResult) -> None:
+    """Write the ``result.json`` of one trial, atomically."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / RESULT, plain(result))
+
+
+def read_result(path: Path) -> TrialResult:
+    """Inverse of ``write_result``."""
+    values = json.loads(path.read_text())
+    values["experiment"] = Experiment.from_dict(values["experiment"])
+    values["scores"] = tuple(Score(**row) for row in values["scores"])
+    return TrialResult(**values)
+
+
+def read_results(directory: Path) -> list[TrialResult]:
+    """Results of all trials of the sweep in ``directory`` that have one, by trial id."""
+    return [read_result(path) for path in sorted((directory / "trials").glob(f"*/{RESULT}"))]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write beside, then rename. NaN is written as such (Python reads it back)."""
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(value, indent=1, ensure_ascii=False))
+    beside.replace(path)

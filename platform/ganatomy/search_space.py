@@ -1,0 +1,133 @@
+"""Search space: a base Experiment and a define-by-run function over it that Optuna samples.
+
+A parameter is any dotted name of the Experiment (``method.shape_weight``, ``mixing.ratio``, ``arm``). A space may also
+list ``points``: an ablation, each of them run once a seed before anything is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ganatomy.contracts import InputError
+from ganatomy.experiment import Experiment
+
+Values = Mapping[str, Any]
+"""Dotted parameter name -> value."""
+
+
+class Suggest(Protocol):
+    """The part of ``optuna.Trial`` that a space may use."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A number in [low, high]."""
+        ...
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """A whole number in [low, high]."""
+        ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of ``choices``."""
+        ...
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What a sweep varies.
+
+    base: the Experiment that everything not sampled comes from; its cohort and domains are filled in by the sweep.
+    sample: suggests values by dotted name; what it suggests may depend on what it suggested before.
+    points: listed values to run first, each with every seed; a sweep without a number of trials runs these alone.
+    seeds: of the replicates.  two_workers: says of a trial's values whether the trial is to run on two workers although
+    the sweep asks for one (a demonstration that both give the same).
+    """
+
+    name: str
+    description: str
+    base: Experiment
+    sample: Callable[[Suggest], None]
+    points: tuple[Values, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    two_workers: Callable[[Values], bool] = field(default=lambda values: False)
+
+    def listed(self, fixed: Values, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """The ablation as explicit points, replicate after replicate: those that agree with ``fixed``, once each."""
+        chosen: list[dict[str, Any]] = []
+        for seed in seeds:
+            for point in self.points:
+                if all(_agree(point[name], value) for name, value in fixed.items() if name in point):
+                    free = {name: value for name, value in point.items() if name not in fixed}
+                    if {**free, "seed": seed} not in chosen:
+                        chosen.append({**free, "seed": seed})
+        return chosen
+
+    def sampler(self, fixed: Values, seeds: Sequence[int]) -> Callable[[Any], dict[str, Any]]:
+        """The define-by-run function that Optuna calls: the seed, then everything that ``sample`` suggests and that was
+        not fixed. Ray captures what was suggested; there are no constants to return."""
+
+        def define(trial: Any) -> dict[str, Any]:
+            trial.suggest_categorical("seed", list(seeds))
+            self.sample(Fixing(trial, fixed))
+            return {}
+
+        return define
+
+    def experiment(self, values: Values, fixed: Values) -> Experiment:
+        """The trial's Experiment: base, then what is fixed, then what was sampled. InputError as in ``with_values``."""
+        return self.base.with_values({**fixed, **values})
+
+    def check_fixed(self, fixed: Values) -> None:
+        """Refuse ``--set`` of a parameter that neither the base nor any listed arm of the space knows."""
+        for point in self.points or ({},):
+            try:
+                self.base.with_values({**point, **fixed})
+                return
+            except InputError as error:
+                last = error
+        raise last
+
+
+@dataclass(frozen=True)
+class Fixing:
+    """An Optuna trial in which some parameters have been decided on the command line."""
+
+    trial: Any
+    fixed: Values
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """As ``optuna.Trial``, unless fixed."""
+        return float(self.fixed[name]) if name in self.fixed else self.trial.suggest_float(name, low, high, log=log)
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """As ``optuna.Trial``, unless fixed."""
+        return int(self.fixed[name]) if name in self.fixed else self.trial.suggest_int(name, low, high)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """As ``optuna.Trial``, unless fixed."""
+        if name not in self.fixed:
+            return self.trial.suggest_categorical(name, choices)
+        value = self.fixed[name]
+        return next((choice for choice in choices if _agree(choice, value)), value)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, str]:
+    """``["method.shape_weight=0.5", …]`` -> values as text; InputError for anything without a name and a value."""
+    fixed = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"--set {setting}", expected="NAME=VALUE", remedy="e.g. --set method.shape_weight=0.5")
+        fixed[name.strip()] = value.strip()
+    return fixed
+
+
+def _agree(value: Any, given: Any) -> bool:
+    """Whether a value given as text on the command line is this one."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(given) == float(value)
+        except (TypeError, ValueError):
+            return False
+    return str(value) == str(given)

@@ -1,0 +1,303 @@
+"""Sweeps: the trials of a search space on Ray Tune, sampled by Optuna, pruned by ASHA, resumable.
+
+``python sweep.py`` and ``ray submit cluster.yaml sweep.py`` are this module's ``main``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import ray
+import tyro
+from ray import tune
+
+from ganatomy.cohort import Cohort, read_cohort
+from ganatomy.contracts import InputError
+from ganatomy.distributed import TRAIN_ENVIRONMENT
+from ganatomy.experiment import nearest, resolve
+from ganatomy.progress import SweepProgress
+from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory
+from ganatomy.search_space import SearchSpace, parse_settings
+from ganatomy.store import prepare
+from ganatomy.terminal import guarded
+from ganatomy.tracking import Tracking
+from ganatomy.trial import SCORE, VALIDATION, run_trial
+
+# Anything at all on the head node, so that a driver needs no CPU that its own workers could be waiting for.
+EMPTY_HANDED = {"node:__internal_head__": 0.001}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Run all trials of a search space on a cohort, on this machine or on the Ray cluster this runs on.
+
+    $ python sweep.py --space shape_consistent --cohort my-cohort --trials 40
+    $ python sweep.py --space shape_consistent --cohort my-cohort --set method.shape_weight=0.5 --seeds 0 1 2
+    $ python sweep.py --resume my-cohort-shape_consistent
+    $ ray submit cluster.yaml sweep.py --space shape_consistent --cohort /data/my-cohort --trials 400
+
+    Stages that trials share are computed once. Ctrl-C, a kill or a power cut lose nothing: --resume goes on.
+    """
+
+    space: str = ""
+    """Name of an installed search space, or package.module:NAME of your own."""
+    cohort: Path | None = None
+    """Folder of a cohort (see `ganatomy cohort import`)."""
+    trials: int = 0
+    """How many trials; 0: the space's listed points, each with every seed."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of the replicates of each listed point; the space's own if not given. Sampled points use the first."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE, …: fix parameters instead of sampling them, e.g. method.shape_weight=0.5 budget.batch=8."""
+    source: str = ""
+    """Domain that images are translated from; by default the one with more labelled training patients."""
+    target: str = ""
+    """Domain that the downstream model works in; by default the other one."""
+    workers_per_trial: int = 1
+    """Ray Train workers that train one trial together."""
+    cpus_per_worker: float = 1.0
+    """CPUs of one worker."""
+    gpus_per_worker: float = 0.0
+    """GPUs of one worker; a fraction lets several trials share one."""
+    concurrent: int = 0
+    """Trials at the same time; 0: as many as fit."""
+    scheduler: Literal["auto", "asha", "none"] = "auto"
+    """ASHA stops unpromising trials early; auto: only where points are sampled, so that ablations are complete."""
+    seed: int = 0
+    """Seed of Optuna's sampler."""
+    name: str = ""
+    """Name of the sweep; COHORT-SPACE if not given, with a number if that is taken."""
+    resume: str = ""
+    """Name of an interrupted sweep to go on with (`latest`: the newest); finished trials are not repeated."""
+    tracking_uri: str = ""
+    """MLflow server or store; MLFLOW_TRACKING_URI, else an SQLite store in the workspace."""
+    address: str = ""
+    """Ray cluster to run on; RAY_ADDRESS, else a running one on this machine, else one of its own."""
+    workspace: Path = field(default_factory=lambda: Path(os.environ.get("GANATOMY_WORKSPACE") or "workspace"))
+    """Folder of sweeps, stores, stages and the embedded MLflow store; on a cluster, one that every node sees."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    def run(self) -> int:
+        """Run or resume; 0 when all trials came to an end, 1 when none finished, 130 when interrupted."""
+        plan = self.resumed() if self.resume else self.planned()
+        return run_sweep(plan, self.workspace.absolute(), address=self.address, resume=bool(self.resume))
+
+    def resumed(self) -> SweepPlan:
+        """The plan of the sweep to go on with."""
+        return read_plan(sweep_directory(self.workspace.absolute(), self.resume))
+
+    def planned(self) -> SweepPlan:
+        """Check everything that can be checked before anything is spent, prepare the cohort, and write the plan."""
+        if not self.space or self.cohort is None:
+            raise InputError("nothing to run", expected="--space NAME --cohort DIR, or --resume SWEEP")
+        space, fixed = cast(SearchSpace, resolve("spaces", self.space)), parse_settings(self.set)
+        cohort = read_cohort(self.cohort)
+        source, target = choose_domains(cohort, self.source, self.target)
+        base = replace(space.base, cohort=str(self.cohort), domains={"A": source, "B": target}, target="B")
+        space = replace(space, base=base)
+        space.check_fixed(fixed)
+        seeds = self.seeds or space.seeds
+        listed = space.listed(fixed, seeds)
+        for point in listed or [{}]:
+            space.experiment(point, fixed).validate()
+        if not (self.trials or listed):
+            raise InputError(f"space {self.space} lists no points", expected="--trials N")
+        workspace = self.workspace.absolute()
+        tracking = Tracking(self.tracking_uri or None, workspace)
+        store = prepare(cohort, workspace / "stores")
+        plan = SweepPlan(
+            name=_free_name(workspace, self.name or f"{cohort.name}-{space.name}", given=bool(self.name)),
+            space=self.space,
+            base=base,
+            store=str(store.path),
+            cohort=str(self.cohort.absolute()),
+            cohort_digest=store.digest,
+            trials=self.trials or len(listed),
+            seeds=seeds,
+            fixed=fixed,
+            workers=self.workers_per_trial,
+            cpus=self.cpus_per_worker,
+            gpus=self.gpus_per_worker,
+            apart=self.workers_per_trial > 1 or any(space.two_workers({**point, **fixed}) for point in listed),
+            concurrent=self.concurrent,
+            scheduler=self._scheduler(len(listed)),
+            sampler_seed=self.seed,
+            tracking_uri=tracking.uri,
+        )
+        run_id = tracking.sweep_run(plan.name, {"space": plan.space, "cohort": f"{cohort.name} {store.digest}"})
+        patients = {domain: len(cohort.patients(domain=domain)) for domain in cohort.domains}
+        tracking.log_dataset(run_id, cohort.name, store.digest, profile={"patients": patients, "images": len(store)})
+        plan = replace(plan, run_id=run_id)
+        plan.save(workspace / "sweeps" / plan.name)
+        return plan
+
+    def _scheduler(self, listed: int) -> str:
+        if self.scheduler == "auto":
+            return "asha" if self.trials > listed else "none"
+        return self.scheduler
+
+
+def choose_domains(cohort: Cohort, source: str, target: str) -> tuple[str, str]:
+    """(source, target) domain: what was asked for, else of two domains the one with fewer labelled training patients
+    is the target. InputError when the cohort has no two domains to choose from."""
+    known = list(cohort.domains)
+    for option, name in (("--source", source), ("--target", target)):
+        if name and name not in known:
+            raise InputError(f"{option} {name}: cohort {cohort.name} has no such domain", expected=nearest(name, known))
+    if len(known) < 2:
+        raise InputError(
+            f"cohort {cohort.name} has one domain ({', '.join(known)})",
+            expected="two domains, to translate from one to the other",
+            remedy="import images of a second modality or state as another domain",
+        )
+    if not (source and target) and len(known) > 2:
+        raise InputError(f"cohort {cohort.name} has domains {', '.join(known)}", expected="--source and --target")
+    labelled = {name: len({row.patient for row in cohort.rows_of(name, "train") if row.label}) for name in known}
+    target = target or min((name for name in known if name != source), key=lambda name: labelled[name])
+    source = source or next(name for name in known if name != target)
+    if source == target:
+        raise InputError(f"--source and --target are both {source}", expected="two domains")
+    return source, target
+
+
+# --- running -----------------------------------------------------------------------------------------------------
+
+
+def run_sweep(plan: SweepPlan, workspace: Path, *, address: str = "", resume: bool = False) -> int:
+    """Run a planned sweep to its end, or go on with it; prints progress, then the ablation table. Returns exit code."""
+    from ganatomy.report import ablation_table, render_text
+
+    directory = workspace / "sweeps" / plan.name
+    tracking = Tracking(plan.tracking_uri or None, workspace)
+    progress = SweepProgress(plan, directory, tracking)
+    start_ray(address)
+    began = time.time()
+    try:
+        tuner = _restored(plan, workspace, progress) if resume else _tuner(plan, workspace, progress)
+        tuner.fit()
+    finally:
+        ray.shutdown()
+    results = read_results(directory)
+    unfinished = progress.conclude(began)
+    if not any(result.status == "finished" for result in results):
+        return 130 if unfinished else 1
+    print(render_text(ablation_table(results)))
+    return 130 if unfinished else 0
+
+
+def start_ray(address: str = "") -> None:
+    """Join the cluster at ``address``, at RAY_ADDRESS or running on this machine, or start one of its own."""
+    logging.getLogger("ray.tune").setLevel(
+        logging.CRITICAL
+    )  # failed trials are told by SweepProgress, in one line each
+    os.environ.update(TRAIN_ENVIRONMENT)
+    ray.init(
+        address=address or None,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": TRAIN_ENVIRONMENT},
+    )
+
+
+def _trainable(plan: SweepPlan, workspace: Path) -> Any:
+    space = cast(SearchSpace, resolve("spaces", plan.space))
+
+    def trial(values: dict[str, Any]) -> None:
+        run_trial(values, plan, space, workspace, tune.get_context().get_trial_id(), tune.report)
+
+    resources = EMPTY_HANDED if plan.apart else {"CPU": plan.cpus, **({"GPU": plan.gpus} if plan.gpus else {})}
+    return tune.with_resources(trial, resources)
+
+
+def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tuner:
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = replace(cast(SearchSpace, resolve("spaces", plan.space)), base=plan.base)
+    validations = space.experiment({}, {}).budget.validations
+    # Sampled points keep the first seed: a sampler free to choose seeds would search for a lucky one.
+    sampler = optuna.samplers.PartialFixedSampler(
+        {"seed": plan.seeds[0]}, optuna.samplers.TPESampler(seed=plan.sampler_seed)
+    )
+    search = OptunaSearch(
+        space.sampler(plan.fixed, plan.seeds),
+        metric=SCORE,
+        mode="max",
+        sampler=sampler,
+        points_to_evaluate=space.listed(plan.fixed, plan.seeds)[: plan.trials],
+    )
+    asha = tune.schedulers.ASHAScheduler(
+        time_attr=VALIDATION,
+        metric=SCORE,
+        mode="max",
+        max_t=validations + 2,  # a trial that reaches max_t would count as stopped
+        grace_period=max(1, validations // 3),
+        reduction_factor=3,
+    )
+    return tune.Tuner(
+        _trainable(plan, workspace),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=asha if plan.scheduler == "asha" else None,
+            num_samples=plan.trials,
+            max_concurrent_trials=plan.concurrent or _fitting(plan),
+        ),
+        run_config=_run_config(plan, workspace, progress),
+    )
+
+
+def _restored(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tuner:
+    place = workspace / "sweeps" / plan.name / "tune"
+    if not tune.Tuner.can_restore(str(place)):
+        return _tuner(plan, workspace, progress)  # killed before the first trial was planned
+    return tune.Tuner.restore(str(place), trainable=_trainable(plan, workspace), resume_unfinished=True)
+
+
+def _run_config(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.RunConfig:
+    return tune.RunConfig(
+        name="tune",
+        storage_path=str(workspace / "sweeps" / plan.name),
+        callbacks=[progress],
+        verbose=0,
+        failure_config=tune.FailureConfig(max_failures=0),
+    )
+
+
+def _fitting(plan: SweepPlan) -> int:
+    """Trials whose workers fit the cluster at the same time; at least one."""
+    total = ray.cluster_resources()
+    fits = [total.get("CPU", 1.0) / (plan.workers * plan.cpus)]
+    if plan.gpus:
+        fits.append(total.get("GPU", 0.0) / (plan.workers * plan.gpus))
+        if fits[-1] * plan.workers < 1 and total.get("GPU", 0.0) == 0:
+            raise InputError("--gpus-per-worker given, but the cluster has no GPU", remedy="leave it out to use CPUs")
+    return max(1, int(min(fits)))
+
+
+def _free_name(workspace: Path, name: str, *, given: bool) -> str:
+    folder = workspace / "sweeps"
+    if not (folder / name).exists():
+        return name
+    if given:
+        raise InputError(f"sweep {name!r} exists in {workspace}", remedy=f"choose another --name, or --resume {name}")
+    return next(f"{name}-{n}" for n in range(2, 10_000) if not (folder / f"{name}-{n}").exists())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of sweep.py. Returns the exit code."""
+    style = (tyro.conf.FlagCreatePairsOff,)
+    options = tyro.cli(Sweep, prog="sweep.py", args=arguments, config=style)
+    return guarded(options.run, workspace=options.workspace, debug=options.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Search space of the cycle- and shape-consistent GAN at the paper's size, and its ablation."""
+
+from __future__ import annotations
+
+from ganatomy.experiment import Budget, Choice, Experiment, Labels, Mixing, Sampling
+from ganatomy.search_space import SearchSpace, Suggest
+from ganatomy_methods.shape_consistent import ShapeConsistentConfig
+
+BASE = Experiment(
+    cohort="",
+    domains={"A": "", "B": ""},
+    arm="joint",
+    method=Choice("shape_consistent"),
+    labels=Labels(fraction=1.0),
+    mixing=Mixing(ratio=1.0),
+    sampling=Sampling(ndim=2, size=(256, 256), foreground=0.5),
+    budget=Budget(segmentor_steps=20_000, generator_steps=16_000, batch=4, validations=20),
+)
+
+
+def sample(trial: Suggest) -> None:
+    """λ and γ on a logarithmic scale, γ = 0 (CycleGAN with this generator) among them; the amount of synthetic data."""
+    arm = trial.suggest_categorical("arm", ["real", "classical", "offline", "joint"])
+    if arm not in ("offline", "joint"):
+        return
+    trial.suggest_float("method.cycle_weight", 1.0, 30.0, log=True)
+    trial.suggest_float("method.shape_weight", 0.1, 10.0, log=True)
+    trial.suggest_categorical("method.use_reconstructed", [True, False])
+    trial.suggest_float("mixing.ratio", 0.25, 8.0, log=True)
+    if arm == "offline":
+        trial.suggest_categorical("mixing.order", ["mixed", "synthetic_first", "real_first"])
+        trial.suggest_float("filter.min_dice", 0.0, 0.8)
+
+
+POINTS = (
+    {"arm": "real"},
+    {"arm": "classical"},
+    *({"arm": "offline", "method.shape_weight": weight, "mixing.ratio": 1.0} for weight in (0.0, 1.0)),
+    *({"arm": "joint", "method.shape_weight": weight, "mixing.ratio": 1.0} for weight in (0.0, 1.0)),
+)
+
+SPACE = SearchSpace(
+    name="shape_consistent",
+    description=f"arms x shape weight (paper: {ShapeConsistentConfig().shape_weight:g}) x amount of synthetic data",
+    base=BASE,
+    sample=sample,
+    points=POINTS,
+    seeds=(0, 1, 2),
+)
