@@ -7,6 +7,7 @@ Differences from the paper: docs/cyclegan.md.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,6 +18,7 @@ from ganatomy.contracts import Adam, Batch, Method, Phase, Synthetic, Task, Upda
 from ganatomy_methods.common.buffers import ReplayPool
 from ganatomy_methods.common.losses import l1, lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.networks import PatchDiscriminator, ResnetGenerator, UNetGenerator
+from ganatomy_methods.common.settings import require_within
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class CycleGANConfig:
     final_activation: Literal["none", "sigmoid"] = "none"
     pool_size: int = 50
     learning_rate: float = 2e-4
+
+    def __post_init__(self) -> None:
+        weights = ("cycle_weight", "identity_weight", "pool_size", "learning_rate", "residual_blocks")
+        require_within(self, **dict.fromkeys(weights, (0, math.inf)))
+        require_within(self, width=(0.01, math.inf), discriminator_layers=(1, 6))
 
 
 class CycleGAN(Method):

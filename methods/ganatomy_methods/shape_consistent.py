@@ -7,6 +7,7 @@ Equation numbers are those of Cai et al. 2019. Differences from the paper: docs/
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,6 +18,7 @@ from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic
 from ganatomy_methods.common.buffers import ReplayPool
 from ganatomy_methods.common.losses import cross_entropy, l1, lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.networks import PatchDiscriminator, UNetGenerator
+from ganatomy_methods.common.settings import require_within
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class ShapeConsistentConfig:
     segmentor_learning_rate: float = 2e-4
     pretrain_fraction: float = 0.5
     from_scratch: bool = False
+
+    def __post_init__(self) -> None:
+        weights = ("cycle_weight", "shape_weight", "pool_size", "learning_rate", "segmentor_learning_rate")
+        require_within(self, **dict.fromkeys(weights, (0, math.inf)))
+        require_within(self, width=(0.01, math.inf), discriminator_layers=(1, 6), pretrain_fraction=(0, 1))
 
 
 class ShapeConsistent(Method):

@@ -6,12 +6,13 @@ paper: 16 in 3D, 32 in 2D. By parameter count PSPNet < UNet < RefineNet.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganatomy.contracts import InputError
 from ganatomy_methods.common.networks import CONV, NORM, require_multiple
 
 Norm = Literal["none", "instance"]
@@ -25,6 +26,8 @@ LINEAR = {2: "bilinear", 3: "trilinear"}
 
 def base_width(ndim: int, width: int | None) -> int:
     """Channels at full resolution: ``width``, or 32 in 2D and 16 in 3D."""
+    if width is not None and width < 1:
+        raise InputError(f"segmentor width = {width}", expected="a whole number >= 1")
     return width if width is not None else {2: 32, 3: 16}[ndim]
 
 
@@ -39,6 +42,8 @@ def kaiming(network: nn.Module) -> None:
 
 def two_convolutions(ndim: int, channels: int, out: int, norm: Norm) -> nn.Sequential:
     """[conv 3, (IN), ReLU] twice: what stands at each scale."""
+    if norm not in get_args(Norm):
+        raise InputError(f"segmentor norm = {norm!r}", expected=" or ".join(get_args(Norm)))
     modules: list[nn.Module] = []
     for entering in (channels, out):
         modules += [CONV[ndim](entering, out, 3, padding=1)]

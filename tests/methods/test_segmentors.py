@@ -1,0 +1,87 @@
+"""The three segmentors: sizes, shapes, order of capacity, and that they can learn."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ganatomy.contracts import InputError
+from ganatomy.experiment import resolve
+from ganatomy_methods.common.losses import cross_entropy
+from ganatomy_methods.common.segmentors import PSPNet, RefineNet, UNet
+
+NETWORKS = (PSPNet, UNet, RefineNet)
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("width", [None, 4])
+def test_capacity_rises_from_psp_net_to_refine_net(ndim, width):
+    """T-B8, X7."""
+    sizes = [count(network(ndim, 1, 6, width)) for network in NETWORKS]
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == 3
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (64, 40), (16, 8, 24)])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("norm", ["none", "instance"])
+def test_logits_have_the_size_of_the_image(network, sides, norm):
+    """T-B8."""
+    if norm == "instance" and min(sides) == max(sides) == 8:
+        sides = (16, 16)  # a single coarsest voxel cannot be normalised
+    with torch.no_grad():
+        assert network(len(sides), 2, 5, 4, norm)(torch.randn(3, 2, *sides)).shape == (3, 5, *sides)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_impossible_input_and_settings_are_refused(network):
+    with pytest.raises(InputError, match="multiple of 8"):
+        network(2, 1, 2, 4)(torch.zeros(1, 1, 60, 64))
+    with pytest.raises(InputError, match="'batch'"):
+        network(2, 1, 2, 4, "batch")
+    with pytest.raises(InputError, match="width = 0"):
+        network(2, 1, 2, 0)
+    assert network.multiple_of == 8
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("norm", ["none", "instance"])
+def test_a_sample_is_treated_alike_in_any_company_and_mode(network, ndim, norm):
+    """T-A5."""
+    torch.manual_seed(0)
+    segmentor, images = network(ndim, 1, 3, 4, norm).double(), torch.randn(2, 1, *(16,) * ndim).double()
+    with torch.no_grad():
+        together = segmentor(images)
+        torch.testing.assert_close(torch.cat([segmentor(images[:1]), segmentor(images[1:])]), together)
+        assert torch.equal(segmentor.eval()(images), together)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_unnormalised_logits_start_in_the_range_where_softmax_learns(network, ndim):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        logits = network(ndim, 1, 6)(torch.rand(1, 1, *(16,) * ndim) * 2 - 1)
+    assert 0.01 < logits.std() < 10
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_segmentors_learn_to_threshold(network):
+    torch.manual_seed(0)
+    image = F.interpolate(torch.randn(2, 1, 4, 4), scale_factor=8)
+    label = (image[:, 0] > 0).long()
+    segmentor = network(2, 1, 2, 8)
+    optimiser = torch.optim.Adam(segmentor.parameters(), 3e-3)
+    for _ in range(50):
+        optimiser.zero_grad()
+        cross_entropy(segmentor(image), label).backward()
+        optimiser.step()
+    assert (segmentor(image).argmax(1) == label).float().mean() > 0.9
+
+
+def test_all_three_are_found_by_name():
+    assert [resolve("networks", name) for name in ("pspnet", "unet", "refinenet")] == list(NETWORKS)
