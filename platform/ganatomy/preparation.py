@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 import nibabel
+from nibabel.filebasedimages import ImageFileError
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -123,7 +124,7 @@ def _expected_bytes(row: Row, cohort: Cohort) -> int:
 def _header_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
     """Shape and voxel size (x, y, z) without reading voxels; an empty grid when the header cannot be read (preparing
     the image then says what is wrong with it)."""
-    with contextlib.suppress(OSError, nibabel.filebasedimages.ImageFileError):
+    with contextlib.suppress(OSError, ImageFileError):
         header = nibabel.load(path).header
         shape, zooms = header.get_data_shape()[:3], header.get_zooms()[:3]
         return (*shape, 1, 1)[:3], (*(abs(float(mm)) or 1.0 for mm in zooms), 1.0, 1.0)[:3]

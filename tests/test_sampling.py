@@ -1,0 +1,429 @@
+"""Sampling: a pure function of the step; crops that are really there; mixtures that keep their ratio."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from ganatomy import sampling as sampling_module
+from ganatomy.contracts import UNLABELLED, InputError
+from ganatomy.experiment import Mixing, Sampling
+from ganatomy.sampling import OUTSIDE, Augmentation, Mixture, Pool, Sampler, label_subset
+from ganatomy.store import Item, write_store
+
+SHAPE = (9, 20, 16)
+STILL = Augmentation(rotation=0, scale=0, translation=0, gamma=0, noise=0)
+
+
+def make_store(path, images, labels=(), spacing=(1.0, 1.0, 1.0), domain="ct"):
+    """images: arrays [D, H, W]; labels: as many arrays or None."""
+    labels = list(labels) or [None] * len(images)
+    items = [
+        Item(f"s{i}", f"p{i}", domain, "train", image, label, affine=np.diag([*spacing[::-1], 1.0]))
+        for i, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+    return write_store(path, name="c", labels={1: "a", 2: "b"}, domains={domain: {}}, digest="d", items=items)
+
+
+def addressed(shape=SHAPE, number=0):
+    """An image whose every voxel is unique over images, and a label that is a function of the image."""
+    index = np.arange(np.prod(shape)).reshape(shape) + number * np.prod(shape)
+    image = (index / 2**15 - 0.9).astype(np.float32)  # exact in float32
+    return image, (index % 7 == 0).astype(np.uint8) + (index % 11 == 0).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    images, labels = zip(*(addressed(number=number) for number in range(5)), strict=True)
+    return make_store(tmp_path_factory.mktemp("sampling") / "s", images, labels)
+
+
+@pytest.fixture(scope="module")
+def pool(store):
+    return Pool.of(store, store.records())
+
+
+def same(one, other):
+    return (
+        torch.equal(one.image, other.image) and torch.equal(one.label, other.label) and one.subjects == other.subjects
+    )
+
+
+# --- a pure function of (step, rank, world) ----------------------------------------------------------------------
+
+FLAT, SOLID = Sampling(2, (8, 8), 0.5), Sampling(3, (4, 8, 8), 0.5)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("sampling", [FLAT, SOLID])
+def test_a_batch_depends_on_its_step_only(pool, sampling, augment):
+    first = Sampler({"A": pool, "B": pool}, sampling, 3, seed=7, augment=augment)
+    ahead = [first.batch(step) for step in range(6)]
+    fresh = Sampler({"B": pool, "A": pool}, sampling, 3, seed=7, augment=augment)
+    for step in (4, 0, 5, 4):
+        for role in ("A", "B"):
+            assert same(fresh.batch(step)[role], ahead[step][role])
+    assert not any(same(ahead[i]["A"], ahead[j]["A"]) for i in range(6) for j in range(i))
+    assert not any(same(batch["A"], batch["B"]) for batch in ahead)
+    assert not same(Sampler({"A": pool}, sampling, 3, seed=8).batch(0)["A"], ahead[0]["A"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(batch=st.integers(1, 9), world=st.integers(1, 4), step=st.integers(0, 10**6), synthetic=st.booleans())
+def test_workers_together_see_the_batch_of_one_worker(pool, batch, world, step, synthetic):
+    roles = {"A": pool, "B": Mixture(pool, pool if synthetic else None, Mixing(0.7, "mixed", 0.0), 10**6)}
+    sampler = Sampler(roles, FLAT, batch, seed=1)
+    whole = sampler.batch(step)
+    for role in roles:
+        parts = [sampler.batch(step, rank, world)[role] for rank in range(world)]
+        for rank, part in enumerate(parts):
+            assert len(part) == len(range(rank, batch, world))
+            assert torch.equal(part.image, whole[role].image[rank::world])
+            assert torch.equal(part.label, whole[role].label[rank::world])
+            assert part.subjects == whole[role].subjects[rank::world]
+
+
+def test_every_epoch_shows_every_image_once(pool):
+    sampler = Sampler({"A": pool}, FLAT, 1, seed=0)
+    epochs = [tuple(sampler.batch(epoch * 5 + i)["A"].subjects[0] for i in range(5)) for epoch in range(30)]
+    assert all(sorted(epoch) == [f"s{i}" for i in range(5)] for epoch in epochs)
+    assert len(set(epochs)) > 15  # of 120 orders
+
+
+def test_what_a_batch_holds(pool):
+    for sampling, size in ((FLAT, (8, 8)), (SOLID, (4, 8, 8))):
+        images = Sampler({"A": pool}, sampling, 3, seed=0).batch(0)["A"]
+        assert (images.image.shape, images.image.dtype) == ((3, 1, *size), torch.float32)
+        assert (images.label.shape, images.label.dtype) == ((3, *size), torch.int64)
+        assert len(images.subjects) == 3
+
+
+def test_a_role_without_images_is_refused(pool):
+    for nothing in (Pool(), Mixture(Pool(), pool, Mixing(), 10)):
+        with pytest.raises(InputError, match="role B"):
+            Sampler({"A": pool, "B": nothing}, FLAT, 1, seed=0)
+
+
+# --- crops -------------------------------------------------------------------------------------------------------
+
+
+def crops(sampler, steps):
+    for step in range(steps):
+        batch = sampler.batch(step)["A"]
+        for image, label, subject in zip(batch.image[:, 0].numpy(), batch.label.numpy(), batch.subjects, strict=True):
+            yield image, label, int(subject[1:])
+
+
+@pytest.mark.parametrize("sampling", [FLAT, SOLID, Sampling(2, (20, 16), 0.5), Sampling(3, SHAPE, 0.5)])
+def test_a_sample_is_a_piece_of_its_volume(pool, sampling):
+    """The values say where in which volume a voxel stood: all of them agree, and the label moved along."""
+    size = (1, *sampling.size) if sampling.ndim == 2 else sampling.size
+    for image, label, number in crops(Sampler({"A": pool}, sampling, 4, seed=3), 20):
+        volume, mask = addressed(number=number)
+        corner = np.argwhere(volume == image.flat[0])[0]
+        piece = tuple(slice(c, c + s) for c, s in zip(corner, size, strict=True))
+        np.testing.assert_array_equal(image.reshape(size), volume[piece])
+        np.testing.assert_array_equal(label.reshape(size), mask[piece])
+
+
+@pytest.mark.parametrize("size", [(6, 6), (3, 6, 6)])
+@pytest.mark.parametrize("foreground", [0.0, 1.0])
+def test_samples_come_from_everywhere(tmp_path, size, foreground):
+    """Every voxel of the volume is seen sooner or later, the first and the last included."""
+    volume, _ = addressed((5, 10, 9))
+    store = make_store(tmp_path / "s", [volume], [np.ones(volume.shape, np.uint8)])
+    sampler = Sampler({"A": Pool.of(store, store.records())}, Sampling(len(size), size, foreground), 8, 0)
+    seen = np.unique(np.concatenate([image.ravel() for image, _, _ in crops(sampler, 150)]))
+    assert len(seen) == volume.size
+
+
+def test_a_sample_larger_than_its_volume_is_padded_about_it(pool):
+    for sampling in (Sampling(3, (12, 24, 16), 0.5), Sampling(2, (24, 32), 1.0)):
+        for image, label, number in crops(Sampler({"A": pool}, sampling, 3, seed=0), 4):
+            volume, mask = addressed(number=number)
+            if sampling.ndim == 2:
+                slices = [k for k in range(SHAPE[0]) if np.isin(volume[k], image).all()]
+                (volume,), (mask,) = [volume[k] for k in slices], [mask[k] for k in slices]
+            inside = image != OUTSIDE
+            np.testing.assert_array_equal(image[inside], volume.ravel())
+            np.testing.assert_array_equal(label[inside], mask.ravel())
+            assert (label[~inside] == 0).all()
+            for axis, (side, n) in enumerate(zip(image.shape, volume.shape, strict=True)):
+                at = np.argwhere(inside)[:, axis]
+                before, after = at.min(), side - 1 - at.max()
+                assert before + after == side - n
+                assert abs(before - after) <= 1
+
+
+def test_slices_that_show_nothing_are_not_drawn(tmp_path):
+    volume = np.full(SHAPE, -1, np.float32)
+    volume[3:6] = addressed()[0][3:6]
+    store = make_store(tmp_path / "s", [volume])
+    sampler = Sampler({"A": Pool.of(store, store.records())}, FLAT, 8, seed=0)
+    drawn = Counter(int(np.argwhere(volume == image.flat[0])[0][0]) for image, _, _ in crops(sampler, 60))
+    assert set(drawn) == {3, 4, 5}
+    assert min(drawn.values()) > 100  # each about 160 of 480
+
+
+@pytest.mark.parametrize("sampling", [Sampling(2, (5, 5), 1.0), Sampling(3, (3, 5, 5), 1.0)])
+def test_foreground_samples_are_centred_on_a_labelled_voxel(tmp_path, sampling):
+    """One voxel in 2,880 is found each time; away from the border it is the middle one."""
+    volume, mask = addressed()[0], np.zeros(SHAPE, np.uint8)
+    mask[4, 9, 7] = 2
+    store = make_store(tmp_path / "s", [volume], [mask])
+    pool = Pool.of(store, store.records())
+    middle = tuple(side // 2 for side in sampling.size)
+    for _, label, _ in crops(Sampler({"A": pool}, sampling, 4, seed=0), 10):
+        assert label[middle] == 2
+    half = Sampler({"A": pool}, Sampling(sampling.ndim, sampling.size, 0.3), 10, seed=0)
+    hits = [bool((label == 2).any()) for _, label, _ in crops(half, 100)]
+    assert abs(np.mean(hits) - 0.3) < 0.05  # standard error 0.0145, and chance hits
+
+
+def test_small_structures_are_drawn_as_often_as_large_ones(tmp_path):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:8, 2:18, 2:8] = 1
+    mask[4, 4:7, 13] = 2
+    store = make_store(tmp_path / "s", [addressed()[0]], [mask])
+    sampler = Sampler({"A": Pool.of(store, store.records())}, Sampling(3, (1, 1, 1), 1.0), 10, seed=0)
+    drawn = Counter(int(label.flat[0]) for _, label, _ in crops(sampler, 100))
+    assert set(drawn) == {1, 2}
+    assert abs(drawn[2] - 500) < 80
+
+
+def test_a_withheld_label_is_not_seen_in_any_way(tmp_path, store):
+    """Neither in the batch nor through where the samples are taken: the images are those of a store without labels."""
+    blind = make_store(tmp_path / "blind", [addressed(number=number)[0] for number in range(5)])
+    withheld = Pool.of(store, store.records(), patients={"p1", "p3"})
+    for sampling in (Sampling(2, (8, 8), 1.0), Sampling(3, (4, 8, 8), 1.0)):
+        one = Sampler({"A": withheld}, sampling, 5, seed=0).batch(0)["A"]
+        other = Sampler({"A": Pool.of(blind, blind.records())}, sampling, 5, seed=0).batch(0)["A"]
+        assert one.subjects == other.subjects
+        for i, subject in enumerate(one.subjects):
+            if subject in ("s1", "s3"):
+                assert (one.label[i] >= 0).all()
+                assert one.label[i].any()
+            else:
+                assert (one.label[i] == UNLABELLED).all()
+                assert torch.equal(one.image[i], other.image[i])
+
+
+def test_pools_add_up(store):
+    records = store.records()
+    both = Pool.of(store, records[:2]) + Pool.of(store, records[2:], patients=())
+    assert len(both) == 5
+    assert [entry.labelled for entry in both.entries] == [True, True, False, False, False]
+
+
+def test_only_the_crop_is_copied(tmp_path):
+    """A batch of 32 kB patches from 16 MB volumes allocates kilobytes."""
+    store = make_store(tmp_path / "s", [np.zeros((64, 256, 256), np.float32)], [np.ones((64, 256, 256), np.uint8)])
+    for augment in (False, True):
+        sampler = Sampler({"A": Pool.of(store, store.records())}, Sampling(3, (8, 32, 32), 0.5), 2, 0, augment=augment)
+        sampler.batch(0)
+        tracemalloc.start()
+        sampler.batch(1)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1_000_000
+
+
+# --- mixing ------------------------------------------------------------------------------------------------------
+
+
+@given(batch=st.integers(2, 33), step=st.integers(0, 10**6))
+def test_half_and_half_is_exact_in_every_batch(pool, batch, step):
+    """T-B6: floor(b / 2) real."""
+    mixture = Mixture(pool, pool, Mixing(1.0, "mixed", 0.0), 10**6 + 1)
+    assert mixture.composition(step, batch) == (batch // 2, batch - batch // 2)
+
+
+def test_half_and_half_of_one_alternates(pool):
+    mixture = Mixture(pool, pool, Mixing(1.0, "mixed", 0.0), 100)
+    assert [mixture.composition(step, 1) for step in range(4)] == [(1, 0), (0, 1)] * 2
+
+
+ratios = st.fractions(0, 8, max_denominator=20)
+
+
+@given(ratio=ratios, batch=st.integers(1, 9), total=st.integers(1, 300))
+def test_all_orders_spend_the_same(pool, ratio, batch, total):
+    """T-E12: the total of steps and the samples of each kind are equal; the phases are proportional to the ratio."""
+    spent = {}
+    for order in ("mixed", "synthetic_first", "real_first"):
+        mixture = Mixture(pool, pool, Mixing(float(ratio), order, 0.0), total)
+        plan = [mixture.composition(step, batch) for step in range(total)]
+        assert all(real >= 0 and synthetic >= 0 and real + synthetic == batch for real, synthetic in plan)
+        spent[order] = sum(real for real, _ in plan), sum(synthetic for _, synthetic in plan)
+        if order == "synthetic_first":
+            reals = [real for real, _ in plan]
+            assert reals == sorted(reals)  # none before the switch, all after it
+            assert sum(0 < real < batch for real in reals) <= 1
+        elif order == "real_first":
+            assert [real for real, _ in plan] == sorted((real for real, _ in plan), reverse=True)
+    assert len(set(spent.values())) == 1
+    if ratio != 1:
+        share = Fraction(ratio) / (1 + ratio)
+        assert abs(spent["mixed"][1] - share * total * batch) < 1
+
+
+@given(ratio=ratios, batch=st.integers(1, 9), start=st.integers(0, 1000), length=st.integers(1, 200))
+def test_mixed_keeps_its_ratio_in_every_stretch(pool, ratio, batch, start, length):
+    """T-E12: interleaved, so that any stretch has the ratio to within one sample, and batches differ by at most one."""
+    mixture = Mixture(pool, pool, Mixing(float(ratio), "mixed", 0.0), 10**6)
+    plan = [mixture.composition(step, batch)[1] for step in range(start, start + length)]
+    assert max(plan) - min(plan) <= 1
+    if ratio != 1:
+        assert abs(sum(plan) - Fraction(ratio) / (1 + ratio) * batch * length) < 1
+
+
+@given(pretrain=st.floats(0, 1), total=st.integers(1, 100), batch=st.integers(2, 5))
+def test_pretraining_is_real_only(pool, pretrain, total, batch):
+    mixture = Mixture(pool, pool, Mixing(1.0, "mixed", pretrain), total)
+    before = int(pretrain * total)
+    assert [mixture.composition(step, batch) for step in range(before)] == [(batch, 0)] * before
+    after = [mixture.composition(step, batch) for step in range(before, total)]
+    assert after == [(batch // 2, batch - batch // 2)] * (total - before)
+
+
+def test_without_synthetic_images_a_mixture_is_its_real_pool(pool):
+    for synthetic in (None, Pool()):
+        mixture = Mixture(pool, synthetic, Mixing(3.0, "synthetic_first"), 10)
+        one, other = Sampler({"A": mixture}, FLAT, 4, seed=0), Sampler({"A": pool}, FLAT, 4, seed=0)
+        assert all(same(one.batch(step)["A"], other.batch(step)["A"]) for step in range(10))
+    nothing = Mixture(pool, pool, Mixing(0.0, "mixed", 0.0), 10)
+    assert all(nothing.composition(step, 4) == (4, 0) for step in range(10))
+
+
+@pytest.mark.parametrize("order", ["mixed", "synthetic_first", "real_first"])
+def test_the_samples_are_those_of_the_composition(tmp_path, pool, order):
+    """And each side goes through its own images evenly, whatever the other does."""
+    made = make_store(tmp_path / "s", [addressed(number=number)[0] for number in range(5, 8)])
+    mixture = Mixture(pool, Pool.of(made, made.records()), Mixing(0.5, order, 0.0), 45)
+    sampler = Sampler({"A": mixture}, FLAT, 3, seed=0)
+    real, synthetic = Counter(), Counter()
+    for step in range(45):
+        images = sampler.batch(step)["A"]
+        is_made = (images.label == UNLABELLED).flatten(1).all(1).tolist()
+        assert (is_made.count(False), is_made.count(True)) == mixture.composition(step, 3)
+        for subject, flag in zip(images.subjects, is_made, strict=True):
+            (synthetic if flag else real)[subject] += 1
+    assert set(real.values()) == {18}  # 90 samples of 5 images
+    assert set(synthetic.values()) == {15}  # 45 of 3
+
+
+# --- label subsets -----------------------------------------------------------------------------------------------
+
+
+@given(
+    n=st.integers(1, 60), fractions=st.tuples(*[st.floats(0.001, 1)] * 2), seed=st.integers(0, 99), shuffle=st.randoms()
+)
+def test_label_subsets_are_nested(n, fractions, seed, shuffle):
+    patients = [f"p{i}" for i in range(n)]
+    small, large = sorted(fractions)
+    few, many = label_subset(patients, small, seed), label_subset(patients, large, seed)
+    assert few <= many <= set(patients)
+    assert len(few) >= 1
+    assert abs(len(many) - large * n) <= max(0.5, 1 - large * n) + 1e-9
+    shuffle.shuffle(patients)
+    assert label_subset(patients + patients, small, seed) == few
+
+
+def test_label_subsets_differ_by_seed_and_use_everybody():
+    patients = [f"p{i}" for i in range(10)]
+    counts = Counter(patient for seed in range(300) for patient in label_subset(patients, 0.3, seed))
+    assert set(counts) == set(patients)
+    assert all(abs(count - 90) < 40 for count in counts.values())
+    assert label_subset(patients, 1.0, 0) == set(patients)
+
+
+def test_a_label_fraction_that_leaves_nobody_is_refused():
+    with pytest.raises(InputError, match="no labelled training patient"):
+        label_subset([], 0.5, 0)
+    for fraction in (0.0, 1.5, float("nan")):
+        with pytest.raises(InputError, match=r"labels\.fraction"):
+            label_subset(["p"], fraction, 0)
+
+
+# --- augmentation ------------------------------------------------------------------------------------------------
+
+
+def test_no_augmentation_is_the_crop(pool):
+    for sampling in (FLAT, SOLID, Sampling(3, (12, 24, 16), 0.5)):
+        plain, still = (Sampler({"A": pool}, sampling, 4, seed=0, augment=augment) for augment in (False, STILL))
+        for step in range(5):
+            one, other = plain.batch(step)["A"], still.batch(step)["A"]
+            torch.testing.assert_close(one.image, other.image, atol=1e-6, rtol=0)
+            assert torch.equal(one.label, other.label)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(2, (32, 32), 1.0), Sampling(3, (16, 32, 32), 1.0)])
+def test_image_and_label_move_together(tmp_path, sampling):
+    """T-D5: a marked cylinder is where its label is, and it really moves."""
+    marked = np.zeros((16, 40, 40), np.uint8)
+    rows, columns = np.mgrid[:40, :40]
+    marked[3:13] = (rows - 20) ** 2 + (columns - 14) ** 2 <= 49
+    store = make_store(tmp_path / "s", [marked * 2.0 - 1], [marked], spacing=(2.0, 1.0, 1.0))
+    amount = Augmentation(gamma=0, noise=0)
+    sampler = Sampler({"A": Pool.of(store, store.records())}, sampling, 4, seed=0, augment=amount)
+    places, apart = set(), []
+    for image, label, _ in crops(sampler, 10):
+        assert label.any()
+        one, other = (np.array(ndimage.center_of_mass(part)) for part in (image + 1, label))
+        assert np.abs(one - other).max() < 0.6  # class ids are taken from the nearest voxel, at most half a one away
+        apart.append(one - other)
+        assert ((image > 0) != (label > 0)).mean() < 0.02
+        places.add(tuple(np.round(other, 2)))
+    assert len(places) > 30
+    assert np.abs(np.mean(apart, axis=0)).max() < 0.15  # to no side more than to the other
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([(8, 8), (4, 8, 8), (12, 24, 16)]), st.booleans())
+def test_the_view_is_that_of_the_whole_volume(number, sides, is_label):
+    """Reading only the box that is needed changes nothing: scipy on the whole array is the truth."""
+    generator = np.random.default_rng(number)
+    source = addressed()[is_label][(0,) * (3 - len(sides))]
+    corner = tuple(int(generator.integers(-3, n)) for n in source.shape)
+    spacing = generator.uniform(0.5, 4, len(sides))
+    matrix, offset = sampling_module._view(corner, sides, spacing, Augmentation(rotation=60, scale=0.4), generator)
+    out = np.empty(sides, np.int64 if is_label else np.float32)
+    outside = 0 if is_label else OUTSIDE
+    sampling_module._look(source, matrix, offset, out, outside)
+    whole = ndimage.affine_transform(source, matrix, offset, sides, order=0 if is_label else 1, cval=outside)
+    np.testing.assert_allclose(out, whole, atol=1e-6)
+
+
+@given(number=st.integers(0, 10**6), n=st.sampled_from([2, 3]))
+def test_the_view_is_a_rotation_and_a_scale_in_millimetres(number, n):
+    """Voxels may be anisotropic, tissue is not sheared; the angle and the scale stay within what was asked."""
+    generator = np.random.default_rng(number)
+    spacing, amount = generator.uniform(0.5, 4, n), Augmentation(rotation=10, scale=0.1)
+    matrix, _ = sampling_module._view((0,) * n, (8,) * n, spacing, amount, generator)
+    turn = spacing[:, None] * matrix / spacing[None, :]  # in millimetres
+    sizes = np.linalg.svd(turn)[1]
+    np.testing.assert_allclose(sizes, sizes[0])
+    assert 1 / 1.1 - 1e-9 <= sizes[0] <= 1 / 0.9 + 1e-9
+    assert np.linalg.det(turn) > 0  # never a mirror image: left stays left
+    angle = np.arccos(np.clip((np.trace(turn / sizes[0]) - (n - 2)) / 2, -1, 1))
+    assert np.rad2deg(angle) <= 10 * (1 if n == 2 else 2)
+
+
+def test_contrast_and_noise_change_the_image_alone(pool):
+    shaken = Sampler({"A": pool}, SOLID, 4, seed=0, augment=Augmentation(rotation=0, scale=0, translation=0))
+    plain = Sampler({"A": pool}, SOLID, 4, seed=0)
+    for step in range(5):
+        one, other = shaken.batch(step)["A"], plain.batch(step)["A"]
+        assert torch.equal(one.label, other.label)
+        assert not torch.equal(one.image, other.image)
+        assert one.image.min() >= -1
+        assert one.image.max() <= 1
+        assert (one.image - other.image).abs().mean() < 0.3
