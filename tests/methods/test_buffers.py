@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ganatomy_methods.common.buffers import ReplayPool
@@ -35,6 +35,7 @@ def test_a_pool_first_fills_and_then_returns_the_current_image_half_of_the_time(
     assert len(pool.images) == 50
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.integers(1, 6))
 def test_every_returned_image_was_once_given_and_batches_only_group_them(batches, size):
     """T-A3: an image is handled alone, so the grouping into batches changes nothing."""

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
@@ -27,6 +27,7 @@ def test_an_undecided_discriminator_costs_both_sides_a_quarter(shape):
     assert lsgan_generator(half) == 0.25
 
 
+@settings(deadline=None)
 @given(st.floats(-3, 3), st.floats(-3, 3))
 def test_lsgan_gives_generator_and_discriminator_opposite_wishes(real, fake):
     """X1: the gradients on a fake's score point in opposite directions wherever it lies between the two targets."""
