@@ -41,11 +41,17 @@ COLUMNS = (*REQUIRED, "session", "class", "channel", "mask", *BOX, "synthetic", 
 
 @dataclass(frozen=True)
 class Domain:
-    """An appearance: a modality (ct, flair …) or a state (healthy, lesion), and how its intensities become [-1, 1]."""
+    """An appearance: a modality (ct, flair …) or a state (healthy, lesion), and how its intensities become [-1, 1].
+
+    modality: for the record; the name where it is empty.
+    """
 
     name: str
     modality: str = ""
     intensity: Intensity = field(default_factory=Intensity)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modality", self.modality or self.name)
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ class Cohort:
         rows.sort(key=lambda values: (values["subject"], values["domain"], str(values["image"])))
         rules = {"domains": self.domains, "labels": self.labels, "label_values": self.label_values,
                  "spacing": self.spacing, "size": self.size, "orientation": self.orientation}  # fmt: skip
-        return experiment.digest({"format": FORMAT, "rules": rules, "rows": rows})
+        return experiment.digest(_with_floats({"format": FORMAT, "rules": rules, "rows": rows}))
 
     def save(self, path: Path | None = None) -> Cohort:
         """Write the cohort to its folder (or to ``path``), table first, each file beside and then renamed.
@@ -155,6 +161,16 @@ class Cohort:
         write_atomically(cohort.path / "cohort.yaml", _yaml_text(cohort))
         (cohort.path / "images.parquet").unlink(missing_ok=True)  # what was read from there is in images.csv now
         return cohort
+
+
+def _with_floats(value: Any) -> Any:
+    """Plain values with every number a float: 1 and 1.0 are one rule, whether it came from code or from a file."""
+    value = experiment.plain(value)
+    if isinstance(value, dict):
+        return {key: _with_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_floats(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def prepare_image(row: Row, cohort: Cohort) -> Prepared:
@@ -288,7 +304,7 @@ def _domains(values: Any, file: Path) -> dict[str, Domain]:
         _known(rule, ("rule", "low", "high", "mask"), f"{file}: intensity of {name}")
         parts = [rule.get(key) for key in ("rule", "low", "high", "mask")]
         intensity = Intensity.parse(":".join(str(part) for part in parts if part is not None)) if rule else Intensity()
-        domains[str(name)] = Domain(str(name), str(settings.get("modality") or name), intensity)
+        domains[str(name)] = Domain(str(name), str(settings.get("modality") or ""), intensity)
     return domains
 
 
@@ -402,7 +418,7 @@ def _yaml_text(cohort: Cohort) -> str:
         "size": list(cohort.size) if cohort.size else None,
         "disjoint_domains": cohort.disjoint_domains,
         "domains": {
-            domain.name: {"modality": domain.modality or domain.name, "intensity": experiment.plain(domain.intensity)}
+            domain.name: {"modality": domain.modality, "intensity": experiment.plain(domain.intensity)}
             for domain in cohort.domains.values()
         },
         "labels": dict(cohort.labels),

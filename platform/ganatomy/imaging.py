@@ -89,7 +89,7 @@ class Intensity:
 
     def text(self) -> str:
         """Inverse of ``parse``."""
-        return f"{self.rule}:{self.low:g}:{self.high:g}:{self.mask}"
+        return f"{self.rule}:{self.low:.12g}:{self.high:.12g}:{self.mask}"
 
     def foreground(self, volume: Array, mask: Array | None = None) -> Array | None:
         """Boolean array of the voxels inside the mask, None where that is all. ``mask``: the row's own, if any."""
