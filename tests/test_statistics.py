@@ -14,10 +14,11 @@ from scipy import stats
 
 from ganatomy.statistics import (
     Effect,
+    group_medians,
     holm,
     paired_bootstrap,
     permutation_test,
-    quantile_ratio,
+    rank_test,
     smallest_p,
 )
 
@@ -146,39 +147,30 @@ def test_comparisons_that_could_not_be_made_are_not_counted():
     assert holm([]) == []
 
 
-# --- ratio of quantiles ------------------------------------------------------------------------------------------
+# --- ranks -------------------------------------------------------------------------------------------------------
 
 
-def test_ratio_of_equal_samples_is_one_and_its_interval_holds_one():
-    values = np.linspace(0.5, 1.5, 40)
-    names = [f"p{index // 4}" for index in range(40)]
-    effect = quantile_ratio(values, names, values, names, 0.5)
-    assert effect.mean == 1
-    assert effect.low < 1 < effect.high
-    assert effect.n == 10
+@pytest.mark.parametrize(("n", "m"), [(3, 4), (6, 2), (1, 5)])
+def test_rank_test_counts_the_orders_that_are_as_extreme(n, m):
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(size=n), rng.normal(size=m)
+    pooled = np.concatenate([a, b])
+    wins = [
+        sum(pooled[i] < pooled[j] for i in chosen for j in range(n + m) if j not in chosen)
+        for chosen in itertools.combinations(range(n + m), n)
+    ]
+    assert rank_test(a, b) == pytest.approx(np.mean(np.array(wins) >= wins[0]))
 
 
-def test_a_copying_tail_shows_in_the_low_quantile_and_not_in_the_median():
+def test_rank_test_is_calibrated_and_has_a_side():
     rng = np.random.default_rng(0)
-    real, made = rng.normal(1, 0.05, 60), rng.normal(1, 0.05, 60)
-    made[::8] = 0.01
-    names = [str(index) for index in range(60)]
-    assert quantile_ratio(made, names, real, names, 0.05).high < 1
-    assert quantile_ratio(made, names, real, names, 0.5).high > 0.95
+    assert np.mean([rank_test(rng.normal(size=7), rng.normal(size=5)) < 0.05 for _ in range(400)]) < 0.08
+    low, high = np.arange(8.0), np.arange(20.0, 26.0)
+    assert rank_test(low, high) < 0.001
+    assert rank_test(high, low) > 0.99
+    assert math.isnan(rank_test([], [1.0]))
 
 
-def test_values_of_one_patient_do_not_pass_for_many():
-    rng = np.random.default_rng(0)
-    real, made = rng.normal(1, 0.2, 60), rng.normal(0.9, 0.2, 60)
-    alone, together = [str(index) for index in range(60)], [str(index // 20) for index in range(60)]
-    bulk_real = np.repeat(real[:3], 20)
-    bulk_made = np.repeat(made[:3], 20)
-    wide = quantile_ratio(bulk_made, together, bulk_real, together, 0.5)
-    narrow = quantile_ratio(bulk_made, alone, bulk_real, alone, 0.5)
-    assert wide.high - wide.low > narrow.high - narrow.low
-
-
-def test_one_group_or_none_bounds_nothing():
-    effect = quantile_ratio([0.1, math.nan], ["a", "b"], [1.0, 1.1], ["c", "d"], 0.5)
-    assert (effect.low, effect.high, effect.n) == (-math.inf, math.inf, 1)
-    assert math.isnan(quantile_ratio([], [], [1.0], ["c"], 0.5).mean)
+def test_values_of_one_patient_count_once():
+    medians = group_medians([3.0, 1.0, 2.0, 9.0, math.nan], ["b", "b", "b", "a", "c"])
+    assert medians.tolist() == [9.0, 2.0]

@@ -110,33 +110,21 @@ def holm(pvalues: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def quantile_ratio(
-    a: Values,
-    groups_a: Sequence[str],
-    b: Values,
-    groups_b: Sequence[str],
-    quantile: float,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Effect:
-    """Quantile of ``a`` over that of ``b``, with its bootstrap interval; n is the smaller number of groups.
+def rank_test(a: Values, b: Values) -> float:
+    """One-sided p of ``a`` being smaller than ``b``: two independent samples, by their ranks alone (Mann-Whitney).
 
-    The two samples are independent, their values are not: those of one group (one patient) move together, so groups
-    are drawn, each with all its values. NaN values are left out first.
+    Exact for small samples without ties. NaN where either is empty.
     """
-    first, second = _grouped(a, groups_a), _grouped(b, groups_b)
-    n = min(len(first), len(second))
-    if not n:
-        return Effect(math.nan, -math.inf, math.inf, 0, level, resamples, seed)
-    estimate = _ratio(np.concatenate(first), np.concatenate(second), quantile)
-    if n < 2:
-        return Effect(estimate, -math.inf, math.inf, n, level, resamples, seed)
-    rng = np.random.default_rng(seed)
-    ratios = [_ratio(_redrawn(first, rng), _redrawn(second, rng), quantile) for _ in range(resamples)]
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-    return Effect(estimate, float(low), float(high), n, level, resamples, seed)
+    if not len(a) or not len(b):
+        return math.nan
+    return float(stats.mannwhitneyu(a, b, alternative="less").pvalue)
+
+
+def group_medians(values: Values, groups: Sequence[str]) -> NDArray[np.float64]:
+    """Median of each group (patient), in the order of their names: what moves together counts once. NaN is left out."""
+    array, names = np.asarray(values, np.float64), np.asarray(groups, dtype=str)
+    kept = ~np.isnan(array)
+    return np.array([np.median(array[kept & (names == name)]) for name in np.unique(names[kept])])
 
 
 def _differences(a: Values, b: Values) -> NDArray[np.float64]:
@@ -154,18 +142,3 @@ def _resamples(n: int, resamples: int, seed: int) -> NDArray[np.intp]:
     indices = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
     indices.flags.writeable = False
     return indices
-
-
-def _grouped(values: Values, groups: Sequence[str]) -> list[NDArray[np.float64]]:
-    array, names = np.asarray(values, np.float64), np.asarray(groups, dtype=str)
-    kept = ~np.isnan(array)
-    return [array[kept & (names == name)] for name in np.unique(names[kept])]
-
-
-def _redrawn(groups: Sequence[NDArray[np.float64]], rng: np.random.Generator) -> NDArray[np.float64]:
-    return np.concatenate([groups[index] for index in rng.integers(0, len(groups), len(groups))])
-
-
-def _ratio(a: NDArray[np.float64], b: NDArray[np.float64], quantile: float) -> float:
-    below = float(np.quantile(b, quantile))
-    return float(np.quantile(a, quantile)) / below if below > 0 else math.inf
