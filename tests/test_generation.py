@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -243,6 +244,19 @@ def test_an_interruption_leaves_nothing_that_looks_finished(generator, source, t
     assert run_job(generator.directory, job).status == "made"
 
 
+def test_a_full_disc_is_said_and_leaves_nothing(generator, source, tmp_path, monkeypatch) -> None:
+    def full(image, path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    job = plan_generation(generator, source, tmp_path / "out")[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(nib, "save", full)
+        result = run_job(generator.directory, job)
+    assert (result.status, result.row) == ("failed", None)
+    assert "No space left" in result.error
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
 def test_nothing_is_overwritten_silently(generator, source, tmp_path) -> None:
     out = tmp_path / "out"
     jobs = plan_generation(generator, source, out)
@@ -256,6 +270,19 @@ def test_nothing_is_overwritten_silently(generator, source, tmp_path) -> None:
     assert jobs[0].image.read_bytes() == b"somebody's work"
     (first, *_) = plan_generation(generator, source, out, overwrite=True)
     assert run_job(generator.directory, first).status == "made"
+
+
+@pytest.mark.parametrize("kind", ["label", "sidecar"])
+def test_files_beside_the_image_are_not_overwritten_either(generator, source, tmp_path, kind) -> None:
+    job = plan_generation(generator, source, tmp_path / "out")[0]
+    foreign = getattr(job, kind)
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("somebody's work")
+    result = run_job(generator.directory, job)
+    assert result.status == "failed"
+    assert str(foreign) in result.error
+    assert foreign.read_text() == "somebody's work"
+    assert run_job(generator.directory, replace(job, overwrite=True)).status == "made"
 
 
 def test_a_changed_source_or_generator_is_refused(bundles, generator, source, tmp_path) -> None:

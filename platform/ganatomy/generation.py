@@ -122,6 +122,8 @@ def run_job(bundle: Path | str, job: Job, *, device: str = "cpu", max_voxels: in
         return _run(generator, job, max_voxels)
     except InputError as error:
         return Result(job, "failed", error=str(error))
+    except OSError as error:  # a full disc, a folder that may not be written
+        return Result(job, "failed", error=f"{job.image} cannot be written: {error.strerror or error}")
 
 
 def finish_generation(
@@ -185,15 +187,14 @@ def _loaded(bundle: str, device: str) -> Generator:
 
 def _run(generator: Generator, job: Job, max_voxels: int) -> Result:
     described = _provenance(generator, job)
-    if job.image.exists():
-        if _finished(job, described):
-            return Result(job, "kept", _made_row(generator, job))
-        if not job.overwrite:
-            raise InputError(
-                f"{job.image} exists and is not what this generator makes of {job.row.image}",
-                expected="an empty place, or what the same generation left",
-                remedy="--overwrite, or another --out",
-            )
+    if _finished(job, described):
+        return Result(job, "kept", _made_row(generator, job))
+    if (there := _in_the_way(job, described)) and not job.overwrite:
+        raise InputError(
+            f"{there} exists and is not what this generator makes of {job.row.image}",
+            expected="an empty place, or what the same generation left",
+            remedy="--overwrite, or another --out",
+        )
     image = _made_image(generator, job, max_voxels)
     job.image.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=job.image.parent, prefix=".part-") as part:
@@ -276,12 +277,22 @@ def _maker(generator: Generator) -> dict[str, str]:
 
 
 def _finished(job: Job, described: dict[str, Any]) -> bool:
-    """Whether the image there, and its label, are byte for byte what this job left."""
-    if job.label and not (job.label.exists() and _file_digest(job.label) == described["LabelDigest"]):
+    """Whether image, label and sidecar are all there, and byte for byte what this job leaves."""
+    if not job.image.exists() or (job.label and not job.label.exists()) or _in_the_way(job, described, image=False):
         return False
+    return bool(_read_sidecar(job.sidecar).get("OutputDigest") == _file_digest(job.image))
+
+
+def _in_the_way(job: Job, described: dict[str, Any], *, image: bool = True) -> Path | None:
+    """A file in the job's place that the job itself, finished or interrupted, would not have left."""
+    if job.label and job.label.exists() and _file_digest(job.label) != described["LabelDigest"]:
+        return job.label
     found = _read_sidecar(job.sidecar)
     # Another release of the package does not make another image: the generator's digest says what made it.
-    return found == {**described, "GeneratedBy": found.get("GeneratedBy"), "OutputDigest": _file_digest(job.image)}
+    ours = {**described, "GeneratedBy": found.get("GeneratedBy"), "OutputDigest": found.get("OutputDigest")}
+    if job.sidecar.exists() and found != ours:
+        return job.sidecar
+    return job.image if image and job.image.exists() else None
 
 
 def _made_row(generator: Generator, job: Job) -> Row:
