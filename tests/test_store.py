@@ -232,6 +232,12 @@ def test_classes_leave_room_for_every_id(tmp_path):
     assert gap.classes == 5
 
 
+@pytest.mark.parametrize("value", [0, 256])
+def test_a_class_id_that_does_not_fit_a_byte_is_refused(tmp_path, value):
+    with pytest.raises(InputError, match=r"1\.\.255"):
+        write_store(tmp_path / "s", name="s", labels={value: "x"}, domains=DOMAINS, digest="d", items=[])
+
+
 def test_slightly_overshooting_images_are_clipped(tmp_path):
     store = write(tmp_path / "s", [item(image=np.full((4, 6, 5), 1.0005))])
     assert store.image(store.records()[0]).max() == 1

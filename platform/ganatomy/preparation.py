@@ -45,7 +45,8 @@ def prepare(cohort: Cohort, root: Path | str, progress: Progress | None = None, 
     path = Path(root) / digest
     if not cohort.rows:
         raise InputError(f"cohort {cohort.path} has no usable image", remedy="ganatomy cohort check")
-    with single_flight(Path(root) / f".{digest}", done=path.exists) as still_mine:
+    with single_flight(Path(root) / f".{digest}", done=path.exists, waiting=_say_once(cohort.name)) as still_mine:
+        # still_mine need not be asked: a second maker would make the same bytes, and the first rename wins.
         if still_mine is None:
             return open_store(path)
         for left in path.parent.glob(f".{digest}.*.part"):
@@ -134,6 +135,17 @@ def _header_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
 
 
 # --- progress ----------------------------------------------------------------------------------------------------
+
+
+def _say_once(name: str) -> Callable[[], None]:
+    said: list[str] = []
+
+    def waiting() -> None:
+        if not said and sys.stderr.isatty():
+            said.append(name)
+            Console(stderr=True).print(f"waiting for another process that prepares cohort {name}")
+
+    return waiting
 
 
 @contextlib.contextmanager

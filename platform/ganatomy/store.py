@@ -208,6 +208,8 @@ def write_store(
     not fit (names the subject), when the disc is full, or when ``path`` holds something else.
     """
     path = Path(path)
+    if not all(0 < value < 256 for value in labels):
+        raise InputError(f"labels of {name} have ids {sorted(labels)}", expected="whole numbers in 1..255")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
     part.mkdir()
