@@ -1,0 +1,273 @@
+"""The ablation table of a sweep: what each configuration scored, how surely it differs from no synthetic data.
+
+Works on ``TrialResult`` alone, so on the validation split alone: the test split is not read here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ganatomy import metrics
+from ganatomy.contracts import InputError
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, TrialResult
+from ganatomy.statistics import Effect, holm, paired_bootstrap, permutation_test, smallest_p
+
+FEW_PATIENTS = 10
+SIGNIFICANT = 0.05
+HELPS, HARMS, OPEN = "shown to help", "shown to harm", "not shown to help"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration: its replicates over seeds taken together.
+
+    configuration: ``Experiment.configuration()`` of its first trial.  name: the parameters that vary over the sweep.
+    patients: patient -> Dice averaged over seeds.  dice, labels, hd95 (mm), device_seconds: means over seeds.
+    missed: structures that no voxel was found of, a seed.  worst: least Dice of any subject under any seed.
+    s_scores: domain -> mean S-score.  difference: Dice minus that of the baseline, paired over patients; None for the
+    baseline itself and where there is none.  p, p_holm: of a permutation test, alone and corrected over all rows.
+    """
+
+    configuration: str
+    name: str
+    parameters: Mapping[str, Any]
+    arm: str
+    trials: tuple[str, ...]
+    seeds: tuple[int, ...]
+    patients: Mapping[str, float]
+    dice: float
+    labels: Mapping[str, float]
+    hd95: float
+    missed: float
+    worst: float
+    worst_subject: str
+    s_scores: Mapping[str, float]
+    device_seconds: float
+    difference: Effect | None = None
+    p: float = math.nan
+    p_holm: float = math.nan
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its arm uses synthetic images."""
+        return self.arm in SYNTHETIC_ARMS
+
+    @property
+    def reading(self) -> str:
+        """What may be said of it: the interval and the corrected p must agree before anything is 'shown'."""
+        if self.difference is None:
+            return ""
+        if self.p_holm <= SIGNIFICANT and self.difference.low > 0:
+            return HELPS
+        return HARMS if self.p_holm <= SIGNIFICANT and self.difference.high < 0 else OPEN
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A trial that is not in the table, and why."""
+
+    trial: str
+    name: str
+    status: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows, best Dice first. baseline, candidate: configurations of the best row without and with synthetic images
+    (empty where there is none); both chosen on the validation split. caveats: what a reader must know, in sentences."""
+
+    rows: tuple[Row, ...]
+    baseline: str
+    candidate: str
+    unfinished: tuple[Unfinished, ...] = ()
+    caveats: tuple[str, ...] = field(default=())
+
+    def row(self, configuration: str) -> Row:
+        """The row of a configuration. Raises KeyError."""
+        for row in self.rows:
+            if row.configuration == configuration:
+                return row
+        raise KeyError(configuration)
+
+    @property
+    def conclusion(self) -> str:
+        """The answer of the sweep in one sentence."""
+        if not self.candidate or not self.baseline:
+            missing = "with" if not self.candidate else "without"
+            return f"No comparison: no trial {missing} synthetic data has finished."
+        row = self.row(self.candidate)
+        effect = row.difference
+        assert effect is not None
+        return (
+            f"On the validation patients, synthetic data is {row.reading}: the best configuration with it ({row.name}) "
+            f"scores {100 * effect.mean:+.1f} Dice points against the baseline ({self.row(self.baseline).name}), "
+            f"95 % interval {interval(effect)}, {effect.n} patients."
+        )
+
+
+# --- computing ---------------------------------------------------------------------------------------------------
+
+
+def ablation_table(results: Sequence[TrialResult], baseline: str = "") -> Table:
+    """The table of a sweep's trials.
+
+    Trials that differ in nothing but the seed are one row; for arms without synthetic images, settings of the generator
+    do not count as a difference.  baseline: configuration to compare with; by default the best non-synthetic one.
+    """
+    names = _names([result.experiment for result in results])
+    groups: dict[str, list[TrialResult]] = defaultdict(list)
+    unfinished = []
+    for result in results:
+        key = relevant(result.experiment).configuration()
+        if result.status == "finished" and metrics.case_scores(result.scores):
+            groups[key].append(result)
+        else:
+            error = result.error or ("no scores" if result.status == "finished" else "")
+            unfinished.append(Unfinished(result.trial, names[key][0], result.status, error.split("\n")[0]))
+    rows = sorted((_row(group, *names[key]) for key, group in groups.items()), key=lambda row: -row.dice)
+    plainest = next((row.configuration for row in rows if not row.synthetic), "")
+    against = baseline or plainest
+    if against and against not in {row.configuration for row in rows}:
+        known = ", ".join(f"{row.configuration} ({row.name})" for row in rows) or "a finished trial"
+        raise InputError(f"baseline {against!r} is no finished configuration of this sweep", expected=known)
+    rows = _compared(rows, against)
+    candidate = next((row.configuration for row in rows if row.synthetic and row.configuration != against), "")
+    return Table(tuple(rows), against, candidate, tuple(unfinished), tuple(_caveats(rows)))
+
+
+def relevant(experiment: Experiment) -> Experiment:
+    """The experiment with everything that cannot matter to its arm at its default, so that equals look equal."""
+    if experiment.arm in SYNTHETIC_ARMS:
+        return experiment
+    blank = Experiment(experiment.cohort, experiment.domains)
+    return dataclasses.replace(
+        experiment, method=blank.method, mixing=blank.mixing, filter=blank.filter,
+        labels=dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees),
+        budget=dataclasses.replace(experiment.budget, generator_steps=blank.budget.generator_steps),
+        training=dataclasses.replace(experiment.training, ema=blank.training.ema),
+    )  # fmt: skip
+
+
+def _names(experiments: Sequence[Experiment]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Configuration -> its name and the parameters that vary, among the arms for which they matter."""
+    flat: dict[str, dict[str, Any]] = {}
+    arms = {}
+    for experiment in map(relevant, experiments):
+        flat[experiment.configuration()] = experiment.flat()
+        arms[experiment.configuration()] = experiment.arm
+    everywhere = sorted({name for values in flat.values() for name in values} - {"seed", "arm"})
+    synthetic = {key: values for key, values in flat.items() if arms[key] in SYNTHETIC_ARMS}
+
+    def varies(name: str, among: Mapping[str, Mapping[str, Any]]) -> bool:
+        return len({json.dumps(values.get(name)) for values in among.values()}) > 1
+
+    blind = {key: values for key, values in flat.items() if key not in synthetic}
+    varying = {key: [name for name in everywhere if varies(name, group)]
+               for group in (synthetic, blind) for key in group}  # fmt: skip
+    shared = [name for name in everywhere if varies(name, flat) and not _generators(name)]
+    last = [name.rsplit(".", 1)[-1] for name in {name for names in varying.values() for name in [*names, *shared]}]
+    named = {}
+    for key, values in flat.items():
+        chosen = [name for name in everywhere if name in (*varying[key], *shared) and name in values]
+        short = {name: name.rsplit(".", 1)[-1] for name in chosen}
+        words = [f"{short[name] if last.count(short[name]) == 1 else name}={_word(values[name])}" for name in chosen]
+        lead = [arms[key]] if len(set(arms.values())) > 1 or not words else []
+        named[key] = (" · ".join([*lead, *words]), {name: values[name] for name in chosen})
+    return named
+
+
+def _generators(name: str) -> bool:
+    return name.startswith(("method", "mixing", "filter")) or name in (
+        "labels.gan_sees", "budget.generator_steps", "training.ema",
+    )  # fmt: skip
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "×".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _row(trials: Sequence[TrialResult], name: str, parameters: Mapping[str, Any]) -> Row:
+    by_seed: dict[int, TrialResult] = {}
+    for trial in trials:  # the same experiment run twice is no second replicate
+        by_seed.setdefault(trial.experiment.seed, trial)
+    chosen = [by_seed[seed] for seed in sorted(by_seed)]
+    summaries = [metrics.summarise(trial.scores) for trial in chosen]
+    cases = [(value, subject) for trial in chosen for subject, value in metrics.case_scores(trial.scores).items()]
+    worst, subject = min(cases)
+    prefix = "synthesis/s_score/"
+    return Row(
+        configuration=chosen[0].experiment.configuration(), name=name, parameters=parameters,
+        arm=chosen[0].experiment.arm, trials=tuple(trial.trial for trial in trials), seeds=tuple(by_seed),
+        patients=_averaged([metrics.patient_scores(trial.scores) for trial in chosen]),
+        dice=_averaged(summaries)["val/dice"],
+        labels=_averaged([metrics.label_scores(trial.scores) for trial in chosen]),
+        hd95=_averaged(summaries).get("val/hd95", math.nan), missed=_averaged(summaries)["val/missed"],
+        worst=worst, worst_subject=subject,
+        s_scores={key.removeprefix(prefix): value for key, value in
+                  _averaged([trial.summary for trial in chosen]).items() if key.startswith(prefix)},
+        device_seconds=_averaged([{"s": trial.device_seconds} for trial in chosen])["s"],
+    )  # fmt: skip
+
+
+def _averaged(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Key -> mean over the mappings that have it."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for one in several:
+        for key, value in one.items():
+            values[key].append(value)
+    return {key: math.fsum(found) / len(found) for key, found in values.items()}
+
+
+def _compared(rows: Sequence[Row], baseline: str) -> list[Row]:
+    reference = next((row.patients for row in rows if row.configuration == baseline), None)
+    if reference is None:
+        return list(rows)
+    compared = []
+    for row in rows:
+        if row.configuration == baseline:
+            compared.append(row)
+            continue
+        patients = sorted(row.patients.keys() & reference.keys())
+        pair = [row.patients[name] for name in patients], [reference[name] for name in patients]
+        compared.append(dataclasses.replace(row, difference=paired_bootstrap(*pair), p=permutation_test(*pair)))
+    adjusted = holm([row.p for row in compared])
+    return [dataclasses.replace(row, p_holm=p) for row, p in zip(compared, adjusted)]
+
+
+def _caveats(rows: Sequence[Row]) -> list[str]:
+    caveats = []
+    effects = [row.difference for row in rows if row.difference is not None]
+    if effects:
+        n, family = min(effect.n for effect in effects), len(effects)
+        if n < FEW_PATIENTS:
+            caveats.append(
+                f"Only {n} validation patients: intervals are rather too narrow, and one patient more may change the "
+                "order of the rows."
+            )
+        if (least := min(1.0, family * smallest_p(n))) > SIGNIFICANT:
+            caveats.append(
+                f"With {n} patients and {family} comparisons the least corrected p is {least:.2g}: this table cannot "
+                "show anything at 5 %, however large the effect."
+            )
+        compared = max(len(row.patients) for row in rows)
+        if n < compared:
+            caveats.append(f"Some comparisons rest on {n} of {compared} patients: the others have no score in one arm.")
+    if any(len(row.seeds) == 1 for row in rows):
+        caveats.append("Rows with one seed mix the luck of one training with the effect.")
+    if sum(row.synthetic for row in rows) > 1:
+        caveats.append("The best of several looks better than it is; the held-out test patients decide at promotion.")
+    return caveats
+
+
+def interval(effect: Effect) -> str:
+    """The bounds in Dice points: ``+1.2, +7.0``."""
+    return f"{100 * effect.low:+.1f}, {100 * effect.high:+.1f}" if math.isfinite(effect.low) else "unknown"

@@ -1,0 +1,203 @@
+"""The report of a sweep: its ablation table as text, JSON and one self-contained page with figures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from ganatomy import figures
+from ganatomy.ablation import Row, Table, ablation_table, interval
+from ganatomy.experiment import plain
+from ganatomy.statistics import finite
+
+__all__ = ["Row", "Table", "ablation_table", "render_text", "rich_table", "to_dict", "to_json", "write_html"]
+
+
+def rich_table(table: Table) -> RichTable:
+    """The table for a terminal of 120 columns."""
+    shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    shown.add_column("configuration", overflow="fold", min_width=18)
+    for header in _headers(table)[1:-1]:
+        unit = header.removesuffix(" mm").removesuffix(" s")
+        shown.add_column(f"{unit}\n{header[len(unit) + 1 :]}".rstrip(), justify="right", no_wrap=True)
+    shown.add_column("reading", overflow="fold", min_width=13)
+    for row in table.rows:
+        shown.add_row(*_cells(table, row), style="bold" if row.configuration == table.candidate else "")
+    return shown
+
+
+def render_text(table: Table, width: int = 120) -> str:
+    """Conclusion, table, caveats and the trials that did not finish, as plain text of at most ``width`` columns."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False, emoji=False)
+    console.print(table.conclusion)
+    if table.rows:
+        console.print()
+        console.print(rich_table(table))
+        console.print()
+        console.print(
+            "Dice, HD95: means over seeds. Δ: Dice points against the baseline, paired over patients, 95 % bootstrap "
+            "interval. p: permutation test, Holm-corrected. missed: structures a seed. S-score: by domain."
+        )
+    for caveat in table.caveats:
+        console.print(f"! {caveat}")
+    for trial in table.unfinished:
+        console.print(f"{trial.status}: trial {trial.trial} ({trial.name}){': ' if trial.error else ''}{trial.error}")
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def to_dict(table: Table) -> dict[str, Any]:
+    """Everything in the table as plain values for JSON; numbers it does not know are None."""
+    rows = [{**plain(row), "synthetic": row.synthetic, "reading": row.reading,
+             "difference": row.difference and row.difference.to_dict()} for row in table.rows]  # fmt: skip
+    whole = {**plain(table), "rows": rows, "conclusion": table.conclusion}
+    return {key: _finite(value) for key, value in whole.items()}
+
+
+def to_json(table: Table) -> str:
+    """``to_dict`` as standard JSON text."""
+    return json.dumps(to_dict(table), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def write_html(
+    table: Table,
+    path: Path,
+    *,
+    title: str = "Ablation",
+    facts: Mapping[str, str] | None = None,
+    panels: Mapping[str, bytes] | None = None,
+    notes: Sequence[str] = (),
+) -> Path:
+    """One self-contained page: conclusion, table, figures, panels; written whole or not at all.
+
+    facts: name -> value, shown under the title (cohort, digest, date).  panels: caption -> PNG.  notes: sentences
+    shown under the conclusion, such as those of a verdict.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(_page(table, title, facts or {}, panels or {}, notes))
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _headers(table: Table) -> list[str]:
+    synthesis = ["S-score"] if any(row.s_scores for row in table.rows) else []
+    return ["configuration", "seeds", "Dice", "Δ [95 % interval]", "p Holm", "HD95 mm", "missed", "worst", *synthesis,
+            "device s", "reading"]  # fmt: skip
+
+
+def _cells(table: Table, row: Row) -> list[str]:
+    effect = row.difference
+    reading = "baseline" if row.configuration == table.baseline else row.reading
+    synthesis = "\n".join(f"{domain} {_number(value, 3)}" for domain, value in sorted(row.s_scores.items())) or "–"
+    return [
+        row.name, str(len(row.seeds)), _number(row.dice, 3),
+        "" if effect is None else f"{100 * effect.mean:+.1f} [{interval(effect)}]", _number(row.p_holm, 3),
+        _number(row.hd95, 1), f"{row.missed:.3g}", _number(row.worst, 3),
+        *([synthesis] if any(other.s_scores for other in table.rows) else []), f"{row.device_seconds:.0f}", reading,
+    ]  # fmt: skip
+
+
+def _number(value: float, places: int) -> str:
+    return f"{value:.{places}f}" if math.isfinite(value) else "–"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else finite(value)
+
+
+STYLE = """
+:root { color-scheme: light }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b2430; background: #f5f6f8; margin: 0 }
+main { max-width: 1120px; margin: 0 auto; padding: 2.5rem 1.5rem 4rem }
+h1 { font-size: 1.7rem; margin: 0 0 .3rem }
+h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem }
+.facts { color: #5b6675; margin: 0 0 1.4rem }
+.conclusion { background: #fff; border-left: 4px solid #0072b2; padding: .9rem 1.1rem; font-size: 1.05rem }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; background: #fff; width: 100%; font-variant-numeric: tabular-nums }
+th, td { padding: .45rem .6rem; text-align: right; border-bottom: 1px solid #e3e7ec }
+th { font-weight: 600; color: #5b6675 }
+th:first-child, td:first-child, th:last-child, td:last-child { text-align: left }
+tr.best td { background: #eaf4fb; font-weight: 600 }
+figure { margin: 0 0 1.4rem }
+img { max-width: 100%; border-radius: 4px }
+figcaption { color: #5b6675; font-size: .9rem }
+li { margin: .2rem 0 }
+"""
+
+
+def _page(table: Table, title: str, facts: Mapping[str, str], panels: Mapping[str, bytes], notes: Sequence[str]) -> str:
+    say = html.escape
+    head = "".join(f"<th>{say(header)}</th>" for header in _headers(table))
+    body = "".join(
+        f'<tr class="{"best" if row.configuration == table.candidate else "row"}">'
+        + "".join(f"<td>{say(cell).replace(chr(10), '<br>')}</td>" for cell in _cells(table, row)) + "</tr>\n"
+        for row in table.rows
+    )  # fmt: skip
+    labels = sorted({label for row in table.rows for label in row.labels})
+    by_label = "".join(
+        f"<tr><td>{say(row.name)}</td>"
+        + "".join(f"<td>{_number(row.labels.get(label, math.nan), 3)}</td>" for label in labels)
+        + f"<td>{say(row.worst_subject)} ({_number(row.worst, 3)})</td></tr>\n"
+        for row in table.rows
+    )
+    pictures = {**_figures(table), **panels}
+    shown = "".join(
+        f'<figure><img alt="{say(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f"<figcaption>{say(name)}</figcaption></figure>\n" for name, png in pictures.items()
+    )  # fmt: skip
+    lost = "".join(
+        f"<li>{say(item.status)}: trial {say(item.trial)} ({say(item.name)}) {say(item.error)}</li>\n"
+        for item in table.unfinished
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{say(title)}</title><style>{STYLE}</style></head><body><main>
+<h1>{say(title)}</h1><p class="facts">{" · ".join(f"{say(key)}: {say(value)}" for key, value in facts.items())}</p>
+<p class="conclusion">{say(table.conclusion)}</p>
+{"".join(f"<p>{say(note)}</p>" for note in notes)}
+<ul>{"".join(f"<li>{say(caveat)}</li>" for caveat in table.caveats)}</ul>
+<h2>Configurations</h2><div class="wide"><table><tr>{head}</tr>
+{body}</table></div>
+<h2>Dice of each structure, and the worst case</h2><div class="wide"><table>
+<tr><th>configuration</th>{"".join(f"<th>{say(label)}</th>" for label in labels)}<th>worst subject (Dice)</th></tr>
+{by_label}</table></div>
+<h2>Figures</h2>{shown}
+<h2>Trials not in the table</h2>{f"<ul>{lost}</ul>" if lost else "<p>None: every trial finished.</p>"}
+</main></body></html>
+"""
+
+
+def _figures(table: Table) -> dict[str, bytes]:
+    effects = [(row.name, row.difference) for row in table.rows if row.difference is not None]
+    drawn = {}
+    if effects:
+        drawn["Difference to the baseline, Dice points, with 95 % intervals over patients"] = figures.forest(effects)
+    if table.baseline and table.candidate:
+        pair = table.row(table.baseline), table.row(table.candidate)
+        drawn["Every patient, without and with synthetic data"] = figures.paired(
+            *((row.name, row.patients) for row in pair)
+        )
+    if table.rows:
+        points = [(row.name, row.device_seconds, row.dice, row.synthetic) for row in table.rows]
+        drawn["Dice against the device time of a trial"] = figures.cost(points)
+    return drawn
