@@ -9,12 +9,13 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ganatomy import layouts
-from ganatomy.cohort import SPLITS, Cohort, Domain, Row, hold_to_one_domain, split_patients, validate
+from ganatomy import bids, layouts
+from ganatomy.cohort import SPLITS, Cohort, Domain, Row, validate
 from ganatomy.contracts import InputError
 from ganatomy.experiment import nearest
 from ganatomy.imaging import Intensity, Progress, load_image
 from ganatomy.inspection import Findings, examine, quarantine, summarise
+from ganatomy.splits import hold_to_one_domain, split_patients
 from ganatomy.tables import absolute
 
 Layout = Literal["folders", "bids", "msd", "nnunet", "table"]
@@ -127,7 +128,7 @@ def _read(
     if layout == "folders":
         return layouts.folders(directory, image, label, mask, domains)
     if layout == "bids":
-        return layouts.bids(directory, label, mask, domains)
+        return bids.read(directory, label, mask, domains)
     if layout == "msd":
         return layouts.msd(directory, patient)
     if layout == "nnunet":
@@ -145,9 +146,7 @@ def _pair(text: str, option: str, form: str) -> tuple[str, str]:
 def _domain_names(rows: Sequence[Row], domains: Sequence[str]) -> list[str]:
     """The domains asked for, in that order; all that occur, sorted, when none is."""
     present = sorted({row.domain for row in rows})
-    for domain in domains:
-        if domain not in present:
-            raise InputError(f"no image of domain {domain!r}", expected=nearest(domain, present), remedy="--domains …")
+    layouts.require_domains(domains, present)
     return list(dict.fromkeys(domains)) or present
 
 

@@ -1,6 +1,6 @@
-"""How images lie in a folder: by patterns, BIDS, Medical Segmentation Decathlon, nnU-Net v2, or a plain table.
+"""How images lie in a folder: by patterns, as the Medical Segmentation Decathlon or nnU-Net v2 has them, or in a table.
 
-Each reader turns a folder into a ``Source``; it opens no image.
+Each reader turns a folder into a ``Source``; it opens no image. BIDS has a room of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ PLACEHOLDERS = ("patient", "subject", "session", "domain", "class", "split")
 """What a pattern may capture from a path, as ``{patient}`` or, with a regular expression, ``{patient:sub-\\d+}``."""
 
 _PLACEHOLDER = re.compile(r"\{(\w+)(?::((?:[^{}]|\{\d+(?:,\d*)?\})+))?\}")
-_NOT_IMAGES = {"func", "dwi", "fmap", "perf", "eeg", "meg", "ieeg", "beh", "motion", "nirs"}
-_TELLS_NOTHING = {"space", "desc", "label", "res", "den", "hemi", "atlas", "seg"}
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,9 @@ class Pattern:
     expression: re.Pattern[str]
 
     @classmethod
-    def parse(cls, text: str, domains: Sequence[str] = ()) -> Pattern:
-        """``{domain}`` matches nothing but ``domains``, if there are any. Raises InputError for an unknown one."""
+    def parse(cls, text: str, domains: Sequence[str] = (), word: str = "[^/]+") -> Pattern:
+        """Raises InputError for an unknown placeholder. ``{domain}`` matches nothing but ``domains``, if there are any;
+        the others match ``word``, a regular expression."""
         left, equals, path = text.partition("=")
         if not (equals and re.fullmatch(r"\{domain\}|[\w.+-]+", left)):
             left, path = "", text
@@ -66,7 +65,7 @@ class Pattern:
             name, at = match[1], match.end()
             if name not in PLACEHOLDERS:
                 raise InputError(f"unknown placeholder {{{name}}} in {text!r}", expected=nearest(name, PLACEHOLDERS))
-            inner = match[2] or (known if name == "domain" and known else "[^/]+")
+            inner = match[2] or (known if name == "domain" and known else word)
             parts.append(f"(?P={name})" if name in named else f"(?P<{name}>{inner})")
             named.add(name)
         try:
@@ -91,14 +90,19 @@ def files_under(directory: Path) -> list[str]:
     """Paths of all files, relative, with "/", sorted; hidden ones left out."""
     if not directory.is_dir():
         raise InputError(f"{directory} is not a folder", expected="the folder that holds the images")
-    found = []
+    found: list[str] = []
+    been: set[str] = set()
     for folder, folders, files in os.walk(directory, followlinks=True):
+        if os.path.realpath(folder) in been:  # a link back up would otherwise lead round for ever
+            folders.clear()
+            continue
+        been.add(os.path.realpath(folder))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [(Path(folder) / name).relative_to(directory).as_posix() for name in files if not name.startswith(".")]
     return sorted(found)
 
 
-def _matches(patterns: Sequence[Pattern], files: Sequence[str]) -> dict[str, dict[str, str]]:
+def matches(patterns: Sequence[Pattern], files: Sequence[str]) -> dict[str, dict[str, str]]:
     """File -> what it says, by the first pattern that it matches. A pattern without any file is an error."""
     found: dict[str, dict[str, str]] = {}
     for pattern in patterns:
@@ -109,6 +113,22 @@ def _matches(patterns: Sequence[Pattern], files: Sequence[str]) -> dict[str, dic
             )
         found = {**captures, **found}
     return found
+
+
+def _domains_of(patterns: Sequence[Pattern], files: Sequence[str]) -> set[str]:
+    return {said["domain"] for pattern in patterns for file in files if (said := pattern.captured(file)) is not None}
+
+
+def _spoken(said: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in said.items())
+
+
+def require_domains(asked: Sequence[str], present: Iterable[str]) -> None:
+    """Raises InputError for a domain asked for of which there is no image."""
+    present = sorted(present)
+    for domain in asked:
+        if domain not in present:
+            raise InputError(f"no image of domain {domain!r}", expected=nearest(domain, present), remedy="--domains …")
 
 
 class Companions:
@@ -134,6 +154,17 @@ class Companions:
             )
         return self.directory / best[0] if best else None
 
+    def require_use(self, used: Sequence[Path | None], images: Mapping[str, Mapping[str, str]]) -> None:
+        """Raises InputError where files were found and not one of them belongs to an image: the patterns disagree."""
+        if self.by_patient and not any(used):
+            file, said = next(iter(self.by_patient.values()))[0]
+            image, other = next(iter(sorted(images.items())))
+            raise InputError(
+                f"no {self.kind} belongs to an image: {file} says {_spoken(said)}, {image} says {_spoken(other)}",
+                expected="the same words in both patterns to say the same",
+                remedy=f"correct --{self.kind}, such as with {{patient:REGEX}}",
+            )
+
 
 # --- the layouts -------------------------------------------------------------------------------------------------
 
@@ -153,102 +184,28 @@ def folders(
             raise InputError(f"--image {pattern.text!r} names no patient", expected="{patient} in the pattern")
         if not pattern.domain and "domain" not in pattern.expression.groupindex:
             raise InputError(f"--image {pattern.text!r} names no domain", expected="DOMAIN=PATTERN, or {domain} in it")
-    labels = _matches([Pattern.parse(text, domains) for text in label], files)
-    masks = _matches([Pattern.parse(text, domains) for text in mask], files)
-    found = _matches(patterns, [file for file in files if file not in labels and file not in masks])
-    return _source(directory, found, Companions(directory, "label", labels), Companions(directory, "mask", masks))
+    labels = matches([Pattern.parse(text, domains) for text in label], files)
+    masks = matches([Pattern.parse(text, domains) for text in mask], files)
+    candidates = [file for file in files if file not in labels and file not in masks]
+    if domains:  # what the patterns would find without being told the domains, to name the nearest right one
+        free = [Pattern.parse(text) for text in image]
+        require_domains(domains, _domains_of([*patterns, *free], candidates))
+    found = matches(patterns, candidates)
+    return from_paths(directory, found, Companions(directory, "label", labels), Companions(directory, "mask", masks))
 
 
-def _source(directory: Path, found: Mapping[str, Mapping[str, str]], labels: Companions, masks: Companions) -> Source:
+def from_paths(
+    directory: Path, found: Mapping[str, Mapping[str, str]], labels: Companions, masks: Companions
+) -> Source:
+    """A row for each path of ``found``, with the label and the mask that belong to it."""
     rows = []
     for file in sorted(found):
         said = found[file]
         row = row_from({"image": file, **said}, directory, file)
         rows.append(dataclasses.replace(row, label=labels.of(file, said), mask=masks.of(file, said)))
+    labels.require_use([row.label for row in rows], found)
+    masks.require_use([row.mask for row in rows], found)
     return Source(rows, sorted(found))
-
-
-def bids(directory: Path, label: Sequence[str], mask: Sequence[str], domains: Sequence[str]) -> Source:
-    """Brain Imaging Data Structure. A domain is a suffix (T1w, FLAIR), with ``_ce-AGENT`` where contrast was given.
-
-    Labels are the derivatives' ``_dseg`` files (or ``_mask`` files with a ``label-`` entity) of the same subject and
-    session, unless patterns say otherwise. Label names come from a ``dseg.tsv`` in the root or a derivative's root.
-    """
-    files = files_under(directory)
-    named = {file: _entities(file) for file in files if file.endswith((".nii", ".nii.gz"))}
-    found = {
-        file: entities
-        for file, entities in named.items()
-        if file.startswith("sub-") and entities["suffix"] not in ("dseg", "mask", "probseg")
-        and (entities["domain"] in domains if domains else Path(file).parent.name not in _NOT_IMAGES)
-    }  # fmt: skip
-    if not found:
-        raise InputError(f"{directory} has no BIDS image", expected="files such as sub-01/anat/sub-01_T1w.nii.gz")
-    said = {file: _bids_identity(entities) for file, entities in found.items()}
-    for file, identity in said.items():
-        twins = [other for other in said if other != file and said[other] == identity]
-        if twins:  # several runs or acquisitions: what sets them apart goes into the subject's name
-            extra = [f"{k}-{v}" for k, v in found[file].items() if k not in ("sub", "ses", "ce", "suffix", "domain")]
-            said = {**said, file: {**identity, "subject": "_".join([identity["subject"], *extra])}}
-    masks = Companions(directory, "mask", _matches([Pattern.parse(text, domains) for text in mask], files))
-    if label:
-        labels = Companions(directory, "label", _matches([Pattern.parse(text, domains) for text in label], files))
-        source = _source(directory, said, labels, masks)
-    else:
-        source = _source(directory, said, Companions(directory, "label", {}), masks)
-        rows = [
-            dataclasses.replace(row, label=_bids_label(directory, file, found[file], named))
-            for file, row in zip(source.places, source.rows, strict=True)
-        ]
-        source = dataclasses.replace(source, rows=rows)
-    names = _bids_label_names(directory, files)
-    about = _json(directory / "dataset_description.json") if (directory / "dataset_description.json").exists() else {}
-    return dataclasses.replace(
-        source, labels=names, name=str(about.get("Name", "")), licence=str(about.get("License", ""))
-    )
-
-
-def _entities(file: str) -> dict[str, str]:
-    *pairs, suffix = Path(file).name.split(".")[0].split("_")
-    entities = dict(pair.partition("-")[::2] for pair in pairs)
-    domain = f"{suffix}_ce-{entities['ce']}" if entities.get("ce") else suffix
-    return {**entities, "suffix": suffix, "domain": domain}
-
-
-def _bids_identity(entities: Mapping[str, str]) -> dict[str, str]:
-    patient, session = entities["sub"], entities.get("ses", "")
-    subject = f"{patient}_{session}" if session else patient
-    return {"patient": patient, "session": session, "subject": subject, "domain": entities["domain"]}
-
-
-def _bids_label(
-    directory: Path, image: str, entities: Mapping[str, str], named: Mapping[str, Mapping[str, str]]
-) -> Path | None:
-    def agrees(other: Mapping[str, str]) -> bool:
-        keys = set(other) - _TELLS_NOTHING - {"suffix", "domain"}
-        return other.get("sub") == entities["sub"] and all(other[key] == entities.get(key) for key in keys)
-
-    for suffix in ("dseg", "mask"):
-        fitting = [file for file, other in named.items() if other["suffix"] == suffix and agrees(other)
-                   and (suffix == "dseg" or "label" in other)]  # fmt: skip
-        if len(fitting) > 1:
-            raise InputError(
-                f"{image} has several labels: {', '.join(fitting[:3])}",
-                expected="one label an image",
-                remedy="name it, such as --label 'derivatives/NAME/sub-{patient}/**/*_dseg.nii.gz'",
-            )
-        if fitting:
-            return directory / fitting[0]
-    return None
-
-
-def _bids_label_names(directory: Path, files: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    for file in files:
-        if re.fullmatch(r"(?:derivatives/[^/]+/)?(?:[^/]*_)?dseg\.tsv", file):
-            rows = [values for _, values in read_table(directory / file)]
-            if all(values.get("index", "").isdigit() and values.get("name") for values in rows):
-                return {values["name"]: (int(values["index"]),) for values in rows if int(values["index"])}
-    return {}
 
 
 def msd(directory: Path, patient: str = "") -> Source:
@@ -350,7 +307,7 @@ def table(path: Path, columns: Mapping[str, str]) -> Source:
 
 def _dataset_json(directory: Path, keys: Sequence[str]) -> dict[str, Any]:
     file = directory / "dataset.json"
-    about = _json(file)
+    about = read_json(file)
     for key in keys:
         if key not in about:
             raise InputError(
@@ -361,7 +318,8 @@ def _dataset_json(directory: Path, keys: Sequence[str]) -> dict[str, Any]:
     return about
 
 
-def _json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The object that a JSON file holds. Raises InputError naming the file."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
