@@ -11,10 +11,10 @@ ARGS ?=
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-slow check lint types imports format lock clean
+.PHONY: help demo ui test test-slow check lint types imports format environment lock clean
 
 help:  ## what can be made
-	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## phantom cohort -> sweep -> ablation -> gate -> NIfTI, in ./demo, under 15 minutes on 2 cores
 	$(BIN)/ganatomy demo --workspace $(WORKSPACE) $(ARGS)
@@ -43,6 +43,8 @@ imports: $(READY)
 format: $(READY)  ## put the code into the house's layout
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+environment: $(READY)  ## .venv with exactly the locked versions; nothing to do if it is there
 
 # torch comes first and by its exact pin: pip then takes the build that its own configuration offers (a CPU build, or the
 # one with CUDA), where an open range would take the newest release and its gigabytes. The lock then settles everything

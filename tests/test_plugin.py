@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
 from ganatomy.contracts import InputError
@@ -96,6 +97,21 @@ def test_its_parameters_are_checked_like_ours():
     assert given.method_config().spread_weight == 0.5
     with pytest.raises(InputError, match=r"spread_weight"):
         experiment("toy_moments", spred_weight=0.5).validate()
+
+
+@pytest.mark.usefixtures("plugged")
+def test_every_point_of_its_search_space_is_an_experiment():
+    space = resolve("spaces", "toy_moments")
+    points = space.listed({}, seeds=(0, 1))
+    assert len(points) == 4
+    for point in points:
+        space.experiment(point, {}).with_values({"domains.A": "a", "domains.B": "b"}).validate()
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(10):
+        trial = study.ask()
+        space.sample(trial)
+        assert space.experiment(trial.params, {}).validate().arm in ("real", "offline")
 
 
 @pytest.mark.usefixtures("plugged")

@@ -29,6 +29,41 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Report(Command):
+    """Print the ablation table of a sweep: every configuration with its interval, test, misses and cost.
+
+    $ ganatomy report latest
+    $ ganatomy report my-cohort-shape_consistent --html report.html
+    $ ganatomy report latest --json > table.json
+
+    Validation patients only. A sweep that is still running is reported as far as it has come.
+    """
+
+    sweep: Positional[str]
+    """Name of the sweep, or latest."""
+    json: bool = False
+    """Print JSON."""
+    html: Path | None = None
+    """Also write one self-contained page with figures."""
+
+    def run(self) -> int:
+        """Print, and write the page."""
+        from ganatomy.ablation import ablation_table
+        from ganatomy.report import render_text, to_json, write_html
+        from ganatomy.results import read_plan, read_results, sweep_directory
+
+        directory = sweep_directory(self.workspace.absolute(), self.sweep)
+        plan = read_plan(directory)
+        table = ablation_table(read_results(directory))
+        print(to_json(table) if self.json else render_text(table))
+        if self.html is not None:
+            facts = {"cohort": plan.cohort, "digest": plan.cohort_digest, "search space": plan.space}
+            page = write_html(table, self.html, title=f"Sweep {plan.name}", facts=facts)
+            print(f"written: {page}", file=sys.stderr)
+        return DONE
+
+
+@dataclass(frozen=True, kw_only=True)
 class UI(Command):
     """Open the MLflow UI on the right store: every sweep with its trials below it, the ablations side by side.
 
@@ -301,6 +336,7 @@ $ ganatomy generate models:/ct-mr@champion --cohort my-cohort --out synthetic
 """
 COHORT = "Real images in (import), and what is wrong with them (check)."
 SINGLE = {
+    "report": Report,
     "ui": UI,
     "promote": Promote,
     "rollback": Rollback,
