@@ -22,10 +22,10 @@ from ganatomy.cohort import Cohort, read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.distributed import TRAIN_ENVIRONMENT
 from ganatomy.experiment import nearest, resolve
+from ganatomy.preparation import prepare
 from ganatomy.progress import SweepProgress
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory
 from ganatomy.search_space import SearchSpace, parse_settings
-from ganatomy.store import prepare
 from ganatomy.terminal import guarded
 from ganatomy.tracking import Tracking
 from ganatomy.trial import SCORE, VALIDATION, run_trial

@@ -1,0 +1,236 @@
+"""Promotion: the one reading of the test split, the gates, and the registry.
+
+The candidate and what it must beat are chosen on validation patients alone. Then both are scored on test patients, the
+verdict is written down whatever it is, and only what passes (or is forced, with a reason) becomes the champion.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganatomy import gate
+from ganatomy.cohort import read_cohort
+from ganatomy.contracts import InputError
+from ganatomy.distributed import Workers
+from ganatomy.experiment import SYNTHETIC_ARMS, TrialResult, plain
+from ganatomy.gate import GateResult, Verdict
+from ganatomy.generator import Generator, difference_when_reloaded, pseudonym, save_generator, write_report
+from ganatomy.metrics import nearest_distances, patient_scores
+from ganatomy.registry import Registry
+from ganatomy.report import Ablation, ablation_table, to_json
+from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory, write_json
+from ganatomy.stages import SYNTHETIC, Stage, Stages
+from ganatomy.statistics import Effect, paired_bootstrap
+from ganatomy.store import Store, open_store
+from ganatomy.tracking import Tracking
+from ganatomy.training import generator_pool
+from ganatomy.trial import SCORE
+
+VERDICT = "verdict.json"
+INTEGRITY_VOLUMES = 3
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """How a promotion ended. version: of the registered generator, None where none was registered.
+    bundle: folder of the candidate's generator, kept whatever the verdict."""
+
+    verdict: Verdict
+    bundle: Path
+    version: int | None = None
+
+
+def promote(
+    workspace: Path,
+    sweep: str,
+    name: str,
+    *,
+    force: str | None = None,
+    uri: str | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Promotion:
+    """Judge the best synthetic configuration of a sweep on test patients, and register its generator if it passes.
+
+    name: of the registered model.  force: a reason to promote whatever the gates say; recorded.
+    Raises InputError where there is nothing to judge. "Not shown to help" is a result, not an error.
+    """
+    directory = sweep_directory(workspace, sweep)
+    plan, results = read_plan(directory), [r for r in read_results(directory) if r.status == "finished"]
+    tracking = Tracking(uri or plan.tracking_uri or None, workspace)
+    candidate, baseline = choose(results, plan.name)
+    bench = _Bench(workspace, plan, say)
+    table = ablation_table(results)
+    names = [table.name_of(group[0].experiment) for group in (candidate, baseline)]
+    say(f"candidate: {names[0]}; it must beat: {names[1]}")
+
+    _record_reading(directory, names)
+    effect = bench.effect(candidate, baseline)
+    best = max(candidate, key=lambda result: result.summary[SCORE])
+    generator, stages = bench.bundle(best, directory / "generators" / best.trial)
+    verdict = gate.judge(
+        [
+            gate.utility(effect, candidate=names[0], baseline=names[1]),
+            bench.memorisation(stages),
+            bench.lineage(generator, stages),
+            bench.integrity(generator, stages),
+        ],
+        forced=force,
+        candidate=names[0],
+        baseline=names[1],
+    )
+    write_report(generator.directory, {"verdict": verdict.to_dict(), "table": to_json(table)["rows"], "sweep": plan.name})
+    write_json(directory / VERDICT, verdict.to_dict())
+    version = _register(tracking, generator, name, best, verdict) if verdict.promoted else None
+    _record(tracking, plan, verdict, name, version)
+    return Promotion(verdict, generator.directory, version)
+
+
+def choose(results: Sequence[TrialResult], sweep: str) -> tuple[list[TrialResult], list[TrialResult]]:
+    """(candidate, baseline): the configuration with synthetic data, and the one without, that validate best on average
+    over their seeds. InputError where the sweep finished no trial of one of the two kinds."""
+    groups: dict[str, list[TrialResult]] = defaultdict(list)
+    for result in results:
+        groups[result.experiment.configuration()].append(result)
+    best: dict[bool, list[TrialResult]] = {}
+    for group in groups.values():
+        synthetic = group[0].experiment.arm in SYNTHETIC_ARMS
+        if synthetic not in best or _validation(group) > _validation(best[synthetic]):
+            best[synthetic] = group
+    for synthetic, kind in ((True, "offline or joint"), (False, "real or classical")):
+        if synthetic not in best:
+            raise InputError(
+                f"sweep {sweep!r} has no finished trial of arm {kind}",
+                expected="at least one with and one without synthetic data",
+                remedy="run more trials, or a space that has both",
+            )
+    return best[True], best[False]
+
+
+def _validation(group: Sequence[TrialResult]) -> float:
+    return float(np.mean([result.summary[SCORE] for result in group]))
+
+
+class _Bench:
+    """Where candidates are examined: the sweep's store, its stages and their networks."""
+
+    def __init__(self, workspace: Path, plan: SweepPlan, say: Callable[[str], None]) -> None:
+        self.workspace, self.plan, self.say = workspace, plan, say
+        self.store: Store = open_store(plan.store)
+
+    def stages(self, result: TrialResult) -> Stages:
+        workers = Workers(cpus=self.plan.cpus, gpus=self.plan.gpus)
+        return Stages(self.workspace, Path(self.plan.store), result.experiment, workers, say=self.say)
+
+    def effect(self, candidate: Sequence[TrialResult], baseline: Sequence[TrialResult]) -> Effect:
+        """Candidate minus baseline, paired over test patients, each averaged over seeds first."""
+        first, second = (self._per_patient(group) for group in (candidate, baseline))
+        patients = sorted(first.keys() & second.keys())
+        return paired_bootstrap([first[p] for p in patients], [second[p] for p in patients])
+
+    def _per_patient(self, group: Sequence[TrialResult]) -> dict[str, float]:
+        values: dict[str, list[float]] = defaultdict(list)
+        for result in group:
+            for patient, score in patient_scores(self.stages(result).scores("test")).items():
+                values[patient].append(score)
+        return {patient: float(np.mean(scores)) for patient, scores in values.items()}
+
+    def bundle(self, result: TrialResult, directory: Path) -> tuple[Generator, Stages]:
+        """The generator of the candidate's best seed, as the folder that would be registered."""
+        stages = self.stages(result)
+        fit = stages.fit()
+        seen = [
+            entry.record
+            for role in result.experiment.domains
+            for entry in generator_pool(self.store, result.experiment, role).entries
+        ]
+        generator = save_generator(
+            directory,
+            stages.method(fit),
+            result.experiment,
+            cohort=read_cohort(self.plan.cohort),
+            store=self.store,
+            stages=result.stages,
+            records=seen,
+        )
+        return generator, stages
+
+    def memorisation(self, stages: Stages) -> GateResult:
+        """Synthetic images against the real training images of the domain they claim to be of."""
+        made: Stage = stages.synthesised()
+        synthetic = open_store(made.directory / SYNTHETIC)
+        translated = [record for record in synthetic.records() if record.kind == "translated"]
+        real = [entry.record for entry in generator_pool(self.store, stages.experiment, stages.experiment.target).entries]
+        images, owners = [synthetic.image(record) for record in translated], [record.patient for record in translated]
+        references, patients = [self.store.image(record) for record in real], [record.patient for record in real]
+        return gate.memorisation(
+            nearest_distances(images, owners, references, patients),
+            owners,
+            nearest_distances(references, patients, references, patients),
+            patients,
+        )
+
+    def lineage(self, generator: Generator, stages: Stages) -> GateResult:
+        """Everybody the generator learnt from, or whose image was turned into a synthetic one, against the test split."""
+        synthetic = open_store(stages.synthesised().directory / SYNTHETIC)
+        cohort = self.store.name
+        parents = {subject["patient"] for subject in generator.fingerprint["training"]}
+        parents |= {pseudonym(record.patient, cohort) for record in synthetic.records()}
+        return gate.lineage(parents, {pseudonym(record.patient, cohort) for record in self.store.records(split="test")})
+
+    def integrity(self, generator: Generator, stages: Stages) -> GateResult:
+        """What the registered folder makes in a fresh process, against what is made here."""
+        role, _ = generator.route()
+        domain = stages.experiment.domains[role]
+        shown = (self.store.records(domain, "val") or self.store.records(domain, "train"))[:INTEGRITY_VOLUMES]
+        return gate.integrity(
+            {r.subject: difference_when_reloaded(generator, self.store.image(r), role) for r in shown}
+        )
+
+
+# --- writing down ------------------------------------------------------------------------------------------------
+
+
+def _record_reading(directory: Path, names: Sequence[str]) -> None:
+    """The test split is read from here on; whoever reads it again can see that it was."""
+    path = directory / "test-readings.json"
+    readings = json.loads(path.read_text()) if path.exists() else []
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    write_json(path, [*readings, {"time": now, "configurations": list(names)}])
+
+
+def _register(tracking: Tracking, generator: Generator, name: str, best: TrialResult, verdict: Verdict) -> int:
+    tags = {
+        "method": best.experiment.method.name,
+        "domain_pair": "-".join(best.experiment.domains.values()),
+        "verdict": verdict.sentence,
+        "digest": generator.digest,
+    }
+    return Registry(tracking).register_generator(generator.directory, name, best.run_id, tags, promote=True)
+
+
+def _record(tracking: Tracking, plan: SweepPlan, verdict: Verdict, name: str, version: int | None) -> None:
+    """Into MLflow, promoted or not: the verdict, each gate with its figures, and that the test split was read."""
+    figures = {
+        f"gate/{result.name}/{key}": float(value)
+        for result in verdict.gates
+        for key, value in result.figures.items()
+        if isinstance(value, int | float) and value is not None
+    }
+    tracking.log_metrics(plan.run_id, {**figures, "gate/promoted": float(verdict.promoted)})
+    tracking.log_text(plan.run_id, VERDICT, json.dumps(verdict.to_dict(), indent=1))
+    tags: Mapping[str, Any] = {
+        "verdict": verdict.sentence,
+        "candidate": verdict.candidate,
+        "baseline": verdict.baseline,
+        "registered_model": f"{name} version {version}" if version is not None else "none",
+        "test_read": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    tracking.terminate(plan.run_id, "FINISHED", plain(tags))

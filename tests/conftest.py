@@ -1,0 +1,49 @@
+"""What tests of several rooms need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """An MLflow database with nothing in it. Making one takes seconds; copying it takes none."""
+    from ganatomy.tracking import Tracking
+
+    workspace = tmp_path_factory.mktemp("empty")
+    Tracking(f"sqlite:///{workspace / 'mlflow.db'}", workspace, experiment="unused")
+    return workspace / "mlflow.db"
+
+
+@pytest.fixture
+def workspace(tmp_path, empty_database, monkeypatch) -> Path:
+    """A folder with an embedded MLflow store that nobody has used, and no tracking server set."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory):
+    """A real Ray of this test session's own, with two CPUs whatever the machine has."""
+    import ray
+
+    from ganatomy.distributed import TRAIN_ENVIRONMENT
+
+    # Without this Ray writes an authentication token into the home directory.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.update(TRAIN_ENVIRONMENT)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        object_store_memory=200 * 2**20,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
+    yield ray
+    ray.shutdown()
