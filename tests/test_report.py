@@ -168,6 +168,17 @@ def test_a_baseline_may_be_named_and_must_exist():
         report.ablation_table(results, baseline="nonsense")
 
 
+def test_names_and_brief_rows_serve_whoever_writes_a_model_card():
+    results = [*sweep(), *LOST]
+    table = report.ablation_table(results)
+    assert table.name_of(results[3].experiment) == "joint · ratio=0.5"
+    assert table.name_of(LOST[0].experiment) == "joint · ratio=1"
+    rows = report.brief(table)
+    assert rows[0]["configuration"] == "joint · ratio=0.5"
+    assert rows[0]["S-score"] == "ct 0.700, mr 0.850"
+    assert all(isinstance(cell, str) and "\n" not in cell for row in rows for cell in row.values())
+
+
 @pytest.mark.parametrize("patients", [3, 12])
 def test_text_fits_120_columns_with_nothing_cut_off(patients):
     crowded = experiment(arm="offline", mixing__order="synthetic_first", filter__min_dice=0.25,

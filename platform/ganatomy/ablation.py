@@ -79,15 +79,17 @@ class Unfinished:
 
 
 @dataclass(frozen=True)
-class Table:
+class Ablation:
     """Rows, best Dice first. baseline, candidate: configurations of the best row without and with synthetic images
-    (empty where there is none); both chosen on the validation split. caveats: what a reader must know, in sentences."""
+    (empty where there is none); both chosen on the validation split. caveats: what a reader must know, in sentences.
+    names: configuration of the ``relevant`` part of every trial's experiment -> its name."""
 
     rows: tuple[Row, ...]
     baseline: str
     candidate: str
     unfinished: tuple[Unfinished, ...] = ()
-    caveats: tuple[str, ...] = field(default=())
+    caveats: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def row(self, configuration: str) -> Row:
         """The row of a configuration. Raises KeyError."""
@@ -95,6 +97,10 @@ class Table:
             if row.configuration == configuration:
                 return row
         raise KeyError(configuration)
+
+    def name_of(self, experiment: Experiment) -> str:
+        """What an experiment of the sweep is called in the table. Raises KeyError for one of another sweep."""
+        return self.names[relevant(experiment).configuration()]
 
     @property
     def conclusion(self) -> str:
@@ -115,7 +121,7 @@ class Table:
 # --- computing ---------------------------------------------------------------------------------------------------
 
 
-def ablation_table(results: Sequence[TrialResult], baseline: str = "") -> Table:
+def ablation_table(results: Sequence[TrialResult], baseline: str = "") -> Ablation:
     """The table of a sweep's trials.
 
     Trials that differ in nothing but the seed are one row; for arms without synthetic images, settings of the generator
@@ -139,7 +145,8 @@ def ablation_table(results: Sequence[TrialResult], baseline: str = "") -> Table:
         raise InputError(f"baseline {against!r} is no finished configuration of this sweep", expected=known)
     rows = _compared(rows, against)
     candidate = next((row.configuration for row in rows if row.synthetic and row.configuration != against), "")
-    return Table(tuple(rows), against, candidate, tuple(unfinished), tuple(_caveats(rows)))
+    called = {key: name for key, (name, _) in names.items()}
+    return Ablation(tuple(rows), against, candidate, tuple(unfinished), tuple(_caveats(rows)), called)
 
 
 def relevant(experiment: Experiment) -> Experiment:

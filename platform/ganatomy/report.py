@@ -15,19 +15,29 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table as RichTable
+from rich.table import Table
 
 from ganatomy import figures
-from ganatomy.ablation import Row, Table, ablation_table, interval
+from ganatomy.ablation import Ablation, Row, ablation_table, interval
 from ganatomy.experiment import plain
 from ganatomy.statistics import finite
 
-__all__ = ["Row", "Table", "ablation_table", "render_text", "rich_table", "to_dict", "to_json", "write_html"]
+__all__ = [
+    "Ablation",
+    "Row",
+    "ablation_table",
+    "brief",
+    "render_text",
+    "rich_table",
+    "to_dict",
+    "to_json",
+    "write_html",
+]
 
 
-def rich_table(table: Table) -> RichTable:
+def rich_table(table: Ablation) -> Table:
     """The table for a terminal of 120 columns."""
-    shown = RichTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     shown.add_column("configuration", overflow="fold", min_width=18)
     for header in _headers(table)[1:-1]:
         unit = header.removesuffix(" mm").removesuffix(" s")
@@ -38,7 +48,7 @@ def rich_table(table: Table) -> RichTable:
     return shown
 
 
-def render_text(table: Table, width: int = 120) -> str:
+def render_text(table: Ablation, width: int = 120) -> str:
     """Conclusion, table, caveats and the trials that did not finish, as plain text of at most ``width`` columns."""
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False, emoji=False)
     console.print(table.conclusion)
@@ -58,21 +68,27 @@ def render_text(table: Table, width: int = 120) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
-def to_dict(table: Table) -> dict[str, Any]:
+def to_dict(table: Ablation) -> dict[str, Any]:
     """Everything in the table as plain values for JSON; numbers it does not know are None."""
     rows = [{**plain(row), "synthetic": row.synthetic, "reading": row.reading,
              "difference": row.difference and row.difference.to_dict()} for row in table.rows]  # fmt: skip
     whole = {**plain(table), "rows": rows, "conclusion": table.conclusion}
+    del whole["names"]  # every row and unfinished trial has its own
     return {key: _finite(value) for key, value in whole.items()}
 
 
-def to_json(table: Table) -> str:
+def to_json(table: Ablation) -> str:
     """``to_dict`` as standard JSON text."""
     return json.dumps(to_dict(table), indent=2, ensure_ascii=False, allow_nan=False)
 
 
+def brief(table: Ablation) -> list[dict[str, str]]:
+    """The rows as they are shown, header -> text: for a model card."""
+    return [dict(zip(_headers(table), (cell.replace("\n", ", ") for cell in _cells(table, row)))) for row in table.rows]
+
+
 def write_html(
-    table: Table,
+    table: Ablation,
     path: Path,
     *,
     title: str = "Ablation",
@@ -97,13 +113,13 @@ def write_html(
     return path
 
 
-def _headers(table: Table) -> list[str]:
+def _headers(table: Ablation) -> list[str]:
     synthesis = ["S-score"] if any(row.s_scores for row in table.rows) else []
     return ["configuration", "seeds", "Dice", "Δ [95 % interval]", "p Holm", "HD95 mm", "missed", "worst", *synthesis,
             "device s", "reading"]  # fmt: skip
 
 
-def _cells(table: Table, row: Row) -> list[str]:
+def _cells(table: Ablation, row: Row) -> list[str]:
     effect = row.difference
     reading = "baseline" if row.configuration == table.baseline else row.reading
     synthesis = "\n".join(f"{domain} {_number(value, 3)}" for domain, value in sorted(row.s_scores.items())) or "–"
@@ -146,7 +162,9 @@ li { margin: .2rem 0 }
 """
 
 
-def _page(table: Table, title: str, facts: Mapping[str, str], panels: Mapping[str, bytes], notes: Sequence[str]) -> str:
+def _page(
+    table: Ablation, title: str, facts: Mapping[str, str], panels: Mapping[str, bytes], notes: Sequence[str]
+) -> str:
     say = html.escape
     head = "".join(f"<th>{say(header)}</th>" for header in _headers(table))
     body = "".join(
@@ -187,7 +205,7 @@ def _page(table: Table, title: str, facts: Mapping[str, str], panels: Mapping[st
 """
 
 
-def _figures(table: Table) -> dict[str, bytes]:
+def _figures(table: Ablation) -> dict[str, bytes]:
     effects = [(row.name, row.difference) for row in table.rows if row.difference is not None]
     drawn = {}
     if effects:
