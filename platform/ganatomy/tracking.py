@@ -7,6 +7,7 @@ through ``Tracking``, which asks again while the server is away, for ``patience`
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -19,7 +20,6 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -110,7 +110,7 @@ def _unusable(uri: str, error: Exception) -> InputError:
     return InputError(f"tracking store {address} cannot be used: {shown(reason)}", remedy="see `ganatomy doctor`")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _brisk() -> Iterator[None]:
     """Short time-outs for a moment (MLflow has no other way to say so)."""
     brief = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(START_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -165,7 +165,7 @@ def _send_light(client: MlflowClient, run_id: str, entries: Sequence[Entry]) -> 
         if entry.kind == "metrics":
             metrics += [Metric(_key(name), value, entry.time, entry.step) for name, value in entry.values.items()]
         elif entry.kind == "params":
-            params |= entry.values
+            params = {**entry.values, **params}  # the first value of a name stays
         else:
             tags |= entry.values
     for chunk in _chunks(metrics, 1000):
@@ -217,21 +217,29 @@ class Tracking:
     """The runs of one MLflow experiment: sweeps, and the trials below them.
 
     uri: an MLflow server or database; None: MLFLOW_TRACKING_URI, else the SQLite store in ``workspace``, made here if
-    it is not there, with its artifacts in ``workspace/mlartifacts``. patience: seconds that a later call waits for a
-    server that went away.
-    Raises InputError, within about ten seconds, when the store cannot be used now.
+    it is not there, with its artifacts in ``workspace/mlartifacts``.
+    patience: seconds that a call waits for a server that went away.
+    wait: have that patience here too, as is right in the midst of a sweep; otherwise a store that cannot be used now
+    is an InputError within about ten seconds, as is right at its start.
     """
 
     def __init__(
-        self, uri: str | None, workspace: Path, experiment: str = "ganatomy", *, patience: float = 300.0
+        self,
+        uri: str | None,
+        workspace: Path,
+        experiment: str = "ganatomy",
+        *,
+        patience: float = 300.0,
+        wait: bool = False,
     ) -> None:
         self.workspace = Path(workspace).absolute()
         self.uri = store_uri(uri, self.workspace)
         self.outbox = self.workspace / "outbox"
         self._patience = patience
         try:
-            with _brisk():
-                self.experiment_id = self._open(experiment)
+            with contextlib.nullcontext() if wait else _brisk():
+                opening = functools.partial(self._open, experiment)
+                self.experiment_id = self.ask(opening) if wait else opening()
         except InputError:
             raise
         except Exception as error:
@@ -452,9 +460,13 @@ def _clean(model: Path, model_id: str) -> None:
 
 def create_version(tracking: Tracking, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> int:
     """Make a model the next version of the registered model ``name``; returns the version."""
-    # MLflow looks a model up in the process-wide default store here, whatever the client was made for.
+    # MLflow looks a model up in the process-wide default store here, whatever store the client was made for.
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(tracking.uri)
-    made = tracking.client.create_model_version(name, f"models:/{model_id}", run_id, dict(tags), model_id=model_id)
+    try:
+        made = tracking.client.create_model_version(name, f"models:/{model_id}", run_id, dict(tags), model_id=model_id)
+    finally:
+        mlflow.set_tracking_uri(before)
     return int(made.version)
 
 

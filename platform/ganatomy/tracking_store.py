@@ -57,7 +57,9 @@ def create_once(uri: str, make: Callable[[str], object]) -> None:
                 if file.read(16) != b"SQLite format 3\0":
                     raise InputError(f"{database} is not an SQLite database", remedy="restore it, or move it away")
             return
-        fresh = database.with_name(f".{database.name}.{uuid.uuid4().hex}")
+        for left in database.parent.glob(f".{database.name}.new-*"):
+            left.unlink()  # by a builder that was killed: nobody else builds while we hold the lock
+        fresh = database.with_name(f".{database.name}.new-{uuid.uuid4().hex}")
         try:
             make(f"{SQLITE}{fresh}")
             fresh.replace(database)

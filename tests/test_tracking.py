@@ -1,0 +1,385 @@
+"""Runs in real MLflow stores: SQLite files, and a server on loopback that is killed and comes back."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from ganatomy.contracts import InputError
+from ganatomy.journal import Entry, Outbox, write_atomic
+from ganatomy.tracking import Journal, Tracking
+from ganatomy.tracking_store import ui_command
+
+
+def png(shade: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (40, 30), shade).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def history(tracking: Tracking, run_id: str, name: str) -> list[tuple[int, float, int]]:
+    return sorted((m.step, m.value, m.timestamp) for m in tracking.client.get_metric_history(run_id, name))
+
+
+def artifacts(tracking: Tracking, run_id: str, folder: str | None = None) -> list[str]:
+    return sorted(item.path for item in tracking.client.list_artifacts(run_id, folder))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A real `mlflow server` on loopback, as `ganatomy ui` starts it; it can be killed and started again."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.workspace, self.port = workspace, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        command = ui_command(f"sqlite:///{self.workspace / 'mlflow.db'}", self.workspace, self.port)
+        with (self.workspace / "server.log").open("ab") as log:
+            # Its own session: it has children, and they must go with it.
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+                    return
+            except OSError:
+                assert self.process.poll() is None, (self.workspace / "server.log").read_text()[-2000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, empty_database):
+    workspace = tmp_path_factory.mktemp("server")
+    shutil.copyfile(empty_database, workspace / "mlflow.db")
+    server = Server(workspace)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def tracking(workspace) -> Tracking:
+    return Tracking(None, workspace, patience=2)
+
+
+@pytest.fixture
+def run(tracking) -> str:
+    return tracking.trial_run(tracking.sweep_run("sweep"), "t0", "first trial")
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_made_once_and_found_again(tracking, workspace):
+    sweep = tracking.sweep_run("sweep", {"space": "demo"})
+    first = tracking.trial_run(sweep, "t0", "first", {"arm": "real", "method.shape_weight": 0.5}, {"seed": 3})
+    again = Tracking(None, workspace)  # as after a restart
+    assert again.sweep_run("sweep") == sweep
+    assert again.trial_run(sweep, "t0", "first", {"arm": "real", "later": 1}) == first
+    assert again.trial_run(sweep, "t1", "second") != first
+    assert again.trial_run(again.sweep_run("other"), "t0", "first") != first
+    data = tracking.client.get_run(first).data
+    assert data.params == {"arm": "real", "method.shape_weight": "0.5", "later": "1"}
+    assert data.tags == {"mlflow.parentRunId": sweep, "trial_id": "t0", "kind": "trial", "seed": "3",
+                         "mlflow.runName": "first"}  # fmt: skip
+
+
+def test_runs_tell_nothing_of_the_user_or_the_machine(tracking, run):
+    found = tracking.client.get_run(run)
+    assert found.info.user_id in ("", "unknown")
+    assert not {"mlflow.user", "mlflow.source.name", "mlflow.source.type"} & set(found.data.tags)
+
+
+def test_a_run_that_goes_on_is_running_again_whatever_was_still_to_be_said(tracking, run):
+    tracking.terminate(run, "FAILED", {"error": "power cut"})
+    assert tracking.client.get_run(run).info.status == "FAILED"
+    # An ending that could not be said yet must not arrive after the new beginning.
+    Outbox(tracking.outbox / run, run).append(Entry("status", 5, {"status": "KILLED"}))
+    sweep = tracking.find_sweep("sweep")
+    assert tracking.trial_run(sweep, "t0", "first trial") == run
+    tracking.drain_all()
+    assert tracking.client.get_run(run).info.status == "RUNNING"
+    tracking.terminate(run, "FINISHED")
+    info = tracking.client.get_run(run).info
+    assert info.status == "FINISHED"
+    assert abs(info.end_time / 1000 - time.time()) < 60
+
+
+def test_an_unknown_sweep_is_told_with_the_nearest(tracking):
+    sweep = tracking.sweep_run("glioma's flair")
+    assert tracking.find_sweep("glioma's flair") == tracking.find_sweep(sweep) == sweep
+    with pytest.raises(InputError, match=r"no sweep 'glioma flair'.*did you mean \"glioma's flair\""):
+        tracking.find_sweep("glioma flair")
+
+
+def test_more_than_one_request_takes(tracking):
+    """MLflow takes 100 parameters, 100 tags and 1000 metrics at a time, and 6000 characters a parameter."""
+    params = {f"p{i:03}": "x" * (7000 if i == 0 else 5) for i in range(230)}
+    run = tracking.trial_run(tracking.sweep_run("sweep"), "t0", "first", params)
+    journal = Journal(tracking.workspace / "journal", tracking.uri, run)
+    journal.metrics({f"m{i}": i for i in range(2300)}, 0)
+    journal.tags({f"t{i}": i for i in range(120)})
+    assert journal.close(60)
+    data = tracking.client.get_run(run).data
+    assert len(data.params) == 230
+    assert data.params["p000"] == "x" * 6000
+    assert data.metrics == {f"m{i}": i for i in range(2300)}
+    assert {f"t{i}" for i in range(120)} < set(data.tags)
+    assert not (journal.outbox.directory / "refused.jsonl").exists()
+
+
+def test_a_cohort_is_logged_with_its_digest_and_no_path(tracking, run):
+    for _ in range(2):
+        tracking.log_dataset(run, "glioma", "0123456789abcdef", profile={"patients": 12})
+    (given,) = tracking.client.get_run(run).inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("glioma", "0123456789abcdef")
+    assert given.dataset.source == '{"cohort": "glioma", "digest": "0123456789abcdef"}'
+
+
+def test_artifacts_of_a_sweep(tracking, run, tmp_path):
+    (tmp_path / "report" / "figures").mkdir(parents=True)
+    (tmp_path / "report" / "figures" / "a.png").write_bytes(png())
+    tracking.log_artifact(run, tmp_path / "report", "evidence")
+    tracking.log_text(run, "evidence/table.html", "<table/>")
+    tracking.log_metrics(run, {"best/val/dice": 0.75})
+    assert artifacts(tracking, run, "evidence") == ["evidence/report", "evidence/table.html"]
+    assert artifacts(tracking, run, "evidence/report/figures") == ["evidence/report/figures/a.png"]
+    assert history(tracking, run, "best/val/dice")[0][:2] == (0, 0.75)
+
+
+def test_probe_tells_what_it_talks_to(tracking, run):
+    found = tracking.probe()
+    assert found["uri"] == tracking.uri
+    assert found["empty"] is False
+    assert 0 <= found["seconds"] < 30
+
+
+# --- journals ----------------------------------------------------------------------------------------------------
+
+
+def test_sending_everything_twice_changes_nothing(tracking, run, tmp_path):
+    """As when an answer was lost, or the process died between sending and noting it."""
+    journal = Journal(tmp_path / "journal", tracking.uri, run)
+    for step in range(3):
+        journal.metrics({"loss": 1 / (step + 1), "nan": math.nan, "inf": -math.inf}, step, timestamp=10 + step)
+    journal.image("val/panel", png(), 1)
+    journal.text("notes/a.json", "{}")
+    journal.tags({"k": "v"})
+    outbox = journal.outbox
+
+    def state():
+        data = tracking.client.get_run(run).data
+        numbers = [repr(history(tracking, run, name)) for name in ("loss", "nan", "inf")]
+        return numbers, data.tags, artifacts(tracking, run, "images"), artifacts(tracking, run, "notes")
+
+    shutil.copytree(outbox.directory / "files", tmp_path / "files")
+    assert journal.close(60)
+    before = state()
+    assert history(tracking, run, "loss") == [(step, 1 / (step + 1), 10 + step) for step in range(3)]
+    assert [step for step, *_ in history(tracking, run, "nan")] == [0, 1, 2]
+    assert len(before[2]) == 2
+    shutil.copytree(tmp_path / "files", outbox.directory / "files", dirs_exist_ok=True)
+    write_atomic(outbox.directory / "cursor.json", f'{{"run": "{run}", "offset": 0}}')
+    assert tracking.drain_all(tmp_path) == []
+    assert state() == before
+
+
+def test_pictures_are_found_by_the_image_grid(tracking, run, tmp_path):
+    """Their names have the form that MLflow's own log_image gives, which is what its UI looks for."""
+    other = tracking.trial_run(tracking.find_sweep("sweep"), "t1", "by mlflow")
+    tracking.client.log_image(other, np.zeros((30, 40), np.uint8), key="val/panel", step=7)
+    journal = Journal(tmp_path / "journal", tracking.uri, run)
+    journal.image("val/panel", png(90), 7)
+    assert journal.close(60)
+
+    def form(path):
+        return re.sub(r"timestamp\+\d+\+[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "timestamp+TIME+UUID", path)
+
+    ours, theirs = artifacts(tracking, run, "images"), artifacts(tracking, other, "images")
+    assert [form(path) for path in ours] == [form(path) for path in theirs]
+    assert tracking.client.get_run(run).data.tags["mlflow.loggedImages"] == "True"
+    assert tracking.client.get_run(other).data.tags["mlflow.loggedImages"] == "True"
+    (whole,) = [path for path in ours if path.endswith(".png")]
+    copy = tracking.client.download_artifacts(run, whole, str(tmp_path))
+    assert Path(copy).read_bytes() == png(90)
+
+
+def test_a_structure_may_be_called_anything(tracking, run, tmp_path):
+    journal = Journal(tmp_path / "journal", tracking.uri, run)
+    journal.metrics({"val/dice/necrotic (T1+C), %": 0.5, "val/dice/Ödem": 0.25, "val//dice/../x": 0.125}, 0)
+    journal.image("panel (a+b)", png(), 0)
+    assert journal.close(60)
+    assert tracking.client.get_run(run).data.metrics == {
+        "val/dice/necrotic _T1_C__ _": 0.5, "val/dice/Ödem": 0.25, "val/dice/x": 0.125
+    }  # fmt: skip
+    assert not (tmp_path / "journal" / "refused.jsonl").exists()
+
+
+def test_one_thing_that_mlflow_will_not_take_holds_up_nothing(tracking, run, tmp_path):
+    journal = Journal(tmp_path / "journal", tracking.uri, run)
+    journal.params({"arm": "real"})
+    journal.params({"arm": "classical"})
+    assert journal.flush(60)
+    journal.params({"arm": "joint"})
+    journal.image("broken", b"not a picture", 0)
+    journal.metrics({"loss": 1.0}, 0)
+    assert journal.close(60)
+    data = tracking.client.get_run(run).data
+    assert (data.params, data.metrics) == ({"arm": "real"}, {"loss": 1.0})
+    assert (tmp_path / "journal" / "refused.jsonl").read_text().count("\n") == 2
+
+
+# --- the server --------------------------------------------------------------------------------------------------
+
+
+TRAINER = """
+import io, sys, time
+from pathlib import Path
+from PIL import Image
+from ganatomy.tracking import Journal
+directory, uri, run, first, last = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+buffer = io.BytesIO()
+Image.new("L", (8, 8)).save(buffer, "PNG")
+journal = Journal(directory, uri, run)
+for step in range(first, last):
+    journal.metrics({"loss": step / 7, "dice": 1.0}, step)
+    if step % 10 == 0:
+        journal.image("panel", buffer.getvalue(), step)
+    print(step, flush=True)
+    time.sleep(0.05)
+print("sent" if journal.close(0.5) else "kept", flush=True)
+"""
+
+
+def train(directory: Path, uri: str, run: str, first: int, last: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", TRAINER, str(directory), uri, run, str(first), str(last)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def test_a_server_that_goes_away_loses_no_metric_and_stops_no_training(server, tmp_path):
+    """A trainer is in the middle of its steps when the server is killed. It ends while the server is away; another
+    takes over from an older checkpoint, is killed itself, and all of it is in MLflow once when the server is back."""
+    tracking = Tracking(server.uri, tmp_path, patience=120)
+    sweep = tracking.sweep_run("outage")
+    run = tracking.trial_run(sweep, "t0", "trial", {"arm": "real"})
+    place = tmp_path / "trials" / "t0"
+    living = Journal(tmp_path / "trials" / "t1", server.uri, tracking.trial_run(sweep, "t1", "another"))
+    living.metrics({"loss": 0.0}, 0)
+    assert living.flush(60)
+
+    trainer = train(place, server.uri, run, 0, 60)
+    lines = [trainer.stdout.readline() for _ in range(25)]
+    server.kill()
+    lines += trainer.stdout.read().splitlines()
+    assert trainer.wait(60) == 0
+    assert [line.strip() for line in lines] == [*map(str, range(60)), "kept"]
+
+    successor = train(place, server.uri, run, 50, 1000)  # steps 50 to 59 are computed again
+    while successor.stdout.readline().strip() != "80":
+        assert successor.poll() is None
+    os.kill(successor.pid, signal.SIGKILL)
+    reported = 1 + max([80, *(int(line) for line in successor.stdout.read().split() if line.isdigit())])
+    successor.wait()
+
+    living.metrics({"loss": 1.0}, 1)
+    assert living.flush(0.5) is False
+    ended = int(time.time() * 1000)
+    tracking.terminate(run, "KILLED", {"pruned": True})
+    with pytest.raises(InputError, match="has been away for 1 s"):
+        Tracking(server.uri, tmp_path, patience=1, wait=True)
+    waiting = []
+    asker = threading.Thread(target=lambda: waiting.append(tracking.trial_run(sweep, "t2", "late")))
+    asker.start()
+    assert tracking.drain_all(tmp_path / "trials", timeout=0.5)
+
+    server.start()
+    asker.join(60)
+    assert tracking.client.get_run(waiting[0]).data.tags["trial_id"] == "t2"
+    assert living.close(60)
+    assert tracking.drain_all(tmp_path / "trials") == []
+    steps = [step for step, *_ in history(tracking, run, "loss")]
+    assert steps[:reported] == list(range(reported))  # each once: no loss, no repetition
+    assert len(steps) - reported in (0, 1)
+    assert all(value == step / 7 for step, value, _ in history(tracking, run, "loss"))
+    stamps = [stamp for *_, stamp in history(tracking, run, "loss")]
+    assert stamps == sorted(stamps)
+    assert max(stamps) <= ended  # when it was measured, not when it was sent
+    assert [step for step, *_ in history(tracking, living.outbox.run, "loss")] == [0, 1]
+    pictures = [path for path in artifacts(tracking, run, "images") if path.endswith(".png")]
+    assert len(pictures) == len(range(0, len(steps), 10))
+    found = tracking.client.get_run(run)
+    assert (found.info.status, found.data.tags["pruned"]) == ("KILLED", "True")
+    assert abs(found.info.end_time - ended) < 5000
+
+
+def test_through_a_server(server, tmp_path):
+    """The same calls as on a file; numbers that JSON does not know come through; artifacts are the server's affair."""
+    tracking = Tracking(server.uri, tmp_path)
+    run = tracking.trial_run(tracking.sweep_run("served"), "t0", "trial", {"arm": "real"})
+    tracking.log_dataset(run, "glioma", "0123456789abcdef")
+    journal = Journal(tmp_path / "journal", server.uri, run)
+    journal.metrics({"nan": math.nan, "inf": math.inf, "third": 1 / 3}, 3, timestamp=5)
+    journal.image("panel", png(), 3)
+    assert journal.close(60)
+    assert math.isnan(history(tracking, run, "nan")[0][1])
+    assert history(tracking, run, "inf")[0][1] > 1e308
+    assert history(tracking, run, "third") == [(3, 1 / 3, 5)]
+    assert len(artifacts(tracking, run, "images")) == 2
+    assert not (tmp_path / "mlartifacts").exists()
+    assert (server.workspace / "mlartifacts").is_dir()
+
+
+def test_the_registry_of_a_server(server, tmp_path):
+    from ganatomy.registry import Registry
+
+    tracking = Tracking(server.uri, tmp_path)
+    registry, run = Registry(tracking), tracking.sweep_run("registered")
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "config.json").write_text('{"experiment": {"sampling": {"ndim": 2}}}')
+    assert registry.register_generator(bundle, "served", run) == 1
+    fetched = registry.download("models:/served@champion")
+    assert [path.name for path in fetched.iterdir()] == ["config.json"]
+    version = MlflowClient(server.uri).get_model_version_by_alias("served", "champion")
+    assert version.run_id == run
+    with pytest.raises(InputError, match=r"did you mean 'served'"):
+        registry.download("models:/serve@champion")
+
+
+def test_the_ui_serves_what_an_embedded_store_holds(server, workspace):
+    """`ganatomy ui` on the store of a workspace: its runs and their pictures can be looked at."""
+    tracking = Tracking(f"sqlite:///{server.workspace / 'mlflow.db'}", server.workspace, experiment="embedded")
+    run = tracking.sweep_run("on a file")
+    tracking.log_text(run, "report.html", "<b>seen</b>")
+    with urllib.request.urlopen(f"{server.uri}/get-artifact?path=report.html&run_uuid={run}", timeout=20) as page:
+        assert page.read() == b"<b>seen</b>"
