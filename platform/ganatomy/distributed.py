@@ -82,6 +82,10 @@ def _nothing() -> None:
     return None
 
 
+def _call(work: Callable[[], None]) -> None:
+    work()
+
+
 def _finish(loop: Loop, reporter: Any, directory: Path) -> None:
     loop.run(reporter)
     if loop.rank == 0:
@@ -99,9 +103,16 @@ def run_task(work: Callable[[], None], workers: Workers, published: Callable[[],
         work()
         return
     import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    task = ray.remote(num_cpus=workers.cpus, num_gpus=workers.gpus, max_retries=workers.max_failures)(work)
-    running = task.remote()
+    task = ray.remote(
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus,
+        max_retries=workers.max_failures,
+        # Outside the trial's own placement group, which holds nothing.
+        scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
+    )(_call)
+    running = task.remote(work)
     try:
         while not ray.wait([running], timeout=0.5)[0]:
             published()

@@ -85,7 +85,8 @@ class Mixing:
     """How real and synthetic images meet in the segmentor's training.
 
     ratio: synthetic per real.  order: ``mixed``, every batch holds both; ``synthetic_first`` / ``real_first``, one
-    after the other.  pretrain: leading fraction of the segmentor's budget spent on real images only (offline arm, ``mixed``).
+    after the other.  pretrain: leading fraction of the segmentor's budget spent on real images only
+    (offline arm, ``mixed``).
     """
 
     ratio: float = 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -93,7 +92,7 @@ class SweepProgress(tune.Callback):
         table = ablation_table(results)
         page = write_html(table, self.directory / "report.html")
         self.tracking.log_artifact(self.plan.run_id, page)
-        self.tracking.log_text(self.plan.run_id, "ablation.json", json.dumps(to_json(table), indent=1))
+        self.tracking.log_text(self.plan.run_id, "ablation.json", to_json(table))
         best = max(result.summary[SCORE] for result in results if result.status == "finished")
         self.tracking.log_metrics(self.plan.run_id, {f"best/{SCORE}": best})
 

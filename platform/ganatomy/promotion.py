@@ -17,17 +17,18 @@ from typing import Any
 import numpy as np
 
 from ganatomy import gate
+from ganatomy.ablation import Ablation, ablation_table
 from ganatomy.cohort import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.distributed import Workers
-from ganatomy.experiment import SYNTHETIC_ARMS, TrialResult, plain
+from ganatomy.experiment import TrialResult, plain
 from ganatomy.gate import GateResult, Verdict
 from ganatomy.generator import Generator, difference_when_reloaded, pseudonym, save_generator, write_report
 from ganatomy.metrics import nearest_distances, patient_scores
 from ganatomy.registry import Registry
-from ganatomy.report import Ablation, ablation_table, to_json
+from ganatomy.report import brief
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory, write_json
-from ganatomy.stages import SYNTHETIC, Stage, Stages
+from ganatomy.stages import SYNTHETIC, Stages
 from ganatomy.statistics import Effect, paired_bootstrap
 from ganatomy.store import Store, open_store
 from ganatomy.tracking import Tracking
@@ -65,10 +66,9 @@ def promote(
     directory = sweep_directory(workspace, sweep)
     plan, results = read_plan(directory), [r for r in read_results(directory) if r.status == "finished"]
     tracking = Tracking(uri or plan.tracking_uri or None, workspace)
-    candidate, baseline = choose(results, plan.name)
-    bench = _Bench(workspace, plan, say)
-    table = ablation_table(results)
-    names = [table.name_of(group[0].experiment) for group in (candidate, baseline)]
+    table, bench = ablation_table(results), _Bench(workspace, plan, say)
+    candidate, baseline = choose(table, results, plan.name)
+    names = [table.row(configuration).name for configuration in (table.candidate, table.baseline)]
     say(f"candidate: {names[0]}; it must beat: {names[1]}")
 
     _record_reading(directory, names)
@@ -86,36 +86,29 @@ def promote(
         candidate=names[0],
         baseline=names[1],
     )
-    write_report(generator.directory, {"verdict": verdict.to_dict(), "table": to_json(table)["rows"], "sweep": plan.name})
+    write_report(generator.directory, {"verdict": verdict.to_dict(), "table": brief(table), "sweep": plan.name})
     write_json(directory / VERDICT, verdict.to_dict())
     version = _register(tracking, generator, name, best, verdict) if verdict.promoted else None
     _record(tracking, plan, verdict, name, version)
     return Promotion(verdict, generator.directory, version)
 
 
-def choose(results: Sequence[TrialResult], sweep: str) -> tuple[list[TrialResult], list[TrialResult]]:
-    """(candidate, baseline): the configuration with synthetic data, and the one without, that validate best on average
+def choose(table: Ablation, results: Sequence[TrialResult], sweep: str) -> tuple[list[TrialResult], list[TrialResult]]:
+    """Trials of (candidate, baseline): the configuration with synthetic data, and the one without, that validate best
     over their seeds. InputError where the sweep finished no trial of one of the two kinds."""
-    groups: dict[str, list[TrialResult]] = defaultdict(list)
-    for result in results:
-        groups[result.experiment.configuration()].append(result)
-    best: dict[bool, list[TrialResult]] = {}
-    for group in groups.values():
-        synthetic = group[0].experiment.arm in SYNTHETIC_ARMS
-        if synthetic not in best or _validation(group) > _validation(best[synthetic]):
-            best[synthetic] = group
-    for synthetic, kind in ((True, "offline or joint"), (False, "real or classical")):
-        if synthetic not in best:
+    for configuration, kind in ((table.candidate, "offline or joint"), (table.baseline, "real or classical")):
+        if not configuration:
             raise InputError(
                 f"sweep {sweep!r} has no finished trial of arm {kind}",
                 expected="at least one with and one without synthetic data",
                 remedy="run more trials, or a space that has both",
             )
-    return best[True], best[False]
-
-
-def _validation(group: Sequence[TrialResult]) -> float:
-    return float(np.mean([result.summary[SCORE] for result in group]))
+    by_trial = {result.trial: result for result in results}
+    candidate, baseline = (
+        [by_trial[trial] for trial in table.row(configuration).trials]
+        for configuration in (table.candidate, table.baseline)
+    )
+    return candidate, baseline
 
 
 class _Bench:
@@ -163,22 +156,26 @@ class _Bench:
         return generator, stages
 
     def memorisation(self, stages: Stages) -> GateResult:
-        """Synthetic images against the real training images of the domain they claim to be of."""
-        made: Stage = stages.synthesised()
-        synthetic = open_store(made.directory / SYNTHETIC)
-        translated = [record for record in synthetic.records() if record.kind == "translated"]
-        real = [entry.record for entry in generator_pool(self.store, stages.experiment, stages.experiment.target).entries]
-        images, owners = [synthetic.image(record) for record in translated], [record.patient for record in translated]
-        references, patients = [self.store.image(record) for record in real], [record.patient for record in real]
+        """Are synthetic images closer to the real training images than real images that nobody trained on are?
+
+        The yardstick is the validation split: training images compared with each other would make innocent
+        generators fail where patients are few.
+        """
+        made = open_store(stages.synthesised().directory / SYNTHETIC)
+        synthetic = [record for record in made.records() if record.kind == "translated"]
+        trained = generator_pool(self.store, stages.experiment, stages.experiment.target).entries
+        fresh = self.store.records(stages.experiment.target_domain(), "val")
+        references, patients = [self.store.image(e.record) for e in trained], [e.record.patient for e in trained]
+        owners, others = [record.patient for record in synthetic], [record.patient for record in fresh]
         return gate.memorisation(
-            nearest_distances(images, owners, references, patients),
+            nearest_distances([made.image(record) for record in synthetic], owners, references, patients),
             owners,
-            nearest_distances(references, patients, references, patients),
-            patients,
+            nearest_distances([self.store.image(record) for record in fresh], others, references, patients),
+            others,
         )
 
     def lineage(self, generator: Generator, stages: Stages) -> GateResult:
-        """Everybody the generator learnt from, or whose image was turned into a synthetic one, against the test split."""
+        """All it learnt from, and all whose images were turned into synthetic ones, against the test split."""
         synthetic = open_store(stages.synthesised().directory / SYNTHETIC)
         cohort = self.store.name
         parents = {subject["patient"] for subject in generator.fingerprint["training"]}

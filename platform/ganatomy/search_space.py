@@ -7,7 +7,7 @@ list ``points``: an ablation, each of them run once a seed before anything is sa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ganatomy.contracts import InputError
@@ -33,6 +33,11 @@ class Suggest(Protocol):
         ...
 
 
+def never(values: Values) -> bool:
+    """No trial of a space asks for two workers unless the space says so."""
+    return False
+
+
 @dataclass(frozen=True)
 class SearchSpace:
     """What a sweep varies.
@@ -50,7 +55,7 @@ class SearchSpace:
     sample: Callable[[Suggest], None]
     points: tuple[Values, ...] = ()
     seeds: tuple[int, ...] = (0,)
-    two_workers: Callable[[Values], bool] = field(default=lambda values: False)
+    two_workers: Callable[[Values], bool] = never
 
     def listed(self, fixed: Values, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """The ablation as explicit points, replicate after replicate: those that agree with ``fixed``, once each."""
@@ -63,16 +68,9 @@ class SearchSpace:
                         chosen.append({**free, "seed": seed})
         return chosen
 
-    def sampler(self, fixed: Values, seeds: Sequence[int]) -> Callable[[Any], dict[str, Any]]:
-        """The define-by-run function that Optuna calls: the seed, then everything that ``sample`` suggests and that was
-        not fixed. Ray captures what was suggested; there are no constants to return."""
-
-        def define(trial: Any) -> dict[str, Any]:
-            trial.suggest_categorical("seed", list(seeds))
-            self.sample(Fixing(trial, fixed))
-            return {}
-
-        return define
+    def sampler(self, fixed: Values, seeds: Sequence[int]) -> Sampler:
+        """The define-by-run function that Optuna calls for each trial."""
+        return Sampler(self.sample, dict(fixed), tuple(seeds))
 
     def experiment(self, values: Values, fixed: Values) -> Experiment:
         """The trial's Experiment: base, then what is fixed, then what was sampled. InputError as in ``with_values``."""
@@ -87,6 +85,24 @@ class SearchSpace:
             except InputError as error:
                 last = error
         raise last
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Suggests the seed, then everything that a space samples and that was not fixed. Ray captures what was suggested.
+
+    A value, not a closure: Ray pickles it with the searcher's state, for a resumed sweep.
+    """
+
+    sample: Callable[[Suggest], None]
+    fixed: Values
+    seeds: tuple[int, ...]
+
+    def __call__(self, trial: Any) -> dict[str, Any]:
+        """Returns constants besides what was suggested: none."""
+        trial.suggest_categorical("seed", list(self.seeds))
+        self.sample(Fixing(trial, self.fixed))
+        return {}
 
 
 @dataclass(frozen=True)

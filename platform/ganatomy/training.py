@@ -226,7 +226,7 @@ def _show_translations(
     path: Path,
     device: torch.device,
 ) -> None:
-    """A row a subject: real, translated, reconstructed and, where the method segments, the translation's segmentation."""
+    """A row a subject: real, translated, reconstructed and, where the method segments, the fake's segmentation."""
     rows: dict[str, list[Column]] = {}
     for source, images in shown.items():
         for image in images:

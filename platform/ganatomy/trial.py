@@ -90,7 +90,7 @@ def run_trial(
     """
     experiment = replace(space, base=plan.base).experiment(values, plan.fixed)
     directory = workspace / "sweeps" / plan.name / "trials" / trial
-    tracking = Tracking(plan.tracking_uri or None, workspace)
+    tracking = Tracking(plan.tracking_uri or None, workspace, wait=True)  # a server that is away delays, not fails
     label = name_of(experiment, space, values)
     run_id = tracking.trial_run(plan.run_id, trial, label, experiment.flat(), _tags(experiment, plan))
     journal = Journal(directory / "journal", tracking.uri, run_id)

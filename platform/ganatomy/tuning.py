@@ -9,16 +9,17 @@ import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import ray
-import tyro
 from ray import tune
 
 from ganatomy.cohort import Cohort, read_cohort
+from ganatomy.console import described, parse
 from ganatomy.contracts import InputError
 from ganatomy.distributed import TRAIN_ENVIRONMENT
 from ganatomy.experiment import nearest, resolve
@@ -26,7 +27,7 @@ from ganatomy.preparation import prepare
 from ganatomy.progress import SweepProgress
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory
 from ganatomy.search_space import SearchSpace, parse_settings
-from ganatomy.terminal import guarded
+from ganatomy.terminal import BAD_INPUT, guarded
 from ganatomy.tracking import Tracking
 from ganatomy.trial import SCORE, VALIDATION, run_trial
 
@@ -199,6 +200,7 @@ def start_ray(address: str = "") -> None:
         logging.CRITICAL
     )  # failed trials are told by SweepProgress, in one line each
     os.environ.update(TRAIN_ENVIRONMENT)
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0: Tune itself prints nothing
     ray.init(
         address=address or None,
         log_to_driver=False,
@@ -222,6 +224,7 @@ def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tu
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # PartialFixedSampler, since 2.4
     space = replace(cast(SearchSpace, resolve("spaces", plan.space)), base=plan.base)
     validations = space.experiment({}, {}).budget.validations
     # Sampled points keep the first seed: a sampler free to choose seeds would search for a lucky one.
@@ -294,8 +297,11 @@ def _free_name(workspace: Path, name: str, *, given: bool) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of sweep.py. Returns the exit code."""
-    style = (tyro.conf.FlagCreatePairsOff,)
-    options = tyro.cli(Sweep, prog="sweep.py", args=arguments, config=style)
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = parse(Sweep, program="sweep.py", description=described(Sweep, whole=True), arguments=given)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else BAD_INPUT
     return guarded(options.run, workspace=options.workspace, debug=options.debug)
 
 
