@@ -177,8 +177,8 @@ class _Bench:
     def lineage(self, generator: Generator, stages: Stages) -> GateResult:
         """All it learnt from, and all whose images were turned into synthetic ones, against the test split."""
         synthetic = open_store(stages.synthesised().directory / SYNTHETIC)
-        cohort = self.store.name
-        parents = {subject["patient"] for subject in generator.fingerprint["training"]}
+        cohort = generator.fingerprint["cohort"]["name"]  # a store may have been prepared under another name
+        parents = set(generator.fingerprint["patients"])
         parents |= {pseudonym(record.patient, cohort) for record in synthetic.records()}
         return gate.lineage(parents, {pseudonym(record.patient, cohort) for record in self.store.records(split="test")})
 
