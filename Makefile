@@ -61,9 +61,10 @@ $(READY): requirements.lock pyproject.toml
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	  echo "creating $(VENV) with $$found"; "$$found" -m venv --clear $(VENV); \
 	fi
-	$(PIP) install --quiet --constraint requirements.lock "$$(grep '^torch==' requirements.lock)"
-	$(PIP) install --quiet --requirement requirements.lock
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@echo "installing: several hundred megabytes, some minutes the first time"
+	@$(PIP) install --quiet --constraint requirements.lock "$$(grep '^torch==' requirements.lock)"
+	@$(PIP) install --quiet --requirement requirements.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # The ranges of pyproject.toml resolved once, in an environment of its own, and written down. What belongs to one

@@ -371,3 +371,22 @@ def test_a_model_that_is_not_registered_is_one_line(workspace, tmp_path, capsys)
     given = ["--image", "x.nii.gz", "--out", str(tmp_path / "out"), "--workspace", str(workspace)]
     assert cli.main(["generate", "models:/nobody@champion", *given]) == 2
     assert "nobody" in error_line(capsys)
+
+
+# --- all of it ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_demo_goes_from_nifti_to_nifti_and_on_where_it_was(tmp_path):
+    """With a budget too small to teach anything: whatever the verdict, it is said, and the rest is there."""
+    settings = ["--set", "budget.segmentor_steps=4", "budget.generator_steps=4", "budget.validations=1"]
+    command = [*GANATOMY, "demo", "--workspace", str(tmp_path), *settings]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert ("@champion is version 1" in done.stdout) != ("nothing was promoted" in done.stdout)
+        assert (tmp_path / "panel.png").stat().st_size > 10_000
+        assert {row.domain for row in read_cohort(tmp_path / "synthetic").rows} == {"mr"}
+    assert "Traceback" not in done.stdout + done.stderr

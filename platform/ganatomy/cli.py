@@ -8,21 +8,46 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg, subcommand
 
 from ganatomy.cohort_commands import CohortCheck, CohortImport, Phantom
-from ganatomy.console import DONE, UNDONE, Command, described, parse, print_rows, progress
+from ganatomy.console import DONE, UNDONE, Command, described, parse, print_rows
+from ganatomy.generate_command import Generate
 
-if TYPE_CHECKING:
-    from ganatomy.cohort import Cohort
-    from ganatomy.generation import Job, Result
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """See all of it on a phantom, in minutes: sweep, ablation table, gates, promotion, synthetic NIfTI, a picture.
+
+    $ ganatomy demo --workspace demo
+
+    The same command goes on where it was interrupted.
+    """
+
+    set: tuple[str, ...] = ()
+    """NAME=VALUE ...: fix parameters of the sweep, such as budget.segmentor_steps=100."""
+
+    def run(self) -> int:
+        """Run it, then say what to look at."""
+        from ganatomy.demo import NAME, run_demo
+
+        demo = run_demo(self.workspace.absolute(), settings=self.set)
+        if demo is None:
+            return UNDONE
+        if demo.promotion.version is not None:
+            print(f"\nmodels:/{NAME}@champion is version {demo.promotion.version}")
+        else:
+            print(f"\nnothing was promoted; the best candidate is in {demo.promotion.bundle}")
+        print(f"look at   {demo.panel}")
+        print(f"browse    ganatomy ui --workspace {self.workspace}")
+        return DONE
 
 
 # --- evidence ----------------------------------------------------------------------------------------------------
@@ -202,128 +227,6 @@ class Rollback(Command):
         return DONE
 
 
-@dataclass(frozen=True, kw_only=True)
-class Generate(Command):
-    """Make synthetic NIfTI of real images, on their own grid, with labels and a provenance sidecar each.
-
-    $ ganatomy generate models:/ct-mr@champion --cohort my-cohort --out synthetic
-    $ ganatomy generate models:/ct-mr@champion --image scan.nii.gz --label seg.nii.gz --out synthetic
-
-    The result is itself a cohort. The same command goes on where it was interrupted; files of others are left alone.
-    """
-
-    model: Positional[str]
-    """models:/NAME@champion, models:/NAME/VERSION, or the folder of a generator."""
-    out: Path
-    """Folder of the synthetic cohort."""
-    cohort: Path | None = None
-    """Folder of the cohort whose images are translated."""
-    image: Path | None = None
-    """One image instead of a cohort."""
-    label: Path | None = None
-    """Label of --image, carried over."""
-    patient: str = ""
-    """Patient of --image; appears as a pseudonym only."""
-    split: tuple[Literal["train", "val", "test"], ...] = ()
-    """Only images of these splits of the cohort."""
-    source: str = ""
-    """Domain to translate from, where the generator knows several ways."""
-    target: str = ""
-    """Domain to translate to; by default the one it was promoted for."""
-    workers: int = 0
-    """Images at the same time, on Ray; 0: as many as there are CPUs or GPUs; 1: in this process, without Ray."""
-    address: str = ""
-    """Ray cluster to run on; RAY_ADDRESS, else this machine."""
-    overwrite: bool = False
-    """Replace files that are in the way."""
-    tracking_uri: str = ""
-    """MLflow server or store; MLFLOW_TRACKING_URI, else the one embedded in the workspace."""
-
-    def run(self) -> int:
-        """Plan, make, and write the cohort of what was made."""
-        from ganatomy.contracts import InputError
-        from ganatomy.generation import finish_generation, plan_generation
-        from ganatomy.generator import load_generator
-
-        if (self.cohort is None) == (self.image is None):
-            given = "both --cohort and --image" if self.cohort else "neither --cohort nor --image"
-            raise InputError(given, expected="one of them", remedy="--cohort DIR, or --image FILE")
-        bundle, source = self._bundle(), self._source()
-        generator = load_generator(bundle)
-        jobs = plan_generation(
-            generator,
-            source,
-            self.out,
-            source_role=self.source or None,
-            target_role=self.target or None,
-            splits=self.split or None,
-            label=self.label,
-            patient=self.patient,
-            overwrite=self.overwrite,
-        )
-        with progress("generating") as follow:
-            results = self._results(bundle, jobs, follow)
-        failed = [result for result in results if result.status == "failed"]
-        for result in failed:
-            print(f"error: {result.error}", file=sys.stderr)
-        made = finish_generation(generator, results, self.out, None if isinstance(source, Path) else source)
-        count = {status: sum(result.status == status for result in results) for status in ("made", "kept", "failed")}
-        print(f"{made.path}: " + ", ".join(f"{number} {status}" for status, number in count.items()))
-        return UNDONE if failed else DONE
-
-    def _bundle(self) -> Path:
-        if not self.model.startswith("models:/") and Path(self.model).is_dir():
-            return Path(self.model).absolute()
-        from ganatomy.registry import Registry
-        from ganatomy.tracking import Tracking
-
-        return Registry(Tracking(self.tracking_uri or None, self.workspace.absolute())).download(self.model)
-
-    def _source(self) -> Cohort | Path:
-        from ganatomy.cohort import read_cohort
-
-        return read_cohort(self.cohort) if self.cohort is not None else Path(self.image or "")
-
-    def _results(self, bundle: Path, jobs: Sequence[Job], follow: Callable[[int, int], None]) -> list[Result]:
-        import torch
-
-        from ganatomy.generation import run_job
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        if self.workers == 1 or (len(jobs) == 1 and not self.address):
-            made: Iterator[Result] = (run_job(bundle, job, device=device) for job in jobs)
-        else:
-            made = _on_ray(bundle, jobs, self.workers, self.address)
-        results = []
-        for result in made:
-            results.append(result)
-            follow(len(results), len(jobs))
-        return results
-
-
-def _on_ray(bundle: Path, jobs: Sequence[Job], workers: int, address: str) -> Iterator[Result]:
-    """Results as they come, at most ``workers`` jobs at a time; each takes a GPU where there is any, else a CPU."""
-    import ray
-
-    from ganatomy.generation import run_job
-    from ganatomy.tuning import start_ray
-
-    start_ray(address)
-    try:
-        gpus = ray.cluster_resources().get("GPU", 0)
-        remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(run_job)
-        free = workers or int(gpus or ray.cluster_resources().get("CPU", 1))
-        waiting = list(reversed(jobs))
-        running: list[Any] = []
-        while waiting or running:
-            while waiting and len(running) < free:
-                running.append(remote.remote(str(bundle), waiting.pop(), device="cuda" if gpus else "cpu"))
-            [ready], running = ray.wait(running)
-            yield ray.get(ready)
-    finally:
-        ray.shutdown()
-
-
 # --- main --------------------------------------------------------------------------------------------------------
 
 DESCRIPTION = """Does synthetic data help my task on real, held-out patients? Which method's, how much, at what cost?
@@ -336,6 +239,7 @@ $ ganatomy generate models:/ct-mr@champion --cohort my-cohort --out synthetic
 """
 COHORT = "Real images in (import), and what is wrong with them (check)."
 SINGLE = {
+    "demo": Demo,
     "report": Report,
     "ui": UI,
     "promote": Promote,

@@ -132,9 +132,9 @@ class Phantom(Command):
     shape: tuple[int, int, int] = (12, 64, 64)
     """Voxels of a volume: slices, rows, columns."""
     pose_gap: float = 0.0
-    """How much the anatomy's pose differs between the domains: shape consistency has something to do from 0 upwards."""
+    """From 0: hearts of MR patients are larger by 1 + g and shifted, so that a discriminator rewards distortion."""
     swap_gap: float = 0.0
-    """How much brightness order differs between the domains."""
+    """0 to 1: how far MR exchanges the brightness of left and right chambers."""
     oracle: Path | None = None
     """Another new folder for each patient's true counterpart in the other domain; for evaluation only."""
     seed: int = 0
