@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import json
+import math
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -37,6 +40,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def available(group: Literal["methods", "networks", "spaces"]) -> dict[str, str]:
     """Name -> dotted path of everything installed in the entry-point group ``ganatomy.<group>``."""
+    return dict(_installed(group, tuple(sys.path)))
+
+
+@functools.cache
+def _installed(group: str, path: tuple[str, ...]) -> dict[str, str]:
+    """Remembered, because looking reads the files of every package installed on ``path``."""
     return {point.name: point.value for point in entry_points(group=f"ganatomy.{group}")}
 
 
@@ -182,10 +191,13 @@ class Experiment:
         return dict(_flatten(self.to_dict()))
 
     def with_values(self, values: Mapping[str, Any]) -> Experiment:
-        """A copy with dotted names set: ``{"method.shape_weight": 0.5, "arm": "joint"}``; text is read as JSON."""
+        """A copy with dotted names set: ``{"method.shape_weight": 0.5, "arm": "joint"}``; text is read as JSON.
+
+        The order does not matter: a thing is chosen (``method``) before it is configured (``method.shape_weight``).
+        """
         nested = self.to_dict()
-        for name, value in values.items():
-            _assign(nested, name, value)
+        for name in sorted(values, key=lambda name: name.count(".")):
+            _assign(nested, name, values[name])
         return Experiment.from_dict(nested)
 
     def digest(self) -> str:
@@ -208,11 +220,17 @@ class Experiment:
         _check(0 <= self.filter.min_dice <= 1, "filter.min_dice", self.filter.min_dice, "a number in [0, 1]")
         _check(self.sampling.ndim in (2, 3), "sampling.ndim", self.sampling.ndim, "2 or 3")
         sides = len(self.sampling.size)
-        _check(sides == self.sampling.ndim, "sampling.size", self.sampling.size, f"{self.sampling.ndim} sides")
+        fits = sides == self.sampling.ndim and min(self.sampling.size) >= 1
+        _check(fits, "sampling.size", self.sampling.size, f"{self.sampling.ndim} sides of at least one voxel")
         _check(0 <= self.sampling.foreground <= 1, "sampling.foreground", self.sampling.foreground, "in [0, 1]")
         for name in ("segmentor_steps", "generator_steps", "batch", "validations"):
             _check(getattr(self.budget, name) >= 1, f"budget.{name}", getattr(self.budget, name), "a whole number >= 1")
         _check(0 <= self.training.ema < 1, "training.ema", self.training.ema, "a number in [0, 1)")
+        for name in ("patience", "clip_norm"):
+            _check(getattr(self.training, name) >= 0, f"training.{name}", getattr(self.training, name), "0 or more")
+        rate = self.downstream.learning_rate
+        _check(rate > 0, "downstream.learning_rate", rate, "a number > 0")
+        _check(0 <= self.seed < 2**32, "seed", self.seed, "a whole number in [0, 2^32)")
         _check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
         method = self.method_class()
         missing = [role for role in method.roles if role not in self.domains]
@@ -316,7 +334,7 @@ def _assign(nested: dict[str, Any], name: str, value: Any) -> None:
             raise InputError(f"unknown parameter {name!r}", expected=nearest(name, dict(_flatten(nested))))
         at, free = (at[key]["config"], True) if set(at[key]) == {"name", "config"} else (at[key], False)
     if free and isinstance(value, str):
-        value = _from_text(value)
+        value = from_text(value)
     if isinstance(at.get(last), dict) and set(at[last]) == {"name", "config"}:
         at[last] = at[last] if at[last]["name"] == value else {"name": value, "config": {}}
     else:
@@ -336,34 +354,45 @@ def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
 
 def _coerce(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, cast(type, hint)) else _build(cast(type, hint), value, f"{name}.")
+        if isinstance(value, cast(type, hint)):
+            return value
+        inner = ", ".join(f"{name}.{item.name}" for item in dataclasses.fields(hint))
+        _check(isinstance(value, Mapping), name, value, f"one of its parameters: {inner}")
+        return _build(cast(type, hint), value, f"{name}.")
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, str) and hint is not str and origin is not Literal:
-        value = _from_text(value)
+        value = from_text(value)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
         return _coerce(next(kind for kind in arguments if kind is not type(None)), value, name)
     if origin is Literal:
         if value not in arguments and isinstance(value, str):
-            value = _from_text(value)
+            value = from_text(value)
         _check(value in arguments, name, value, nearest(str(value), map(str, arguments)))
-        return value
+        return next(known for known in arguments if known == value)  # 2, though it was written 2.0
     if origin is tuple and isinstance(value, list | tuple):
         inner = arguments[0]
         return tuple(_coerce(inner, item, name) for item in value)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        _check(math.isfinite(value), name, value, _SAID[float])
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     wanted = origin or hint
     if isinstance(wanted, type):
         fits = isinstance(value, wanted) and not (wanted in (int, float) and isinstance(value, bool))
-        _check(fits, name, value, f"{wanted.__name__}")
+        _check(fits, name, value, _SAID.get(wanted, wanted.__name__))
     return value
 
 
-def _from_text(text: str) -> Any:
+_SAID: dict[type, str] = {
+    int: "a whole number", float: "a finite number", bool: "true or false", tuple: "a list such as [64, 64]",
+}  # fmt: skip
+
+
+def from_text(text: str) -> Any:
+    """What a value typed on the command line means: JSON where it is JSON, else the text itself."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

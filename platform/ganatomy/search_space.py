@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Experiment
+from ganatomy.experiment import Experiment, from_text, plain
 
 Values = Mapping[str, Any]
 """Dotted parameter name -> value."""
@@ -58,15 +58,28 @@ class SearchSpace:
     two_workers: Callable[[Values], bool] = never
 
     def listed(self, fixed: Values, seeds: Sequence[int]) -> list[dict[str, Any]]:
-        """The ablation as explicit points, replicate after replicate: those that agree with ``fixed``, once each."""
+        """The ablation as explicit points, replicate after replicate: those that agree with ``fixed``, once each.
+
+        What a point leaves out stays as in the base. It is said all the same: else Optuna would choose it, anew for
+        each replicate.
+        """
         chosen: list[dict[str, Any]] = []
+        agreeing = [point for point in self.points if all(_agree(point.get(n, v), v) for n, v in fixed.items())]
+        whole = [self._whole(point, fixed) for point in agreeing]
         for seed in seeds:
-            for point in self.points:
-                if all(_agree(point[name], value) for name, value in fixed.items() if name in point):
-                    free = {name: value for name, value in point.items() if name not in fixed}
-                    if {**free, "seed": seed} not in chosen:
-                        chosen.append({**free, "seed": seed})
+            for point in whole:
+                free = {name: value for name, value in {**point, "seed": seed}.items() if name not in fixed}
+                if free not in chosen:
+                    chosen.append(free)
         return chosen
+
+    def _whole(self, point: Values, fixed: Values) -> dict[str, Any]:
+        """``point`` and, as in the base, all else that the space would suggest with it."""
+        experiment = self.base.with_values({**point, **fixed})
+        settings = {f"method.{name}": value for name, value in plain(experiment.method_config()).items()}
+        stated = Stated(self.name, {**settings, **experiment.flat(), **point})
+        self.sample(Fixing(stated, fixed))
+        return {**stated.asked, **point}
 
     def sampler(self, fixed: Values, seeds: Sequence[int]) -> Sampler:
         """The define-by-run function that Optuna calls for each trial."""
@@ -100,8 +113,9 @@ class Sampler:
 
     def __call__(self, trial: Any) -> dict[str, Any]:
         """Returns constants besides what was suggested: none."""
-        trial.suggest_categorical("seed", list(self.seeds))
-        self.sample(Fixing(trial, self.fixed))
+        free = Fixing(trial, self.fixed)
+        free.suggest_categorical("seed", list(self.seeds))
+        self.sample(free)
         return {}
 
 
@@ -114,18 +128,43 @@ class Fixing:
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         """As ``optuna.Trial``, unless fixed."""
-        return float(self.fixed[name]) if name in self.fixed else self.trial.suggest_float(name, low, high, log=log)
+        if name not in self.fixed:
+            return float(self.trial.suggest_float(name, low, high, log=log))
+        return float(_read(self.fixed[name]))
 
     def suggest_int(self, name: str, low: int, high: int) -> int:
         """As ``optuna.Trial``, unless fixed."""
-        return int(self.fixed[name]) if name in self.fixed else self.trial.suggest_int(name, low, high)
+        return int(_read(self.fixed[name]) if name in self.fixed else self.trial.suggest_int(name, low, high))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """As ``optuna.Trial``, unless fixed."""
         if name not in self.fixed:
             return self.trial.suggest_categorical(name, choices)
         value = self.fixed[name]
-        return next((choice for choice in choices if _agree(choice, value)), value)
+        return next((choice for choice in choices if _agree(choice, value)), _read(value))
+
+
+class Stated:
+    """An Optuna trial whose values are known beforehand; ``asked`` are those that were asked for."""
+
+    def __init__(self, space: str, values: Values) -> None:
+        self.space, self.values = space, values
+        self.asked: dict[str, Any] = {}
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """The stated value. InputError where nothing is stated."""
+        if name not in self.values:
+            raise InputError(f"space {self.space}: a listed point leaves {name} open", expected=f"{name} in its base")
+        self.asked[name] = self.values[name]
+        return self.values[name]
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
+        """The stated value."""
+        return self.suggest_categorical(name, ())
+
+    def suggest_int(self, name: str, low: int, high: int) -> Any:
+        """The stated value."""
+        return self.suggest_categorical(name, ())
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:
@@ -141,9 +180,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, str]:
 
 def _agree(value: Any, given: Any) -> bool:
     """Whether a value given as text on the command line is this one."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            return float(given) == float(value)
-        except (TypeError, ValueError):
-            return False
-    return str(value) == str(given)
+    return plain(value) in (given, _read(given))
+
+
+def _read(given: Any) -> Any:
+    return from_text(given) if isinstance(given, str) else given

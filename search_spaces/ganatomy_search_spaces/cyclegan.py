@@ -1,4 +1,4 @@
-"""Search space of the CycleGAN baseline at the paper's size: what offline synthetic data does without shape consistency."""
+"""Search space of the CycleGAN baseline at the paper's size: offline synthetic data without shape consistency."""
 
 from __future__ import annotations
 

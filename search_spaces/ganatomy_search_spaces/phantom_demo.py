@@ -1,4 +1,4 @@
-"""The demo's space: small networks on 64 x 64 slices of the phantom, few labelled target patients, minutes on two cores."""
+"""The demo's space: small networks on 64 x 64 slices of the phantom, few labelled targets, minutes on two cores."""
 
 from __future__ import annotations
 

@@ -19,12 +19,12 @@ BASE = Experiment(
 
 
 def sample(trial: Suggest) -> None:
-    """λ and γ on a logarithmic scale, γ = 0 (CycleGAN with this generator) among them; the amount of synthetic data."""
+    """λ and γ on logarithmic scales, γ = 0 (CycleGAN with this generator) among them; the amount of synthetic data."""
     arm = trial.suggest_categorical("arm", ["real", "classical", "offline", "joint"])
     if arm not in ("offline", "joint"):
         return
     trial.suggest_float("method.cycle_weight", 1.0, 30.0, log=True)
-    trial.suggest_float("method.shape_weight", 0.1, 10.0, log=True)
+    trial.suggest_categorical("method.shape_weight", [0.0, 0.1, 0.3, 1.0, 3.0, 10.0])
     trial.suggest_categorical("method.use_reconstructed", [True, False])
     trial.suggest_float("mixing.ratio", 0.25, 8.0, log=True)
     if arm == "offline":

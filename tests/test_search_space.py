@@ -1,0 +1,199 @@
+"""A search space suggests what is not fixed, lists its points once a seed, and never what cannot be run."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from dataclasses import replace
+
+import optuna
+import pytest
+import torch
+
+from ganatomy.contracts import InputError
+from ganatomy.downstream import task_of
+from ganatomy.experiment import Choice, Experiment, available, resolve
+from ganatomy.search_space import SearchSpace, parse_settings
+
+SPACES = sorted(name for name, path in available("spaces").items() if path.startswith("ganatomy_search_spaces"))
+BASE = Experiment(cohort="c", domains={"A": "ct", "B": "mr"})
+
+
+def sample(trial):
+    """A toy space: a branch, a boolean, a whole number and a number."""
+    if trial.suggest_categorical("arm", ["real", "joint"]) == "joint":
+        if trial.suggest_categorical("method.use_reconstructed", [True, False]):
+            trial.suggest_float("method.shape_weight", 0.1, 10.0, log=True)
+        trial.suggest_int("budget.batch", 1, 8)
+
+
+SPACE = SearchSpace(
+    "toy", "", BASE, sample,
+    points=({"arm": "real"}, *({"arm": "joint", "method.shape_weight": weight} for weight in (1.0, 0.0))),
+    seeds=(0, 1),
+)  # fmt: skip
+
+
+def asked(sampler, trials, seed=0):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    found = []
+    for _ in range(trials):
+        trial = study.ask()
+        assert sampler(trial) == {}
+        found.append(trial.params)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_whatever_an_installed_space_suggests_validates_and_builds(name):
+    space = resolve("spaces", name)
+    base = replace(space.base, cohort="c", domains={"A": "ct", "B": "mr"})
+    space = replace(space, base=base)
+    suggested = asked(space.sampler({}, space.seeds), 16) + space.listed({}, space.seeds)
+    built = set()
+    for values in suggested:
+        experiment = space.experiment(values, {}).validate()
+        assert {key: experiment.flat()[key] for key in values} == values
+        config = experiment.method_config()
+        method = experiment.method_class()
+        assert sum(p.steps for p in method.phases(_Bare(config), *_steps(experiment))) > 0
+        if config not in built:
+            built.add(config)
+            with torch.device("meta"):  # shapes without numbers: the paper's networks would take seconds each
+                assert method(config, task_of(experiment, 3)).networks()
+    assert len({values["arm"] for values in suggested}) > 1
+
+
+class _Bare:
+    def __init__(self, config):
+        self.config = config
+
+
+def _steps(experiment):
+    return experiment.budget.generator_steps, experiment.budget.segmentor_steps
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_an_installed_space_lists_points_that_its_sampler_could_suggest(name):
+    """What Optuna could not suggest it refuses to run; what a point leaves open it would choose, for each seed anew."""
+    space = resolve("spaces", name)
+    study = optuna.create_study()
+    for values in space.listed({}, space.seeds):
+        study.enqueue_trial(values)
+        trial = study.ask()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            space.sampler({}, space.seeds)(trial)
+        assert trial.params == values
+
+
+def test_what_is_fixed_is_never_sampled():
+    fixed = {"method.shape_weight": "0.5", "arm": "joint", "seed": "7"}
+    for values in asked(SPACE.sampler(fixed, (0, 1)), 20):
+        assert not values.keys() & fixed.keys()
+        experiment = SPACE.experiment(values, fixed)
+        assert (experiment.arm, experiment.method.config["shape_weight"], experiment.seed) == ("joint", 0.5, 7)
+
+
+@pytest.mark.parametrize(("text", "branch"), [("true", True), ("false", False)])
+def test_a_space_branches_on_what_is_fixed_as_on_what_it_suggests(text, branch):
+    fixed = {"method.use_reconstructed": text, "arm": "joint"}
+    assert all(("method.shape_weight" in values) == branch for values in asked(SPACE.sampler(fixed, (0,)), 5))
+
+
+def test_what_is_fixed_is_read_as_the_experiment_reads_it():
+    seen = []
+
+    def look(trial):
+        seen.append((trial.suggest_int("budget.batch", 1, 8), trial.suggest_float("mixing.ratio", 0, 1),
+                     trial.suggest_categorical("mixing.order", ["mixed"])))  # fmt: skip
+
+    fixed = {"budget.batch": "4.0", "mixing.ratio": "2", "mixing.order": "real_first"}
+    asked(replace(SPACE, sample=look).sampler(fixed, (0,)), 1)
+    assert seen == [(4, 2.0, "real_first")]
+    assert SPACE.experiment({}, fixed).budget.batch == 4
+
+
+def test_the_same_sampler_seed_suggests_the_same():
+    sampler = SPACE.sampler({}, (0, 1))
+    assert asked(sampler, 10, seed=3) == asked(sampler, 10, seed=3) != asked(sampler, 10, seed=4)
+
+
+def test_a_sampler_survives_pickling():
+    """Ray keeps it with the searcher's state, for a resumed sweep."""
+    sampler = SPACE.sampler({"arm": "joint"}, (0, 1))
+    assert asked(pickle.loads(pickle.dumps(sampler)), 5) == asked(sampler, 5)
+
+
+def test_what_a_listed_point_leaves_out_is_as_in_the_base():
+    points = ({"arm": "joint", "method.use_reconstructed": True}, {"arm": "joint", "method": "shape_consistent"})
+    base = BASE.with_values({"method.use_reconstructed": False, "budget.batch": 3})
+    first, second = replace(SPACE, base=base, points=points).listed({"mixing.ratio": "2"}, (5,))
+    assert first == {**points[0], "method.shape_weight": 1.0, "budget.batch": 3, "seed": 5}
+    assert second == {**points[1], "method.use_reconstructed": False, "budget.batch": 3, "seed": 5}
+
+
+def test_a_listed_point_that_leaves_open_what_the_base_does_not_say_is_refused():
+    space = replace(SPACE, sample=lambda trial: trial.suggest_int("downstream.network.depth", 2, 4))
+    with pytest.raises(InputError, match=r"leaves downstream\.network\.depth open"):
+        space.listed({}, (0,))
+
+
+def test_listed_points_run_once_a_seed():
+    listed = SPACE.listed({}, (0, 1, 1))
+    assert [values["seed"] for values in listed] == [0, 0, 0, 1, 1, 1]
+    assert len({str(sorted(values.items())) for values in listed}) == len(listed)
+
+
+REAL = {"arm": "real"}
+JOINT = {"arm": "joint", "method.use_reconstructed": True, "budget.batch": 1}
+WEIGHTS = {"method.shape_weight": 1.0}, {"method.shape_weight": 0.0}
+
+
+def without(values, *names):
+    return {name: value for name, value in values.items() if name not in names}
+
+
+@pytest.mark.parametrize(("fixed", "expected"), [
+    ({"arm": "real"}, [{}]),
+    ({"method.shape_weight": "1"}, [REAL, JOINT]),
+    ({"arm": "classical"}, []),
+    ({"arm": "joint", "budget.batch": "2"},
+     [without({**JOINT, **weight}, "arm", "budget.batch") for weight in WEIGHTS]),
+    ({"method.use_reconstructed": "true", "arm": "joint"},
+     [without({**JOINT, **weight}, "arm", "method.use_reconstructed") for weight in WEIGHTS]),
+    ({"mixing.ratio": "2", "arm": "real"}, [{}]),
+])  # fmt: skip
+def test_listed_points_that_agree_with_what_is_fixed_remain_once_each(fixed, expected):
+    listed = SPACE.listed(fixed, (0, 1))
+    assert listed == [{**values, "seed": seed} for seed in (0, 1) for values in expected]
+    assert SPACE.listed({**fixed, "seed": "4"}, (0, 1)) == expected
+
+
+def test_settings_are_names_with_values():
+    assert parse_settings(["method.shape_weight=0.5", " arm = joint ", "cohort=a=b"]) == {
+        "method.shape_weight": "0.5", "arm": "joint", "cohort": "a=b",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", ["method.shape_weight", "=3", "", " =x"])
+def test_a_setting_without_name_or_value_is_refused(setting):
+    with pytest.raises(InputError, match="NAME=VALUE"):
+        parse_settings([setting])
+
+
+def test_a_parameter_may_be_fixed_that_only_one_listed_arm_knows():
+    space = replace(SPACE, points=({"arm": "real"}, {"method": "cyclegan", "arm": "offline"}))
+    space.check_fixed({"method.generator": "resnet"})
+    with pytest.raises(InputError, match="unknown parameter"):
+        space.check_fixed({"mixing.rato": "1"})
+
+
+def test_the_method_can_be_sampled_with_its_settings():
+    values = {"method.generator": "unet_t1", "method": "cyclegan", "arm": "offline"}
+    assert SPACE.experiment(values, {}).method == Choice("cyclegan", {"generator": "unet_t1"})
