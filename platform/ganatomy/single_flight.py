@@ -71,7 +71,7 @@ def single_flight(
         yield None
         return
     stop = threading.Event()
-    beat = threading.Thread(target=_heartbeat, args=(directory / LEASE, stop), daemon=True, name="lease")
+    beat = threading.Thread(target=_heartbeat, args=(directory / LEASE, mine, stop), daemon=True, name="lease")
     beat.start()
     try:
         yield lambda: _assert_mine(directory, mine)
@@ -103,10 +103,11 @@ def _assert_mine(directory: Path, mine: Holder) -> None:
         raise LeaseLost(f"{directory}: another process took this stage over; its result is used")
 
 
-def _heartbeat(lease: Path, stop: threading.Event) -> None:
+def _heartbeat(lease: Path, mine: Holder, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_S):
-        with contextlib.suppress(OSError):
-            os.utime(lease)
+        if _read(lease) == mine:  # another's lease must not look alive because of us
+            with contextlib.suppress(OSError):
+                os.utime(lease)
 
 
 def _read(lease: Path) -> Holder | None:
