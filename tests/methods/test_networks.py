@@ -5,7 +5,13 @@ import torch
 from torch import nn
 
 from ganatomy.contracts import InputError
-from ganatomy_methods.common.networks import PatchDiscriminator, ResnetGenerator, UNetGenerator
+from ganatomy_methods.common.networks import (
+    InstanceNorm,
+    PatchDiscriminator,
+    ResnetGenerator,
+    UNetGenerator,
+    upsample,
+)
 
 
 def count(network):
@@ -16,7 +22,7 @@ def without_normalisation(network):
     """The same network with every instance normalisation taken out, in double precision."""
     for module in network.modules():
         for name, child in module.named_children():
-            if isinstance(child, nn.InstanceNorm2d | nn.InstanceNorm3d):
+            if isinstance(child, InstanceNorm):
                 setattr(module, name, nn.Identity())
     return network.double()
 
@@ -140,3 +146,22 @@ def test_width_scales_every_network():
     for network in (UNetGenerator, ResnetGenerator, PatchDiscriminator):
         assert count(network(2, 0.5)) == pytest.approx(count(network(2)) / 4, rel=0.02)
         network(2, 0.001)  # a width that rounds to nothing still builds
+
+
+@pytest.mark.parametrize("sides", [(6, 5), (3, 4, 5)])
+def test_quicker_layers_are_torchs_own_functions(sides):
+    """Instance normalisation as group normalisation, upsampling as transposed convolution: values and slopes."""
+    reference_norm = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[len(sides)](4)
+
+    def reference_upsample(features):
+        return nn.functional.interpolate(features, scale_factor=2, mode="nearest")
+
+    for ours, theirs in ((InstanceNorm(4), reference_norm), (upsample, reference_upsample)):
+        first = torch.randn(2, 4, *sides, requires_grad=True)
+        second = first.detach().clone().requires_grad_(True)
+        mine, reference = ours(first), theirs(second)
+        torch.testing.assert_close(mine, reference)
+        weights = torch.randn_like(reference)
+        (mine * weights).sum().backward()
+        (reference * weights).sum().backward()
+        torch.testing.assert_close(first.grad, second.grad)

@@ -7,16 +7,37 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ganatomy.contracts import InputError
 
 CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
-NORM: dict[int, type[nn.InstanceNorm2d] | type[nn.InstanceNorm3d]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 TRANSPOSE: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
 }
 REFLECT: dict[int, type[nn.ReflectionPad2d] | type[nn.ReflectionPad3d]] = {2: nn.ReflectionPad2d, 3: nn.ReflectionPad3d}
+
+
+class InstanceNorm(nn.GroupNorm):
+    """Instance normalisation (Ulyanov et al. 2016) without parameters or running statistics, in 2D and 3D.
+
+    Group normalisation with one channel a group is the same function, and several times faster on the CPU.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, affine=False)
+
+
+def upsample(features: Tensor) -> Tensor:
+    """Nearest-neighbour upsampling, twice each side: [N, C, *S] -> [N, C, *2S].
+
+    In 2D on the CPU by a transposed convolution with ones, the same values in half the time of ``interpolate``.
+    """
+    if features.ndim == 4 and features.device.type == "cpu":
+        channels = features.shape[1]
+        return functional.conv_transpose2d(features, features.new_ones(channels, 1, 2, 2), stride=2, groups=channels)
+    return functional.interpolate(features, scale_factor=2, mode="nearest")
 
 
 def scaled(channels: int, width: float) -> int:
@@ -68,17 +89,16 @@ class UNetGenerator(nn.Module):
         self.up2 = self._block(2 * c256, c64, c64)
         self.up3 = nn.Sequential(*self._first(2 * c64, 2 * c64), CONV[ndim](2 * c64, 1, 3, padding=1), nn.Tanh())
         self.activate = nn.LeakyReLU(0.2)
-        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
         normal02(self)
 
     def _first(self, channels: int, out: int, stride: int = 1) -> Iterable[nn.Module]:
         yield CONV[self.ndim](channels, out, 3, stride, 1)
-        yield NORM[self.ndim](out)
+        yield InstanceNorm(out)
         yield nn.LeakyReLU(0.2, inplace=True)
 
     def _block(self, channels: int, inner: int, out: int, stride: int = 1) -> nn.Sequential:
         """conv, IN, LReLU, conv, IN: what Table 1 has between two changes of scale."""
-        second = CONV[self.ndim](inner, out, 3, 1, 1), NORM[self.ndim](out)
+        second = CONV[self.ndim](inner, out, 3, 1, 1), InstanceNorm(out)
         return nn.Sequential(*self._first(channels, inner, stride), *second)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -87,9 +107,9 @@ class UNetGenerator(nn.Module):
         e1 = self.down1(image)
         e2 = self.down2(self.activate(e1))
         e3 = self.down3(self.activate(e2))
-        d1 = self.up1(self.upsample(self.activate(e3)))
-        d2 = self.up2(self.upsample(self.activate(torch.cat([d1, e2], dim=1))))
-        return self.up3(self.upsample(self.activate(torch.cat([d2, e1], dim=1))))
+        d1 = self.up1(upsample(self.activate(e3)))
+        d2 = self.up2(upsample(self.activate(torch.cat([d1, e2], dim=1))))
+        return self.up3(upsample(self.activate(torch.cat([d2, e1], dim=1))))
 
 
 class ResidualBlock(nn.Module):
@@ -100,11 +120,11 @@ class ResidualBlock(nn.Module):
         self.branch = nn.Sequential(
             REFLECT[ndim](1),
             CONV[ndim](channels, channels, 3),
-            NORM[ndim](channels),
+            InstanceNorm(channels),
             nn.ReLU(inplace=True),
             REFLECT[ndim](1),
             CONV[ndim](channels, channels, 3),
-            NORM[ndim](channels),
+            InstanceNorm(channels),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -140,7 +160,7 @@ class ResnetGenerator(nn.Module):
         normal02(self)
 
     def _normalised(self, convolution: nn.Module, channels: int) -> tuple[nn.Module, ...]:
-        return convolution, NORM[self.ndim](channels), nn.ReLU(inplace=True)
+        return convolution, InstanceNorm(channels), nn.ReLU(inplace=True)
 
     def forward(self, image: Tensor) -> Tensor:
         """Translate ``image``. Raises InputError on sides that are not multiples of 4."""
@@ -171,7 +191,7 @@ class PatchDiscriminator(nn.Module):
         modules: list[nn.Module] = [CONV[ndim](1, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         for scale in range(1, layers + 1):
             stride = 2 if scale < layers else 1
-            modules += [CONV[ndim](widths[scale - 1], widths[scale], 4, stride, 1), NORM[ndim](widths[scale])]
+            modules += [CONV[ndim](widths[scale - 1], widths[scale], 4, stride, 1), InstanceNorm(widths[scale])]
             modules += [nn.LeakyReLU(0.2, inplace=True)]
         modules += [CONV[ndim](widths[-1], 1, 4, 1, 1)]
         if final_activation == "sigmoid":

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganatomy.contracts import InputError
-from ganatomy_methods.common.networks import CONV, NORM, require_multiple
+from ganatomy_methods.common.networks import CONV, InstanceNorm, require_multiple, upsample
 
 Norm = Literal["none", "instance"]
 MAX_POOL: dict[int, type[nn.MaxPool2d] | type[nn.MaxPool3d]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -47,7 +47,7 @@ def two_convolutions(ndim: int, channels: int, out: int, norm: Norm) -> nn.Seque
     modules: list[nn.Module] = []
     for entering in (channels, out):
         modules += [CONV[ndim](entering, out, 3, padding=1)]
-        modules += [NORM[ndim](out)] if norm == "instance" else []
+        modules += [InstanceNorm(out)] if norm == "instance" else []
         modules += [nn.ReLU(inplace=True)]
     return nn.Sequential(*modules)
 
@@ -96,7 +96,7 @@ class UNet(nn.Module):
         require_multiple(image, self.ndim, self.multiple_of, type(self).__name__)
         *skips, features = self.down(image)
         for skip, block in zip(reversed(skips), self.up, strict=True):
-            features = block(torch.cat([F.interpolate(features, scale_factor=2, mode="nearest"), skip], dim=1))
+            features = block(torch.cat([upsample(features), skip], dim=1))
         return self.head(features)
 
 
@@ -107,7 +107,7 @@ class ResidualConvolution(nn.Module):
         super().__init__()
         self.first = CONV[ndim](channels, channels, 3, padding=1)
         self.second = CONV[ndim](channels, channels, 3, padding=1)
-        self.norm = NORM[ndim](channels) if norm == "instance" else nn.Identity()
+        self.norm = InstanceNorm(channels) if norm == "instance" else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, channels, *S] -> the same shape."""
@@ -155,7 +155,7 @@ class RefineUnit(nn.Module):
         """Refined map [N, channels, *S]."""
         fused = self.fuse_fine(self.fine(fine))
         if self.has_coarse and coarse is not None:
-            fused = fused + F.interpolate(self.fuse_coarse(self.coarse(coarse)), scale_factor=2, mode="nearest")
+            fused = fused + upsample(self.fuse_coarse(self.coarse(coarse)))
         return self.output(self.pooling(fused))
 
 
