@@ -379,8 +379,9 @@ def test_a_model_that_is_not_registered_is_one_line(workspace, tmp_path, capsys)
 @pytest.mark.slow
 def test_the_demo_goes_from_nifti_to_nifti_and_on_where_it_was(tmp_path):
     """With a budget too small to teach anything: whatever the verdict, it is said, and the rest is there."""
-    settings = ["--set", "budget.segmentor_steps=4", "budget.generator_steps=4", "budget.validations=1"]
-    command = [*GANATOMY, "demo", "--workspace", str(tmp_path), *settings]
+    budget = ["budget.segmentor_steps=4", "budget.generator_steps=4", "budget.validations=1"]
+    fewer = ["method.shape_weight=1", "mixing.ratio=1"]
+    command = [*GANATOMY, "demo", "--workspace", str(tmp_path), "--set", *budget, *fewer]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     for _ in range(2):
