@@ -131,10 +131,10 @@ def synthesize_volume(
         made[:] = [(item.role, item.kind) for item in synthetic]
         return torch.cat([item.image for item in synthetic], dim=1)
 
-    channels = [torch.as_tensor(image, dtype=torch.float32)]
+    channels = [torch.tensor(np.asarray(image, np.float32))]  # a copy: a mapped image may not be written to
     if label is not None:
         # Shifted by one, so that what pads the image (-1) pads the label with background.
-        channels.append(torch.as_tensor(np.asarray(label), dtype=torch.float32) - 1)
+        channels.append(torch.tensor(np.asarray(label, np.float32)) - 1)
     with evaluating(method):
         volume = _over_volume(
             forward, torch.stack(channels), sampling, method.multiple_of, device, max_voxels,

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +30,7 @@ from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Score, diges
 from ganatomy.inference import synthesize_volume
 from ganatomy.loop import Record
 from ganatomy.metrics import case_scores, s_score, score_subject, summarise
-from ganatomy.single_flight import single_flight
+from ganatomy.single_flight import LeaseLost, single_flight
 from ganatomy.store import Item, Store, open_store, write_store
 from ganatomy.store import Record as Image
 from ganatomy.training import (
@@ -177,7 +179,9 @@ class Stages:
         fit = self.fit()
 
         def work(directory: Path) -> None:
-            write_store(
+            for left in directory.glob(f".{SYNTHETIC}.*.part"):  # by a process that was killed while it wrote
+                shutil.rmtree(left, ignore_errors=True)
+            made = write_store(
                 directory / SYNTHETIC,
                 name=f"{self.store.name}-synthetic",
                 labels=self.store.labels,
@@ -185,6 +189,13 @@ class Stages:
                 digest=fit.key,
                 items=self._synthetic_items(fit),
             )
+            if not len(made):
+                domain = self.experiment.target_domain()
+                raise InputError(
+                    f"cohort {self.store.name}: no labelled training image to make {domain} of",
+                    expected="labelled training images of the domain that is translated",
+                    remedy="label some, or swap source and target",
+                )
 
         inputs = {"fit": fit.key, "target": self.experiment.target}
         return self._compute("synthesise", inputs, self._apart(work), costs=True)
@@ -310,7 +321,7 @@ class Stages:
         stages = Stages(self.workspace, self.store_path, free, self.workers, say=self.say)
         return {
             role: stages.downstream(role)
-            for role, domain in self.experiment.domains.items()
+            for role, domain in self._roles().items()
             if all(any(image.labelled for image in self.store.records(domain, split)) for split in ("train", "val"))
         }
 
@@ -338,6 +349,10 @@ class Stages:
                         scores = score_subject(found, label, spacing, self.store.labels, image.subject, image.patient)
                         rows[self.experiment.domains[role]]["synthetic"] += scores
         return {domain: both for domain, both in rows.items() if both["synthetic"]}
+
+    def _roles(self) -> dict[str, str]:
+        """Role -> domain, of the method's own roles."""
+        return {role: self.experiment.domains[role] for role in self.experiment.method_class().roles}
 
     # --- inputs of keys ------------------------------------------------------------------------------------------
 
@@ -367,7 +382,7 @@ class Stages:
         self, kind: str, inputs: Mapping[str, Any], work: Work, *, follow: bool = False, costs: bool = False
     ) -> Stage:
         """The stage with these inputs: as it lies on disk, or computed now, or waited for while another computes it."""
-        key = digest({"kind": kind, "format": FORMAT, "inputs": plain(inputs)})
+        key = key_of(kind, inputs)
         if key in self._finished:
             return self._finished[key]
         stage = Stage(kind, key, self.workspace / "stages" / kind / key)
@@ -380,13 +395,15 @@ class Stages:
                 self.say(said[0])
             follower.poll()
 
-        with single_flight(stage.directory, stage.finished, waiting) as still_mine:
-            if still_mine is not None:
-                self.say(f"computing {kind} {key}")
-                began = time.perf_counter()
-                work(stage.directory, follower.poll)
-                still_mine()
-                self._conclude(stage, plain(inputs), time.perf_counter() - began)
+        while not stage.finished():
+            # Suspended for so long that another took over: from here on wait for that one.
+            with suppress(LeaseLost), single_flight(stage.directory, stage.finished, waiting) as still_mine:
+                if still_mine is not None:
+                    self.say(f"computing {kind} {key}")
+                    began = time.perf_counter()
+                    work(stage.directory, follower.poll)
+                    still_mine()
+                    self._conclude(stage, plain(inputs), time.perf_counter() - began)
         follower.poll()
         self.keys[kind] = key
         self._finished[key] = stage
@@ -423,6 +440,11 @@ class Stages:
 
 def _ignore(*_: Any) -> None:
     return None
+
+
+def key_of(kind: str, inputs: Mapping[str, Any]) -> str:
+    """Key of the stage of this kind that depends on these inputs."""
+    return digest({"kind": kind, "format": FORMAT, "inputs": plain(inputs)})
 
 
 def read_scores(directory: Path) -> list[Score]:

@@ -68,13 +68,19 @@ def segmentor_pool(store: Store, experiment: Experiment, role: str) -> Pool:
 
 
 def evaluation_images(store: Store, domain: str, split: str) -> list[Image]:
-    """The labelled images of one split; InputError when there are none to score."""
+    """The labelled images of one split; InputError when they hold nothing to score."""
     images = [image for image in store.records(domain, split) if image.labelled]
     if not images:
         raise InputError(
             f"cohort {store.name}: no labelled {domain} image in split {split}",
             expected=f"at least one labelled patient in split {split}",
             remedy="split the cohort anew (ganatomy cohort import --split …)",
+        )
+    if not any(len(store.foreground(image)) for image in images):
+        raise InputError(
+            f"cohort {store.name}: no structure is labelled in any {domain} image of split {split}",
+            expected="at least one, or there is nothing to score",
+            remedy="split the cohort anew, or correct the labels",
         )
     return images
 
@@ -96,7 +102,16 @@ def make_segmentation(experiment: Experiment, classes: int) -> Segmentation:
 
 def load_networks(method: Method, directory: Path) -> Method:
     """``method`` with the weights that a finished training stage left, in evaluation mode."""
-    method.load_state_dict(load_file(directory / NETWORKS), strict=False)
+    weights, own = load_file(directory / NETWORKS), method.state_dict()
+    known = {name for name in own if name.partition(".")[0] in method.networks()}  # replay pools are not kept
+    misfits = known ^ weights.keys() or {name for name in known if own[name].shape != weights[name].shape}
+    if misfits:
+        raise InputError(
+            f"{directory / NETWORKS} does not fit {type(method).__name__}: {sorted(misfits)[0]}",
+            expected="the networks as they were when they were trained",
+            remedy=f"remove {directory} to train them anew",
+        )
+    method.load_state_dict(weights, strict=False)
     return method.eval()
 
 
@@ -137,7 +152,8 @@ class FitGenerator:
         self, store: Store, phases: Sequence[Phase], device: torch.device
     ) -> Callable[[Method, int], Record]:
         experiment = self.experiment
-        shown = {role: store.records(experiment.domains[role], "val")[:PANEL_SUBJECTS] for role in experiment.domains}
+        roles = experiment.method_class().roles
+        shown = {role: store.records(experiment.domains[role], "val")[:PANEL_SUBJECTS] for role in roles}
 
         def validate(method: Method, step: int) -> Record:
             record: Record = {}
