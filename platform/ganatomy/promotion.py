@@ -25,7 +25,7 @@ from ganatomy.experiment import TrialResult, plain
 from ganatomy.gate import GateResult, Verdict
 from ganatomy.generator import Generator, difference_when_reloaded, pseudonym, save_generator, write_report
 from ganatomy.metrics import nearest_distances, patient_scores
-from ganatomy.registry import Registry
+from ganatomy.registry import Registry, check_name
 from ganatomy.report import brief
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory, write_json
 from ganatomy.stages import SYNTHETIC, Stages
@@ -63,6 +63,9 @@ def promote(
     name: of the registered model.  force: a reason to promote whatever the gates say; recorded.
     Raises InputError where there is nothing to judge. "Not shown to help" is a result, not an error.
     """
+    check_name(name)  # what can be refused is refused before the test split is read for nothing
+    if force is not None and not force.strip():
+        raise InputError("a forced promotion without a reason", expected="why it is promoted whatever the gates say")
     directory = sweep_directory(workspace, sweep)
     plan, results = read_plan(directory), [r for r in read_results(directory) if r.status == "finished"]
     tracking = Tracking(uri or plan.tracking_uri or None, workspace)
@@ -141,7 +144,7 @@ class _Bench:
         fit = stages.fit()
         seen = [
             entry.record
-            for role in result.experiment.domains
+            for role in result.experiment.method_class().roles
             for entry in generator_pool(self.store, result.experiment, role).entries
         ]
         generator = save_generator(

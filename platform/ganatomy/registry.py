@@ -60,8 +60,7 @@ class Registry:
         The same folder is registered once: again, after an interruption, this finds its version and goes on from there.
         Raises InputError when the name cannot be one, or the folder is no generator's.
         """
-        if not name.strip() or set(name) & set("/:@'\"") or name.strip(".") != name:
-            raise InputError(f"model name {name!r}", expected="a name without / : @ or quotes")
+        check_name(name)
         content = _content(bundle)
         found = [version for version in self._known(name) if version.tags.get("content") == content]
         number = found[-1].number if found else self._register(bundle, name, run_id, content, tags or {}, code)
@@ -183,6 +182,12 @@ class Registry:
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         return self._tracking.ask(call)
+
+
+def check_name(name: str) -> None:
+    """Raise InputError where no registered model can be called ``name``."""
+    if not name.strip() or set(name) & set("/:@'\"") or name.strip(".") != name:
+        raise InputError(f"model name {name!r}", expected="a name without / : @ or quotes")
 
 
 def _content(bundle: Path) -> str:
