@@ -38,6 +38,10 @@ SPLITS = {"train": 4, "val": 3, "test": 6}
 LITTLE = {"budget.segmentor_steps": 1, "budget.generator_steps": 1}
 MUCH = {"budget.segmentor_steps": 50, "budget.generator_steps": 50}
 
+# Its generator's budget does not depend on the segmentor's, so it may be small.
+CYCLEGAN = {"method": "cyclegan", "method.generator": "unet_t1", "method.width": 0.0625,
+            "method.discriminator_layers": 1, "budget.generator_steps": 4}  # fmt: skip
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread_and_no_pictures():
@@ -74,7 +78,7 @@ def laboratory(tmp_path_factory, empty_database) -> Path:
     cohort = make_cohort(workspace / "cohort")
     store = prepare(cohort, workspace / "stores")
     sweeps = {
-        "helps": [{"arm": "real", **LITTLE}, {"arm": "offline", **MUCH}],
+        "helps": [{"arm": "real", **LITTLE}, {"arm": "offline", **MUCH, **CYCLEGAN}],
         "fails": [{"arm": "real", **MUCH}, {"arm": "offline", **LITTLE}, {"arm": "joint", **LITTLE}],
         "real-only": [{"arm": "real", **LITTLE}],
     }
