@@ -21,14 +21,21 @@ from tiny import experiment
 
 from ganatomy import stages as room
 from ganatomy import training
-from ganatomy.contracts import InputError
+from ganatomy.contracts import UNLABELLED, InputError, labelled
 from ganatomy.distributed import HISTORY, NETWORKS, read_history
 from ganatomy.experiment import ARMS, Sampling
 from ganatomy.sampling import Mixture, Pool, Sampler
 from ganatomy.single_flight import LeaseLost
 from ganatomy.stages import SYNTHETIC, Outcome, Stage, Stages, key_of
 from ganatomy.store import open_store
-from ganatomy.training import generator_pool, labelled_patients, load_networks, make_method, segmentor_pool
+from ganatomy.training import (
+    FitGenerator,
+    generator_pool,
+    labelled_patients,
+    load_networks,
+    make_method,
+    segmentor_pool,
+)
 
 TRAINED = ("fit", "downstream")
 
@@ -107,7 +114,8 @@ def test_arms_compute_what_they_need(outcomes):
     assert needed["classical"] == {"downstream": 1, "evaluate": 1}
     # Two references for the S-score besides the arm's own model.
     assert needed["offline"] == {"fit": 1, "synthesise": 1, "filter": 1, "downstream": 3, "evaluate": 1, "s_score": 1}
-    assert needed["joint"] == {"fit": 1, "evaluate": 1, "s_score": 1}  # the references are there already
+    # The joint arm's fit, and so its S-score, is the offline arm's: what differs is which segmentor is judged.
+    assert needed["joint"] == {"evaluate": 1}
 
 
 def test_a_finished_stage_keeps_its_record_and_no_checkpoint(outcomes, shared):
@@ -361,6 +369,21 @@ def test_who_is_in_which_pool(store, gan_sees):
         assert all(entry.labelled for entry in pool.entries)
     for entry in [*pools["A"].entries, *pools["B"].entries]:
         assert entry.record.split == "train"
+
+
+def test_segmentors_get_as_many_labels_a_step_beside_unlabelled_images_as_without_them(tmp_path, store):
+    chosen = experiment(arm="joint", labels__fraction=0.5, labels__gan_sees="all")
+    loop = FitGenerator(store.path, chosen, tmp_path)(rank=0, world=1, device=torch.device("cpu"))
+    seen = labelled_patients(store, chosen, "B")
+    patient_of = {image.subject: image.patient for image in store.records("mr", "train")}
+    for step in range(8):
+        batch = loop.draws.batch(step)
+        assert set(batch) == {"A", "B", labelled("B")}
+        assert len(batch[labelled("B")]) == len(batch["B"]) == chosen.budget.batch
+        assert (batch[labelled("B")].label != UNLABELLED).all()
+        assert {patient_of[subject] for subject in batch[labelled("B")].subjects} <= seen
+    everything_labelled = FitGenerator(store.path, experiment(arm="joint"), tmp_path)
+    assert set(everything_labelled(rank=0, world=1, device=torch.device("cpu")).draws.batch(0)) == {"A", "B"}
 
 
 def test_smaller_fractions_are_subsets_and_one_is_always_left(store):

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
+from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update, labelled
 from ganatomy_methods.common.buffers import ReplayPool
 from ganatomy_methods.common.losses import cross_entropy, l1, lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.networks import PatchDiscriminator, UNetGenerator
@@ -160,7 +160,8 @@ class ShapeConsistent(Method):
             real: list[Tensor] = []
             fake: list[Tensor] = []
             for role, S in (("A", self.S_A), ("B", self.S_B)):
-                pairs = [(batch[role].image, batch[role].label), *synthetic.get(role, [])]
+                supervised = batch.get(labelled(role), batch[role])
+                pairs = [(supervised.image, supervised.label), *synthetic.get(role, [])]
                 labels = [label for _, label in pairs]
                 logits = S(torch.cat([image for image, _ in pairs])).split([len(label) for label in labels])
                 terms = [cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]

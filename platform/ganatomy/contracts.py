@@ -72,6 +72,15 @@ Batch = Mapping[str, Images]
 """Role -> images. Roles are the method's own names for what it is given (``"A"``, ``"B"``); unpaired across roles."""
 
 
+def labelled(role: str) -> str:
+    """Key of the labelled images of ``role`` in a batch whose own images of that role are not all labelled.
+
+    A supervised update uses ``batch.get(labelled(role), batch[role])``, so that it sees as many labels in a step as it
+    would without the unlabelled images beside them.
+    """
+    return f"{role} labelled"
+
+
 @dataclass(frozen=True)
 class Synthetic:
     """Images a method made from one role, to be taken for images of another.

@@ -19,6 +19,7 @@ NAME, SWEEP, SPACE = "phantom-ct-mr", "phantom", "phantom_demo"
 PATIENTS = {"ct": (24, 4, 4), "mr": (24, 8, 12)}
 """Domain -> patients in (train, val, test). The space withholds the labels of most MR patients: synthetic MR, labelled
 by the CT that it was made from, has something to give."""
+SHAPE = (8, 48, 48)
 SHOWN = 3
 
 
@@ -59,7 +60,7 @@ def _chapter(number: int, title: str) -> None:
 def _phantom(folder: Path) -> Cohort:
     if (folder / "cohort.yaml").is_file():
         return read_cohort(folder)
-    cohort = make_cohort(folder, patients=PATIENTS, name="phantom")
+    cohort = make_cohort(folder, patients=PATIENTS, shape=SHAPE, name="phantom")
     print(f"{len(cohort.rows)} volumes in {folder}")
     return cohort
 

@@ -35,7 +35,7 @@ class Source:
 
     rows: list[Row]
     places: list[str]
-    labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     name: str = ""
     licence: str = ""
 

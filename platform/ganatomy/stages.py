@@ -12,11 +12,12 @@ import inspect
 import json
 import shutil
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from torch import nn
 
 from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history, run_task, train
-from ganatomy.downstream import score_records, segment
+from ganatomy.downstream import score_records, segment, task_of
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Score, digest, plain, resolve
 from ganatomy.inference import synthesize_volume
 from ganatomy.loop import Record
@@ -51,7 +52,7 @@ SCORES = "scores.json"
 KEPT = "kept.json"
 SYNTHETIC = "synthetic"
 
-REFERENCE_SEED = 1_000_003
+REFERENCE_SEED = 2**32 - 1
 """Seed of the independent segmentors behind the S-score, so that none is ever an arm's own model."""
 
 Published = Callable[[], None]
@@ -153,7 +154,7 @@ class Stages:
 
     def fit(self) -> Stage:
         """Train the method's networks."""
-        experiment, joint = self.experiment, self.experiment.arm == "joint"
+        experiment = self.experiment
         method, budget = experiment.method_class(), plain(experiment.budget)
         inputs = {
             **self._data(),
@@ -163,14 +164,12 @@ class Stages:
             "training": experiment.training,
             "budget": budget if method.trains_segmentors else {**budget, "segmentor_steps": None},
             "segmentor": self._segmentor_inputs() if method.trains_segmentors else None,
-            "ratio": experiment.mixing.ratio if joint else None,
-            "scored": joint,
+            "ratio": task_of(experiment, self.store.classes).synthetic_ratio,
             "seed": experiment.seed,
         }
 
         def work(directory: Path, published: Published) -> None:
-            build = FitGenerator(self.store_path, experiment, directory, score_segmentor=joint)
-            train(build, directory, self.workers, published)
+            train(FitGenerator(self.store_path, experiment, directory), directory, self.workers, published)
 
         return self._compute("fit", inputs, work, follow=True, costs=True)
 
@@ -386,7 +385,7 @@ class Stages:
         if key in self._finished:
             return self._finished[key]
         stage = Stage(kind, key, self.workspace / "stages" / kind / key)
-        follower = HistoryFollower(stage.directory, partial(self.follow, stage) if follow else lambda record: None)
+        follower = HistoryFollower(stage.directory, partial(self._forward, stage) if follow else lambda record: None)
         said: list[str] = []
 
         def waiting() -> None:
@@ -410,6 +409,13 @@ class Stages:
         if costs:
             self._costs[key] = stage.record["device_seconds"]
         return stage
+
+    def _forward(self, stage: Stage, record: Record) -> None:
+        """Hand on a record. A fit that joint and offline arms share scores its own segmentor: the offline arm's model
+        is another, whose validation comes later."""
+        if stage.kind == "fit" and self.experiment.arm != "joint":
+            record = {name: value for name, value in record.items() if not name.startswith("val/")}
+        self.follow(stage, record)
 
     def _conclude(self, stage: Stage, inputs: Any, seconds: float) -> None:
         """Declare the stage complete: from here on it is never computed again."""
@@ -463,6 +469,25 @@ def _write_json(path: Path, value: Any) -> None:
 
 
 def _code_digest(thing: Any) -> str:
-    """Hash of the source file that defines ``thing``: whoever edits a method gets new results, not yesterday's."""
-    file = inspect.getsourcefile(thing)
-    return hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest() if file else ""
+    """Hash of the sources behind ``thing``: its own file and those of its package that it draws on, however indirectly.
+
+    Whoever edits a method or a loss gets new results, not yesterday's.
+    """
+    hasher = hashlib.blake2b(digest_size=8)
+    for name in sorted(_modules_behind(thing.__module__)):
+        file = inspect.getsourcefile(sys.modules[name])
+        hasher.update(Path(file).read_bytes() if file else b"")
+    return hasher.hexdigest()
+
+
+@cache
+def _modules_behind(module: str) -> frozenset[str]:
+    """``module`` and every module of the same top-level package that it takes something from."""
+    package, found, ahead = module.partition(".")[0], {module}, [module]
+    while ahead:
+        for value in vars(sys.modules[ahead.pop()]).values():
+            name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name.partition(".")[0] == package and name not in found:
+                found.add(name)
+                ahead.append(name)
+    return frozenset(found & sys.modules.keys())

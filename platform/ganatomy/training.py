@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ganatomy.contracts import InputError, Method, Phase
+from ganatomy.contracts import InputError, Method, Phase, labelled
 from ganatomy.distributed import NETWORKS
 from ganatomy.downstream import ROLE, Segmentation, config_of, score_records, segment, task_of
 from ganatomy.experiment import Budget, Experiment
@@ -65,6 +65,12 @@ def segmentor_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     patients = labelled_patients(store, experiment, role)
     images = store.records(experiment.domains[role], "train")
     return Pool.of(store, [image for image in images if image.labelled and image.patient in patients])
+
+
+def _supervision(store: Store, experiment: Experiment, pools: Mapping[str, Pool]) -> dict[str, Pool]:
+    """Pools of labelled images for the roles whose own pools hold unlabelled ones too."""
+    mixed = [role for role, pool in pools.items() if len({entry.labelled for entry in pool.entries}) == 2]
+    return {labelled(role): segmentor_pool(store, experiment, role) for role in mixed}
 
 
 def evaluation_images(store: Store, domain: str, split: str) -> list[Image]:
@@ -119,14 +125,13 @@ def load_networks(method: Method, directory: Path) -> Method:
 class FitGenerator:
     """Builds the loop that trains the experiment's method.
 
-    score_segmentor: the arm is ``joint``, so that the method's own segmentor of the target domain is the downstream
-    model and is scored on validation patients at every report.
+    A method that trains segmentors has that of the target domain scored on validation patients at every report: in the
+    ``joint`` arm it is the downstream model.
     """
 
     store: Path
     experiment: Experiment
     directory: Path
-    score_segmentor: bool
 
     def __call__(self, *, rank: int, world: int, device: torch.device) -> Loop:
         """One rank's loop."""
@@ -134,6 +139,8 @@ class FitGenerator:
         method = make_method(experiment, store.classes)
         phases = method.phases(budget.generator_steps, budget.segmentor_steps)
         pools = {role: generator_pool(store, experiment, role) for role in method.roles}
+        if method.trains_segmentors:
+            pools |= _supervision(store, experiment, pools)
         return Loop(
             method,
             Sampler(pools, experiment.sampling, budget.batch, experiment.seed),
@@ -157,7 +164,7 @@ class FitGenerator:
 
         def validate(method: Method, step: int) -> Record:
             record: Record = {}
-            if self.score_segmentor:
+            if method.trains_segmentors:
                 images = evaluation_images(store, experiment.target_domain(), "val")
                 segmentor = method.segmentor(experiment.target)
                 record = summarise(score_records(segmentor, store, images, experiment.sampling, device))
@@ -249,13 +256,13 @@ def _show_translations(
             real = store.image(image)
             truth = store.label(image) if image.labelled else None
             made = synthesize_volume(method, real, source, experiment.sampling, label=truth, device=device)
-            columns = [Column(f"real {experiment.domains[source]}", real, truth)]
+            columns = [Column("real", real, truth)]
             for (role, kind), volume in made.items():
-                columns.append(Column(f"{kind} {experiment.domains[role]}", volume))
+                columns.append(Column(kind, volume))
                 if kind == "translated" and method.trains_segmentors:
                     found = segment(method.segmentor(role), volume, experiment.sampling, device)
                     columns.append(Column("its segmentation", volume, found, truth))
-            rows[f"{source} {image.subject}"] = columns
+            rows[f"{experiment.domains[source]} {image.subject}"] = columns
     _write_sheet(rows, store, path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ganatomy.experiment import Budget, Choice, Experiment, Labels, Mixing, Sampling
-from ganatomy.search_space import SearchSpace, Suggest
+from ganatomy.search_space import SearchSpace, Suggest, Values
 from ganatomy_methods.shape_consistent import ShapeConsistentConfig
 
 BASE = Experiment(
@@ -32,7 +32,7 @@ def sample(trial: Suggest) -> None:
         trial.suggest_float("filter.min_dice", 0.0, 0.8)
 
 
-POINTS = (
+POINTS: tuple[Values, ...] = (
     {"arm": "real"},
     {"arm": "classical"},
     *({"arm": "offline", "method.shape_weight": weight, "mixing.ratio": 1.0} for weight in (0.0, 1.0)),
