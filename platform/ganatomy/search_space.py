@@ -58,7 +58,8 @@ class SearchSpace:
     two_workers: Callable[[Values], bool] = never
 
     def listed(self, fixed: Values, seeds: Sequence[int]) -> list[dict[str, Any]]:
-        """The ablation as explicit points, replicate after replicate: those that agree with ``fixed``, once each.
+        """The ablation as explicit points that agree with ``fixed``, once each, a point's replicates side by side: what
+        runs at the same time then shares no stage and waits for nobody.
 
         What a point leaves out stays as in the base. It is said all the same: else Optuna would choose it, anew for
         each replicate.
@@ -66,8 +67,8 @@ class SearchSpace:
         chosen: list[dict[str, Any]] = []
         agreeing = [point for point in self.points if all(_agree(point.get(n, v), v) for n, v in fixed.items())]
         whole = [self._whole(point, fixed) for point in agreeing]
-        for seed in seeds:
-            for point in whole:
+        for point in whole:
+            for seed in seeds:
                 free = {name: value for name, value in {**point, "seed": seed}.items() if name not in fixed}
                 if free not in chosen:
                     chosen.append(free)

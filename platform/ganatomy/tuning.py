@@ -276,14 +276,15 @@ def _run_config(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tu
 
 
 def _fitting(plan: SweepPlan) -> int:
-    """Trials whose workers fit the cluster at the same time; at least one."""
+    """Trials whose workers fit the cluster at the same time; at least one. One more where drivers hold nothing, so that
+    a trial that waits for another's stage leaves no processor idle."""
     total = ray.cluster_resources()
     fits = [total.get("CPU", 1.0) / (plan.workers * plan.cpus)]
     if plan.gpus:
         fits.append(total.get("GPU", 0.0) / (plan.workers * plan.gpus))
         if fits[-1] * plan.workers < 1 and total.get("GPU", 0.0) == 0:
             raise InputError("--gpus-per-worker given, but the cluster has no GPU", remedy="leave it out to use CPUs")
-    return max(1, int(min(fits)))
+    return max(1, int(min(fits))) + plan.apart
 
 
 def _free_name(workspace: Path, name: str, *, given: bool) -> str:

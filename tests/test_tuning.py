@@ -1,0 +1,207 @@
+"""Sweeps: what is refused before anything is spent, and a driver that is killed and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ganatomy.cohort import Cohort, Domain, Intensity, Row, read_cohort
+from ganatomy.contracts import InputError
+from ganatomy.phantom import make_cohort
+from ganatomy.results import read_plan, read_results
+from ganatomy.tuning import Sweep, choose_domains, main
+
+ROOT = Path(__file__).parents[1]
+
+TINY = (
+    "sampling.size=[16,16]",
+    "budget.segmentor_steps=8",
+    "budget.generator_steps=8",
+    "budget.validations=2",
+    "downstream.network.width=4",
+    "method.width=0.0625",
+    "method.discriminator_layers=1",
+    "labels.fraction=0.5",
+)
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cohorts") / "phantom"
+    make_cohort(folder, patients={"ct": (4, 2, 2), "mr": (4, 2, 5)}, shape=(2, 16, 16))
+    return folder
+
+
+def cohort_of(labelled: dict[str, int]) -> Cohort:
+    """Domain -> number of labelled training patients, on paper only."""
+    domains = {name: Domain(name, name.upper(), Intensity.parse("percentile:0.5:99.5")) for name in labelled}
+    rows = [
+        Row(f"{name}{k}", f"{name}{k}", name, Path("x.nii"), Path("y.nii"), "train")
+        for name, count in labelled.items()
+        for k in range(count)
+    ]
+    return Cohort(Path("c"), "c", domains, {1: "heart"}, rows=tuple(rows))
+
+
+# --- before anything is spent ------------------------------------------------------------------------------------
+
+
+def test_the_domain_with_fewer_labels_is_the_target_unless_told():
+    cohort = cohort_of({"mr": 3, "ct": 20})
+    assert choose_domains(cohort, "", "") == ("ct", "mr")
+    assert choose_domains(cohort, "mr", "") == ("mr", "ct")
+    assert choose_domains(cohort, "", "ct") == ("mr", "ct")
+
+
+@pytest.mark.parametrize(
+    ("labelled", "source", "target", "says"),
+    [
+        ({"ct": 3}, "", "", "has one domain"),
+        ({"ct": 3, "mr": 2, "t1": 1}, "", "", "--source and --target"),
+        ({"ct": 3, "mr": 2}, "ctt", "", "did you mean 'ct'"),
+        ({"ct": 3, "mr": 2}, "ct", "ct", "both ct"),
+    ],
+)
+def test_domains_that_cannot_be_chosen_are_refused(labelled, source, target, says):
+    with pytest.raises(InputError, match=says):
+        choose_domains(cohort_of(labelled), source, target)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "--space NAME --cohort DIR"),
+        ({"space": "phantom_dem"}, "did you mean 'phantom_demo'"),
+        ({"set": ("method.shape_wieght=1",)}, "method.shape_weight"),
+        ({"set": ("method.shape_weight=heavy",)}, "heavy"),
+        ({"set": ("arm=jont",)}, "did you mean 'joint'"),
+        ({"set": ("arm",)}, "NAME=VALUE"),
+        ({"cohort": Path("nowhere")}, "nowhere"),
+        ({"resume": "phantom"}, "no sweep 'phantom'"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line_before_anything_is_written(phantom, tmp_path, capsys, options, says):
+    given = {"space": "phantom_demo", "cohort": phantom, **options} if options else {}
+    arguments = ["--workspace", str(tmp_path / "workspace")]
+    for name, value in given.items():
+        arguments += [f"--{name}", *(value if isinstance(value, tuple) else (str(value),))]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert says in said
+    assert "\n" not in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "workspace" / "sweeps").exists()
+
+
+def test_an_unknown_option_is_one_line(capsys):
+    assert main(["--spcae", "phantom_demo"]) == 2
+    assert "--space" in capsys.readouterr().err
+
+
+def test_a_plan_survives_its_file_and_names_are_not_taken_twice(phantom, workspace):
+    sweep = Sweep(space="phantom_demo", cohort=phantom, workspace=workspace, set=TINY, seeds=(0,))
+    first, second = sweep.planned(), sweep.planned()
+    assert read_plan(workspace / "sweeps" / first.name) == first
+    assert (first.name, second.name) == ("phantom-phantom_demo", "phantom-phantom_demo-2")
+    assert first.store == second.store
+    assert first.trials == 5
+    assert first.apart  # one of the points trains on two workers
+    with pytest.raises(InputError, match="--resume phantom-phantom_demo"):
+        replace(sweep, name=first.name).planned()
+
+
+# --- real sweeps -------------------------------------------------------------------------------------------------
+
+
+def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "sweep.py"), "--workspace", str(workspace), "--address", "local", *arguments]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    with (workspace / "output.txt").open("a") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, env=environment, text=True)
+
+
+def finished(workspace: Path) -> dict[str, float]:
+    """Trial -> when its result was written."""
+    return {
+        path.parent.name: path.stat().st_mtime_ns
+        for path in workspace.glob("sweeps/killed/trials/*/result.json")
+        if json.loads(path.read_text())["status"] == "finished"
+    }
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_and_repeats_no_finished_trial(phantom, workspace):
+    from ganatomy.tracking import Tracking
+
+    arguments = (
+        "--space",
+        "phantom_demo",
+        "--cohort",
+        str(phantom),
+        "--name",
+        "killed",
+        "--seeds",
+        "0",
+        "--trials",
+        "6",
+    )
+    driver = start(workspace, *arguments, "--scheduler", "asha", "--set", *TINY)
+    deadline = time.monotonic() + 400
+    while len(finished(workspace)) < 2:
+        assert driver.poll() is None, (workspace / "output.txt").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    before = finished(workspace)
+    assert len(before) < 6, "the sweep outran the test"
+
+    resumed = start(workspace, "--resume", "killed")
+    assert resumed.wait(timeout=500) == 0, (workspace / "output.txt").read_text()
+    results = read_results(workspace / "sweeps" / "killed")
+    assert len(results) == 6
+    assert all(result.status in ("finished", "pruned") for result in results)
+    after = finished(workspace)
+    assert {trial: after[trial] for trial in before} == before
+
+    tracking = Tracking(None, workspace)
+    runs = tracking.client.search_runs([tracking.experiment_id], "tags.kind = 'trial'")
+    assert len(runs) == 6
+    for run in runs:
+        history = tracking.client.get_metric_history(run.info.run_id, "budget/device_seconds")
+        assert len({metric.step for metric in history}) == len(history), "a metric was logged twice"
+        assert run.info.status in ("FINISHED", "KILLED")
+    assert "Traceback" not in (workspace / "output.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(phantom, workspace):
+    from ganatomy.tracking import Tracking
+
+    settings = (*TINY, "filter.min_dice=1.0", "method.shape_weight=1.0")
+    arguments = ("--space", "phantom_demo", "--cohort", str(phantom), "--name", "failing", "--seeds", "0")
+    assert start(workspace, *arguments, "--set", *settings).wait(timeout=500) == 0
+    results = {result.experiment.arm: result for result in read_results(workspace / "sweeps" / "failing")}
+    assert results["real"].status == results["joint"].status == "finished"
+    assert results["offline"].status == "failed"
+    assert "filter.min_dice = 1 keeps none" in results["offline"].error
+    output = (workspace / "output.txt").read_text()
+    assert "lower filter.min_dice" in output
+    assert "Traceback" not in output
+    tracking = Tracking(None, workspace)
+    run = tracking.client.get_run(results["offline"].run_id)
+    assert run.info.status == "FAILED"
+    assert "keeps none" in run.data.tags["error"]
+
+
+def test_the_cohort_of_these_tests_is_what_it_says(phantom):
+    cohort = read_cohort(phantom)
+    assert len(cohort.patients("test", "mr")) == 5
