@@ -28,7 +28,6 @@ class SweepProgress(tune.Callback):
 
     def __init__(self, plan: SweepPlan, directory: Path, tracking: Tracking) -> None:
         self.plan, self.directory, self.tracking = plan, directory, tracking
-        self.validations = plan.base.budget.validations
         self.began = self.spoke = time.monotonic()
         self.latest: dict[str, dict[str, Any]] = {}
         self.done_before = sum(result.status in ENDED for result in read_results(directory))
@@ -128,7 +127,7 @@ class SweepProgress(tune.Callback):
     def _eta(self) -> str:
         """From the pace so far, running trials counted by the validations they have behind them."""
         running = [
-            r[VALIDATION] / (self.validations + 1) for t, r in self.latest.items() if self._status(t) == "running"
+            r[VALIDATION] / (self.plan.validations + 1) for t, r in self.latest.items() if self._status(t) == "running"
         ]
         worked = self.ended + sum(running)
         left = self.plan.trials - self.done_before - worked
@@ -139,7 +138,7 @@ class SweepProgress(tune.Callback):
     def _doing(self, trial: str) -> str:
         done = self.latest.get(trial, {})
         if SCORE in done:
-            return f"{self._name(trial)} {100 * done[VALIDATION] // (self.validations + 1)} %, {done[SCORE]:.3f}"
+            return f"{self._name(trial)} {100 * done[VALIDATION] // (self.plan.validations + 1)} %, {done[SCORE]:.3f}"
         log = self.directory / "trials" / trial / "log.txt"
         doing = log.read_text().splitlines()[-1].partition(" ")[2] if log.exists() else "starting"
         return f"{self._name(trial)} {doing}"

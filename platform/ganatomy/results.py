@@ -44,6 +44,12 @@ class SweepPlan:
     tracking_uri: str = ""
     run_id: str = ""
 
+    @property
+    def validations(self) -> int:
+        """How often a trial validates while it trains."""
+        fixed = {name: value for name, value in self.fixed.items() if name == "budget.validations"}
+        return self.base.with_values(fixed).budget.validations
+
     def save(self, directory: Path) -> None:
         """Write ``sweep.json``, atomically."""
         directory.mkdir(parents=True, exist_ok=True)

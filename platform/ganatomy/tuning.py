@@ -226,7 +226,6 @@ def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tu
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # PartialFixedSampler, since 2.4
     space = replace(cast(SearchSpace, resolve("spaces", plan.space)), base=plan.base)
-    validations = space.experiment({}, {}).budget.validations
     # Sampled points keep the first seed: a sampler free to choose seeds would search for a lucky one.
     sampler = optuna.samplers.PartialFixedSampler(
         {"seed": plan.seeds[0]}, optuna.samplers.TPESampler(seed=plan.sampler_seed)
@@ -242,8 +241,8 @@ def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tu
         time_attr=VALIDATION,
         metric=SCORE,
         mode="max",
-        max_t=validations + 2,  # a trial that reaches max_t would count as stopped
-        grace_period=max(1, validations // 3),
+        max_t=plan.validations + 2,  # a trial that reaches max_t would count as stopped
+        grace_period=max(1, plan.validations // 3),
         reduction_factor=3,
     )
     return tune.Tuner(
