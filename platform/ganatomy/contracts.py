@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -88,12 +88,16 @@ class Synthetic:
     image: float32 [N, 1, *S] in [-1, 1].  role: the role (so the domain) they claim to belong to.
     source: the role they were made from; they carry its labels, its patients and its split.
     kind: ``translated`` (made from another domain) or ``reconstructed`` (through another domain and back).
+    label: int64 [N, *S], where the images do not show what the label of their source says (a lesion was taken out or
+    put in); None, they do.  maps: name -> float32 [N, 1, *S] in [0, 1], what else the method says of these images.
     """
 
     image: Tensor
     role: str
     source: str
     kind: Literal["translated", "reconstructed"] = "translated"
+    label: Tensor | None = None
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -167,6 +171,9 @@ class Method(nn.Module, ABC):
 
     roles: ClassVar[tuple[str, ...]] = ("A", "B")
     """The roles a training batch must hold. The experiment says which domain of the cohort plays which."""
+
+    second_draws: ClassVar[Mapping[str, str]] = {}
+    """Key of a training batch -> role whose labelled images stand there, drawn a second time and independently."""
 
     ndims: ClassVar[frozenset[int]] = frozenset({2, 3})
     multiple_of: ClassVar[int] = 8
