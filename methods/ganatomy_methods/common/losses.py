@@ -46,3 +46,24 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     # Divided by all voxels, not by the labelled ones: an unlabelled sample must not make the others weigh more, or the
     # loss of a batch would not be the mean of the losses of its samples.
     return F.cross_entropy(logits, label, ignore_index=UNLABELLED, reduction="sum") / label.numel()
+
+
+def soft_dice(probability: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """1 - (2 Σ p m + 1) / (Σ p² + Σ m² + 1) of each sample, times its weight, averaged over all samples.
+
+    probability, mask: [N, 1, *S] in [0, 1].  weight: [N]; 0 leaves a sample out of the sum but not of the count.
+    One voxel is added to both sides, so that an empty mask asks for an empty map instead of giving the constant 1.
+    Source: Milletari et al. 2016, eq. 3, per sample.
+    """
+    probability, mask = probability.flatten(1), mask.flatten(1)
+    overlap = 2 * (probability * mask).sum(1) + 1
+    total = (probability**2).sum(1) + (mask**2).sum(1) + 1
+    return (weight * (1 - overlap / total)).mean()
+
+
+def weighted_least_squares(score: Tensor, target: float, weight: Tensor) -> Tensor:
+    """mean over samples of weight · mean (D(x) - target)²: least squares in which some samples do not count.
+
+    score: patch maps [N, 1, *P].  weight: [N].
+    """
+    return (weight * ((score - target) ** 2).flatten(1).mean(1)).mean()

@@ -1,0 +1,320 @@
+"""Pseudo-healthy synthesis: the wiring of both cycles, which masks are read when, and what comes out."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from ganatomy.contracts import UNLABELLED, Images, InputError, Task
+from ganatomy.loop import OptimisationStep, rate_factor
+from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator, soft_dice
+from ganatomy_methods.pseudo_healthy import PseudoHealthy, PseudoHealthyConfig
+
+SMALL = {"width": 0.05, "discriminator_layers": 1, "residual_blocks": 1, "segmentor_scales": 1}
+
+
+def make(seed=0, **settings):
+    torch.manual_seed(seed)
+    return PseudoHealthy(PseudoHealthyConfig(**{**SMALL, **settings}), Task(2, 2, nn.Identity))
+
+
+def batch(seed=0, count=2, side=16):
+    """Random images; a square of pathology in P and, elsewhere, in the masks of other volumes."""
+    random = torch.Generator().manual_seed(seed)
+    drawn = {}
+    for role, corner in (("P", 2), ("H", None), ("masks", 9)):
+        label = torch.zeros(count, side, side, dtype=torch.long)
+        if corner is not None:
+            label[:, corner : corner + 4, corner : corner + 5] = 1
+        image = torch.rand(count, 1, side, side, generator=random) * 2 - 1
+        drawn[role] = Images(image, label, tuple(f"{role}{i}" for i in range(count)))
+    return drawn
+
+
+class Poison:
+    """Stands where nothing may look: whatever is done with it fails."""
+
+    def __getattribute__(self, name):
+        raise AssertionError("an aligned mask was read")
+
+    def __gt__(self, other):
+        raise AssertionError("an aligned mask was read")
+
+
+class Inspected:
+    """Keeps the objectives that would be minimised; nothing learns."""
+
+    phase = "constant"
+
+    def __init__(self):
+        self.objectives = {}
+
+    @contextmanager
+    def __call__(self, *names):
+        yield lambda loss: self.objectives.update({names: loss})
+
+
+class Half(nn.Module):
+    """A segmentor that says ``value`` everywhere, or sees what a function tells it to."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, image):
+        return self.value(image) if callable(self.value) else torch.full_like(image, self.value)
+
+
+class FirstChannel(nn.Module):
+    """R that hands the healthy image on and does not look at the map."""
+
+    def forward(self, image):
+        return image[:, :1]
+
+
+# --- objectives --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("supervision", "λ2"), [("paired", 1.0), ("unpaired", 2.0), ("mixed", 2.0)])
+@pytest.mark.parametrize("healthy_cycle", [True, False])
+def test_the_objective_is_the_weighted_sum_of_its_terms(supervision, λ2, healthy_cycle):
+    """Section 4.1: λ = (10, 1, 10) when paired, (10, 2, 10) when not."""
+    update = Inspected()
+    losses = make(supervision=supervision, healthy_cycle=healthy_cycle).step(batch(), update)
+    cycles = ["cycle_pathological", *(("cycle_healthy", "cycle_mask") if healthy_cycle else ())]
+    masks = {"paired": ["segmentation"], "unpaired": ["adversarial_mask"]}
+    named = masks.get(supervision, ["segmentation", "adversarial_mask"])
+    expected = 10 * sum(losses[name] for name in cycles) + λ2 * losses["adversarial"]
+    expected = expected + 10 * sum(losses[name] for name in named)
+    judges = ("D_x",) if supervision == "paired" else ("D_x", "D_m")
+    judged = [name for name in ("discriminator", "mask_discriminator") if name in losses]
+    assert set(losses) == {*cycles, *named, "adversarial", *judged}
+    assert len(judged) == len(judges)
+    torch.testing.assert_close(update.objectives["G", "R", "S"].detach(), expected)
+    torch.testing.assert_close(update.objectives[judges].detach(), sum(losses[name] for name in judged))
+
+
+def test_every_term_is_that_of_the_paper():
+    """Section 3.4, written out on images in [0, 1]; the printed min-max of L_GAN1 in its bounded direction."""
+    method, images = make(), batch()
+    losses = method.step(images, Inspected())
+    x_p, x_h = (images["P"].image + 1) / 2, (images["H"].image + 1) / 2
+    G, R, S, D_x = method.G, method.R, method.S, method.D_x
+    fake_h, map_p = G(x_p), S(x_p)
+    same_h = R(torch.cat([x_h, torch.zeros_like(x_h)], 1))
+    m_p = (images["P"].label > 0)[:, None].float()
+    expected = {
+        "cycle_pathological": (R(torch.cat([fake_h, map_p], 1)) - x_p).abs().mean(),
+        "cycle_healthy": (G(same_h) - x_h).abs().mean(),
+        "cycle_mask": (S(same_h) - 0).abs().mean(),
+        "adversarial": (lsgan_generator(D_x(fake_h)) + lsgan_generator(D_x(same_h))) / 2,
+        "segmentation": soft_dice(map_p, m_p, torch.ones(2)),
+        "discriminator": lsgan_discriminator(D_x(x_h), D_x(fake_h)) + lsgan_discriminator(D_x(x_h), D_x(same_h)),
+    }
+    assert set(losses) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value.detach(), msg=name)
+
+
+def test_perfect_networks_cost_nothing_in_the_healthy_cycle():
+    """T-D2: with G = R(., 0) = id and S = 0 both terms of Cycle H-H are exactly 0."""
+    method = make()
+    method.G, method.R, method.S = nn.Identity(), FirstChannel(), Half(0.0)
+    losses = method.step(batch(), Inspected())
+    assert losses["cycle_healthy"] == losses["cycle_mask"] == 0
+    method.S = Half(0.25)
+    assert method.step(batch(), Inspected())["cycle_mask"] == 0.25
+
+
+@pytest.mark.slow
+def test_the_reconstructor_learns_to_leave_a_healthy_image_alone():
+    """T-D2, softly: no loss says R(x_h, 0) = x_h, but G after R, and D_x, lead there."""
+    method = make(width=0.25, learning_rate=1e-3, discriminator_layers=2)
+    unseen = heads(seed=9999).pop("H")
+
+    def distance():
+        (made,) = method.synthesize({"H": unseen})
+        return (made.image - unseen.image).abs().mean()
+
+    before, update = distance(), OptimisationStep(method.networks(), method.optimisers())
+    for step in range(200):
+        method.step(heads(seed=step), update)
+    assert distance() < before / 2
+
+
+def heads(seed, side=32):
+    """Grey tissue on a black background, as in a skull-stripped head; pathology is bright."""
+    images, axis = batch(seed, side=side), torch.linspace(-1, 1, side)
+    inside = axis[:, None] ** 2 + axis**2 < 0.6
+    for role in "PH":
+        coarse = images[role].image[:, :, :8, :8]
+        tissue = nn.functional.interpolate(coarse, scale_factor=side / 8, mode="bilinear")
+        images[role].image.copy_(torch.where(inside, 0.3 * tissue, -1.0))
+    images["P"].image[images["P"].label.unsqueeze(1) > 0] = 1.0
+    return images
+
+
+# --- which masks are read ----------------------------------------------------------------------------------------
+
+
+def test_unpaired_training_never_reads_the_masks_of_its_images():
+    """T-D3."""
+    method, images = make(supervision="unpaired"), batch()
+    images["P"] = Images(images["P"].image, Poison(), images["P"].subjects)
+    images["H"] = Images(images["H"].image, Poison(), images["H"].subjects)
+    update = OptimisationStep(method.networks(), method.optimisers())
+    losses = [method.step(images, update) for _ in range(2)][-1]
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    with pytest.raises(AssertionError, match="aligned mask"):
+        make(supervision="paired").step(images, Inspected())
+
+
+def test_paired_training_has_no_mask_discriminator_and_asks_for_no_other_masks():
+    """T-D3."""
+    method, images = make(), batch()
+    assert set(method.networks()) == {"G", "R", "S", "D_x"}
+    del images["masks"]
+    method.step(images, Inspected())
+
+
+def test_unpaired_training_without_other_masks_says_what_it_needs():
+    images = batch()
+    del images["masks"]
+    with pytest.raises(InputError, match="no masks of other volumes"):
+        make(supervision="unpaired").step(images, Inspected())
+
+
+def test_a_mask_of_the_same_volume_is_left_out():
+    """T-D3: what stands at the position of its own image counts as little as no mask at all."""
+    method, images = make(supervision="unpaired"), batch()
+    masks = images["masks"]
+
+    def judged(subjects, label=masks.label):
+        return method.step({**images, "masks": Images(masks.image, label, subjects)}, Inspected())["mask_discriminator"]
+
+    unlabelled = masks.label.clone()
+    unlabelled[1] = UNLABELLED
+    garbage = masks.label.clone()
+    garbage[1] = 1 - garbage[1]
+    own = ("masks0", "P1")
+    assert judged(own) == judged(("masks0", "masks1"), unlabelled)
+    assert judged(own, garbage) == judged(own)
+    assert judged(own) != judged(("masks0", "masks1"))
+
+
+@pytest.mark.parametrize(("fraction", "limit"), [(1.0, "paired"), (0.0, "unpaired")])
+def test_mixed_supervision_lies_between_paired_and_unpaired(fraction, limit):
+    """With every mask there S learns as when paired, with none as when unpaired."""
+    images = batch()
+    if not fraction:
+        images["P"] = Images(images["P"].image, torch.full_like(images["P"].label, UNLABELLED), images["P"].subjects)
+
+    def gradient(supervision):
+        method, update = make(supervision=supervision, adversarial_weight=2.0), Inspected()
+        method.step(images, update)
+        return torch.autograd.grad(update.objectives["G", "R", "S"], list(method.S.parameters()))
+
+    for mine, reference in zip(gradient("mixed"), gradient(limit), strict=True):
+        torch.testing.assert_close(mine, reference)
+
+
+def test_each_image_of_a_mixed_batch_learns_from_one_source():
+    images, method = batch(), make(supervision="mixed")
+    images["P"].label[1] = UNLABELLED
+    losses = method.step(images, Inspected())
+    x_p = (images["P"].image + 1) / 2
+    m_p = (images["P"].label[:1] > 0)[:, None].float()
+    torch.testing.assert_close(losses["segmentation"], soft_dice(method.S(x_p[:1]), m_p, torch.ones(1)).detach() / 2)
+    expected = lsgan_generator(method.D_m(method.S(x_p[1:]))) / 4
+    torch.testing.assert_close(losses["adversarial_mask"], expected.detach())
+
+
+# --- ablations ---------------------------------------------------------------------------------------------------
+
+
+def test_without_the_mask_the_reconstructor_sees_the_image_alone():
+    method = make(mask_input=False)
+    assert method.R.down[0].in_channels == 1
+    images = batch()
+    with_lesion = Images(images["H"].image, images["P"].label)
+    plain, drawn = (method.synthesize({"H": given})[0].image for given in (images["H"], with_lesion))
+    assert torch.equal(plain, drawn)
+
+
+def test_without_the_healthy_cycle_only_pathological_images_are_reconstructed():
+    method, seen = make(healthy_cycle=False), []
+    method.R.register_forward_hook(lambda network, given, output: seen.append(len(output)))
+    method.step(batch(), Inspected())
+    assert seen == [2]
+
+
+# --- what it makes -----------------------------------------------------------------------------------------------
+
+
+def test_it_makes_healthy_images_with_a_map_and_pathological_ones_where_the_label_asks():
+    method, images = make(), batch()
+    made = {(item.source, item.role): item for item in method.synthesize(images)}
+    assert set(made) == {("P", "H"), ("P", "P"), ("H", "P")}
+    healthy = made["P", "H"]
+    x_p = (images["P"].image + 1) / 2
+    torch.testing.assert_close(healthy.image, method.G(x_p).detach() * 2 - 1)
+    torch.testing.assert_close(healthy.maps["pathology"], method.S(x_p).detach())
+    assert healthy.label.shape == (2, 16, 16)
+    assert not healthy.label.any()  # it claims to show none, whatever the label of its source
+    assert made["P", "P"].label is made["H", "P"].label is None  # these show what their sources' labels say
+    assert [item.role for item in make(use_reconstructed=False).synthesize({"P": images["P"]})] == ["H"]
+
+
+def test_the_label_of_a_healthy_image_says_where_pathology_is_drawn():
+    method, images = make(), batch()
+    x_h = (images["H"].image + 1) / 2
+    label = images["P"].label * 3  # any class but the background is pathology
+    for given, mask in ((label, label > 0), (images["H"].label, label < 0), (torch.full_like(label, -1), label < 0)):
+        (made,) = method.synthesize({"H": Images(images["H"].image, given)})
+        expected = method.R(torch.cat([x_h, mask[:, None].float()], 1)).detach() * 2 - 1
+        torch.testing.assert_close(made.image, expected)
+
+
+def test_images_cross_the_border_between_the_platforms_range_and_the_papers():
+    """-1 is the paper's 0 and 1 its 1; networks that hand on what they see give back what was put in."""
+    method, images = make(), batch()
+    method.G, method.R = nn.Identity(), FirstChannel()
+    for item in method.synthesize(images):
+        torch.testing.assert_close(item.image, images[item.source].image)
+    seen = []
+    method.S = Half(lambda image: seen.append((image.min(), image.max())) or image)
+    method.synthesize(images)
+    assert all(0 <= low < high <= 1 for low, high in seen)
+
+
+# --- what the map smuggles (T-D6) --------------------------------------------------------------------------------
+
+
+def test_a_plain_map_hides_nothing_and_a_map_that_carries_the_image_is_found_out():
+    image = batch()["P"].image
+    method = make()
+    method.S = Half(lambda x: (x > 0.7).float())
+    torch.testing.assert_close(method.hidden_information(image), torch.ones(2))
+    # S writes the image into the map and R reads it there, up to a small error of its own.
+    method.S = Half(lambda x: x)
+    method.R = Half(lambda given: given[:, 1:] + 0.01)
+    assert (method.hidden_information(image) > 10).all()
+    # R that does not look at the map reconstructs as well, or as badly, with any.
+    method.R = FirstChannel()
+    torch.testing.assert_close(method.hidden_information(image), torch.ones(2))
+
+
+# --- schedule and settings ---------------------------------------------------------------------------------------
+
+
+def test_the_rate_is_constant_and_then_falls_to_nothing():
+    phases = make().phases(200, 7)
+    assert [rate_factor(e, phases) for e in (0, 99)] == [1, 1]
+    assert rate_factor(199, phases) == pytest.approx(1 / 101)
+
+
+@pytest.mark.parametrize("setting", [{"mask_weight": -1}, {"width": 0}, {"discriminator_layers": 5}])
+def test_impossible_settings_are_named(setting):
+    with pytest.raises(InputError, match=next(iter(setting))):
+        PseudoHealthyConfig(**setting)
