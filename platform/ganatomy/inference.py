@@ -129,7 +129,7 @@ def synthesize_volume(
         )
         synthetic = method.synthesize({role: Images(stacked[:, :1], labels)})
         made[:] = [(item.role, item.kind) for item in synthetic]
-        return torch.cat([item.image for item in synthetic], dim=1)
+        return torch.cat([stacked[:, :0], *(item.image for item in synthetic)], dim=1)  # nothing may be made of a role
 
     channels = [torch.tensor(np.asarray(image, np.float32))]  # a copy: a mapped image may not be written to
     if label is not None:

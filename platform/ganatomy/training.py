@@ -141,6 +141,7 @@ class FitGenerator:
         pools = {role: generator_pool(store, experiment, role) for role in method.roles}
         if method.trains_segmentors:
             pools |= _supervision(store, experiment, pools)
+        pools |= {key: segmentor_pool(store, experiment, role) for key, role in method.second_draws.items()}
         return Loop(
             method,
             Sampler(pools, experiment.sampling, budget.batch, experiment.seed),

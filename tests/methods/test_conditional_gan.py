@@ -2,11 +2,14 @@
 
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from ganatomy.contracts import Images, InputError, Task
+from ganatomy.experiment import Sampling
+from ganatomy.inference import synthesize_volume
 from ganatomy.loop import OptimisationStep
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.pathology import PathologyDiscriminator, PathologyGenerator
@@ -80,6 +83,12 @@ def test_pseudo_healthy_images_come_from_pathological_ones_only_and_show_no_path
     assert made.label.shape == (2, 16, 16)
     assert not made.label.any()
     assert method.synthesize({"H": images["H"]}) == []
+
+
+def test_a_role_that_nothing_is_made_of_gives_no_volumes():
+    volume, sampling = np.random.default_rng(0).uniform(-1, 1, (3, 20, 18)).astype(np.float32), Sampling(size=(16, 16))
+    assert set(synthesize_volume(make(), volume, "P", sampling)) == {("H", "translated")}
+    assert synthesize_volume(make(), volume, "H", sampling) == {}
 
 
 def test_the_networks_are_those_of_the_factorising_method():

@@ -143,9 +143,10 @@ class ResidualConvolutions(nn.Module):
 class ResidualUNet(nn.Module):
     """The segmentor S, and the f_pre that judges healthiness: a U-Net with leaky ReLUs and a residual at each level.
 
-    [N, in_channels, *S] -> logits [N, classes, *S]; every side a multiple of 2^scales, and 16 voxels or more a side at
-    four scales. width: channels at full resolution, doubled at each of the ``scales`` poolings. The paper gives
-    neither width nor normalisation: 32 channels are those of the authors' later program.
+    [N, in_channels, *S] -> logits [N, classes, *S]; every side a multiple of 2^scales, and at least one of them
+    larger (instance normalisation has nothing to normalise in a single voxel). width: channels at full resolution,
+    doubled at each of the ``scales`` poolings. The paper gives neither width nor normalisation: 32 channels are those
+    of the authors' later program.
     """
 
     multiple_of: ClassVar[int] = 16
