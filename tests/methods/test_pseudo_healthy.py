@@ -1,13 +1,17 @@
 """Pseudo-healthy synthesis: the wiring of both cycles, which masks are read when, and what comes out."""
 
+import dataclasses
 from contextlib import contextmanager
 
 import pytest
 import torch
+from tiny import EXPERIMENT, make_store
 from torch import nn
 
 from ganatomy.contracts import UNLABELLED, Images, InputError, Task
+from ganatomy.experiment import Choice
 from ganatomy.loop import OptimisationStep, rate_factor
+from ganatomy.training import FitGenerator
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator, soft_dice
 from ganatomy_methods.pseudo_healthy import PseudoHealthy, PseudoHealthyConfig
 
@@ -228,6 +232,21 @@ def test_each_image_of_a_mixed_batch_learns_from_one_source():
     torch.testing.assert_close(losses["segmentation"], soft_dice(method.S(x_p[:1]), m_p, torch.ones(1)).detach() / 2)
     expected = lsgan_generator(method.D_m(method.S(x_p[1:]))) / 4
     torch.testing.assert_close(losses["adversarial_mask"], expected.detach())
+
+
+def test_the_platform_draws_the_other_masks(tmp_path):
+    """T-D3, in the loop itself: labelled images of P beside the images, in an order of their own."""
+    choice = Choice("ganatomy_methods.pseudo_healthy:PseudoHealthy", {**SMALL, "supervision": "unpaired"})
+    unpaired = dataclasses.replace(EXPERIMENT, arm="offline", method=choice, domains={"P": "ct", "H": "mr"}, target="P")
+    store = make_store(tmp_path / "store")
+    loop = FitGenerator(store.path, unpaired, tmp_path)(rank=0, world=1, device=torch.device("cpu"))
+    drawn = [loop.draws.batch(step) for step in range(20)]
+    pairs = [pair for given in drawn for pair in zip(given["masks"].subjects, given["P"].subjects, strict=True)]
+    assert {mask for mask, _ in pairs} == {image for _, image in pairs}
+    assert sum(mask != image for mask, image in pairs) > len(pairs) / 2
+    assert all((given["masks"].label > 0).any() for given in drawn)
+    update = OptimisationStep(loop.method.networks(), loop.method.optimisers())
+    assert all(torch.isfinite(loss) for loss in loop.method.step(drawn[0], update).values())
 
 
 # --- ablations ---------------------------------------------------------------------------------------------------
