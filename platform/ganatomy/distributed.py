@@ -29,8 +29,11 @@ HISTORY = "history.jsonl"
 NETWORKS = "networks.safetensors"
 
 # One report a poll is handed over, and the default poll of 2 s makes short epochs wait for it; set before Train starts.
+# A group that waits for other trials' workers is given up after controller_failure_limit + 1 time-outs, which are a
+# minute each by default: a busy cluster would fail one waiting trial after the other.
 TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
