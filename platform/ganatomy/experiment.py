@@ -146,7 +146,7 @@ class Training:
     """The loop's own settings, the same for every method. Off by default where the papers have none.
 
     ema: decay of an exponential moving average of the generators' weights, 0 off.  patience: stop after so many
-    validations without improvement of the validation loss, 0 off.  clip_norm: gradient norm bound, 0 off.
+    validations without a better mean Dice, 0 off.  clip_norm: gradient norm bound, 0 off.
     precision: ``auto`` is bf16 on hardware that has it, else fp32.
     """
 
