@@ -89,8 +89,12 @@ def segment(
     network: nn.Module, image: NDArray[np.float32], sampling: Sampling, device: torch.device
 ) -> NDArray[np.uint8]:
     """Predicted class ids of one whole volume: [D, H, W] in [-1, 1] -> uint8 [D, H, W]."""
-    multiple_of = int(getattr(network, "multiple_of", 8))
-    return predict_labels(network, image.copy(), sampling, multiple_of=multiple_of, device=device)
+    return predict_labels(network, image.copy(), sampling, multiple_of=multiple_of(network), device=device)
+
+
+def multiple_of(network: nn.Module, otherwise: int = Method.multiple_of) -> int:
+    """What the sides of a network's images must be multiples of: its attribute ``multiple_of``, where it has one."""
+    return int(getattr(network, "multiple_of", otherwise))
 
 
 def score_records(

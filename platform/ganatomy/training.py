@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,8 +16,8 @@ from torch import nn
 
 from ganatomy.contracts import InputError, Method, Phase, labelled
 from ganatomy.distributed import NETWORKS
-from ganatomy.downstream import ROLE, Segmentation, config_of, score_records, segment, task_of
-from ganatomy.experiment import Budget, Experiment
+from ganatomy.downstream import ROLE, Segmentation, config_of, multiple_of, score_records, segment, task_of
+from ganatomy.experiment import Budget, Experiment, Sampling
 from ganatomy.inference import synthesize_volume
 from ganatomy.loop import Loop, Record
 from ganatomy.metrics import summarise
@@ -106,6 +106,13 @@ def make_segmentation(experiment: Experiment, classes: int) -> Segmentation:
     return Segmentation(config_of(experiment), task_of(experiment, classes))
 
 
+def _grown(sampling: Sampling, method: Method) -> Sampling:
+    """``sampling`` with each side raised to the next that all networks of ``method`` take: a little more is seen of the
+    image, or of what pads it. Whole images are padded and cropped back (``inference``)."""
+    multiple = math.lcm(*(multiple_of(network, method.multiple_of) for network in method.networks().values()))
+    return replace(sampling, size=tuple(math.ceil(side / multiple) * multiple for side in sampling.size))
+
+
 def load_networks(method: Method, directory: Path) -> Method:
     """``method`` with the weights that a finished training stage left, in evaluation mode."""
     weights, own = load_file(directory / NETWORKS), method.state_dict()
@@ -143,7 +150,7 @@ class FitGenerator:
             pools |= _supervision(store, experiment, pools)
         return Loop(
             method,
-            Sampler(pools, experiment.sampling, budget.batch, experiment.seed),
+            Sampler(pools, _grown(experiment.sampling, method), budget.batch, experiment.seed),
             phases,
             training=experiment.training,
             batch=budget.batch,
@@ -203,7 +210,13 @@ class TrainSegmentor:
         phases = method.phases(0, budget.segmentor_steps)
         return Loop(
             method,
-            Sampler({ROLE: mixture}, experiment.sampling, budget.batch, experiment.seed, augment=self.augment),
+            Sampler(
+                {ROLE: mixture},
+                _grown(experiment.sampling, method),
+                budget.batch,
+                experiment.seed,
+                augment=self.augment,
+            ),
             phases,
             training=experiment.training,
             batch=budget.batch,
