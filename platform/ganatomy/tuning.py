@@ -46,7 +46,7 @@ class Sweep:
     $ python sweep.py --resume my-cohort-shape_consistent
     $ ray submit cluster.yaml sweep.py --space shape_consistent --cohort /data/my-cohort --trials 400
 
-    Stages that trials share are computed once. Ctrl-C, a kill or a power cut lose nothing: --resume goes on.
+    Stages that trials share are computed once. Neither Ctrl-C nor a kill loses anything: --resume goes on.
     """
 
     space: str = ""
