@@ -295,7 +295,11 @@ class Loop:
         self.stopped = self._agree(self._out_of_patience())
 
     def _out_of_patience(self) -> bool:
-        scores = [record["val/dice"] for record in self.history if "val/dice" in record]
+        scores = [
+            record["val/dice"]
+            for record in self.history
+            if "val/dice" in record and phase_at(int(record["step"]) - 1, self.phases).may_stop
+        ]
         patience = self.training.patience
         return patience > 0 and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 

@@ -105,7 +105,7 @@ class Sweep:
         space, fixed = cast(SearchSpace, resolve("spaces", self.space)), parse_settings(self.set)
         cohort = read_cohort(self.cohort)
         source, target = choose_domains(cohort, self.source, self.target)
-        base = replace(space.base, cohort=str(self.cohort), domains={"A": source, "B": target}, target="B")
+        base = replace(space.base, cohort=cohort.name, domains={"A": source, "B": target}, target="B")
         space = replace(space, base=base)
         space.check_fixed(fixed)
         seeds = self.seeds or space.seeds
