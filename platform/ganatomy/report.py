@@ -131,7 +131,8 @@ def _cells(table: Ablation, row: Row) -> list[str]:
         row.name, str(len(row.seeds)), _number(row.dice, 3),
         "" if effect is None else f"{100 * effect.mean:+.1f} [{interval(effect)}]", _number(row.p_holm, 3),
         _number(row.hd95, 1), f"{row.missed:.3g}", _number(row.worst, 3),
-        *([synthesis or "–"] if any(other.s_scores for other in table.rows) else []), f"{row.device_seconds:.0f}", reading,
+        *([synthesis or "–"] if any(other.s_scores for other in table.rows) else []), f"{row.device_seconds:.0f}",
+        reading,
     ]  # fmt: skip
 
 
