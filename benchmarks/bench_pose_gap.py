@@ -27,8 +27,8 @@ POSE_GAP = 0.25
 PATIENTS = {"ct": (24, 8, 0), "mr": (24, 8, 0)}
 SETTINGS = {
     "labels.fraction": 1.0,
-    "budget.segmentor_steps": 1200,
-    "budget.generator_steps": 1600,
+    "budget.segmentor_steps": 1000,
+    "budget.generator_steps": 1200,
     "budget.validations": 2,
 }
 

@@ -44,7 +44,8 @@ def sweep(patients=12):
             trial(f"c{seed}", experiment(arm="classical", seed=seed), 0.03, patients=patients),
             trial(f"o{seed}", experiment(arm="offline", mixing__ratio=0.5, seed=seed), 0.03, patients=patients),
             trial(f"j{seed}", experiment(arm="joint", mixing__ratio=0.5, seed=seed), 0.1, patients=patients,
-                  summary={"synthesis/s_score/mr": 0.8 + 0.1 * seed, "synthesis/s_score/ct": 0.7}),
+                  summary={"synthesis/s_score/mr": 0.8 + 0.1 * seed, "synthesis/s_score/ct": 0.7,
+                           "synthesis/s_score_reference/ct": 0.95}),
             trial(f"k{seed}", experiment(arm="joint", mixing__ratio=2.0, seed=seed), -0.05, patients=patients),
         ]  # fmt: skip
     return results
@@ -175,7 +176,7 @@ def test_names_and_brief_rows_serve_whoever_writes_a_model_card():
     assert table.name_of(LOST[0].experiment) == "joint · ratio=1"
     rows = report.brief(table)
     assert rows[0]["configuration"] == "joint · ratio=0.5"
-    assert rows[0]["S-score"] == "ct 0.700, mr 0.850"
+    assert rows[0]["S-score"] == "ct 0.70/0.95, mr 0.85"
     assert all(isinstance(cell, str) and "\n" not in cell for row in rows for cell in row.values())
 
 
@@ -183,7 +184,8 @@ def test_names_and_brief_rows_serve_whoever_writes_a_model_card():
 def test_text_fits_120_columns_with_nothing_cut_off(patients):
     crowded = experiment(arm="offline", mixing__order="synthetic_first", filter__min_dice=0.25,
                          labels__fraction=0.125, downstream__network="refinenet")  # fmt: skip
-    long = trial("z", crowded, patients=patients, device_seconds=123456.0, summary={"synthesis/s_score/flair": 0.5})
+    synthesis = {"synthesis/s_score/flair": 0.5, "synthesis/s_score_reference/flair": 0.75}
+    long = trial("z", crowded, patients=patients, device_seconds=123456.0, summary=synthesis)
     text = report.render_text(report.ablation_table([*sweep(patients), long, *LOST]))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 120
@@ -193,7 +195,7 @@ def test_text_fits_120_columns_with_nothing_cut_off(patients):
     assert words.count("help") + words.count("harm") == words.count("shown") == 5  # nothing is cut off at the edge
     assert "network=refinenet" in text
     assert "123456" in text
-    for word in ("baseline", "flair 0.500", "mr 0.850", "missed", "worst", "device"):
+    for word in ("baseline", "0.50/0.75", "mr 0.85", "Dice 0.75 in flair", "missed", "worst", "device"):
         assert word in text
 
 

@@ -23,7 +23,7 @@ from ganatomy import stages as room
 from ganatomy import training
 from ganatomy.contracts import UNLABELLED, InputError, labelled
 from ganatomy.distributed import HISTORY, NETWORKS, read_history
-from ganatomy.experiment import ARMS, Sampling
+from ganatomy.experiment import ARMS, Sampling, pseudonym
 from ganatomy.sampling import Mixture, Pool, Sampler
 from ganatomy.single_flight import LeaseLost
 from ganatomy.stages import SYNTHETIC, Outcome, Stage, Stages, key_of
@@ -94,7 +94,7 @@ def outcomes(shared, store) -> dict[str, tuple[Watched, Outcome]]:
 def test_every_arm_is_scored_on_every_validation_patient(outcomes, store, arm):
     _, outcome = outcomes[arm]
     subjects = {record.subject for record in store.records("mr", "val")}
-    assert {row.subject for row in outcome.scores} == subjects
+    assert {row.subject for row in outcome.scores} == {pseudonym(subject, store.name) for subject in subjects}
     assert len(outcome.scores) == 2 * len(subjects)  # Dice and HD95 of the one structure
     assert 0 <= outcome.summary["val/dice"] <= 1
     assert outcome.device_seconds > 0

@@ -66,7 +66,7 @@ def experiment(**values) -> Experiment:
     return EXPERIMENT.with_values({name.replace("__", "."): value for name, value in values.items()})
 
 
-def _dot(rows, labels) -> bytes:
+def _dot(rows, labels, **options) -> bytes:
     png = io.BytesIO()
     Image.new("L", (1, 1)).save(png, "PNG")
     return png.getvalue()

@@ -29,7 +29,7 @@ class ShapeConsistentConfig:
     use_reconstructed: reconstructions too are synthetic images (stated by Zhang et al. 2018, only hinted in 2019).
     width: factor on the channels of generators and discriminators.
     discriminator_layers, final_activation: see PatchDiscriminator.  pool_size: past fakes kept per domain, 0 for none.
-    learning_rate: of generators and discriminators; segmentor_learning_rate: of segmentors.
+    learning_rate: of generators and discriminators; the segmentors' is the task's, the same in every arm.
     pretrain_fraction: of the segmentors' updates, spent on real images only before the joint phases.
     from_scratch: no pre-training at all ("similar results", section 4.2).
     """
@@ -42,12 +42,11 @@ class ShapeConsistentConfig:
     final_activation: Literal["none", "sigmoid"] = "none"
     pool_size: int = 50
     learning_rate: float = 2e-4
-    segmentor_learning_rate: float = 2e-4
     pretrain_fraction: float = 0.5
     from_scratch: bool = False
 
     def __post_init__(self) -> None:
-        weights = ("cycle_weight", "shape_weight", "pool_size", "learning_rate", "segmentor_learning_rate")
+        weights = ("cycle_weight", "shape_weight", "pool_size", "learning_rate")
         require_within(self, **dict.fromkeys(weights, (0, math.inf)))
         require_within(self, width=(0.01, math.inf), discriminator_layers=(1, 6), pretrain_fraction=(0, 1))
 
@@ -78,7 +77,7 @@ class ShapeConsistent(Method):
     def optimisers(self) -> dict[str, Adam]:
         """Adam for each network; momentum 0.5 for the adversaries as in CycleGAN, Adam's own for the segmentors."""
         adversary = Adam(self.config.learning_rate, (0.5, 0.999))
-        segmentor = Adam(self.config.segmentor_learning_rate, (0.9, 0.999))
+        segmentor = Adam(self.task.segmentor_rate, (0.9, 0.999))
         return {name: segmentor if name.startswith("S_") else adversary for name in self.networks()}
 
     def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
@@ -98,8 +97,8 @@ class ShapeConsistent(Method):
             )
         decay = joint // 2
         phases = (
-            Phase("pretrain_segmentors", pretrain),
-            Phase("pretrain_generators", alone),
+            Phase("pretrain_segmentors", pretrain, may_stop=False),
+            Phase("pretrain_generators", alone, may_stop=False),
             Phase("joint", joint - decay),
             Phase("decay", decay, decay=True),
         )

@@ -20,6 +20,7 @@ from ganatomy.statistics import Effect, holm, paired_bootstrap, permutation_test
 
 FEW_PATIENTS = 10
 SIGNIFICANT = 0.05
+WEAK_REFERENCE = 0.8
 HELPS, HARMS, OPEN = "shown to help", "shown to harm", "not shown to help"
 
 
@@ -30,8 +31,9 @@ class Row:
     configuration: ``Experiment.configuration()`` of its first trial.  name: the parameters that vary over the sweep.
     patients: patient -> Dice averaged over seeds.  dice, labels, hd95 (mm), device_seconds: means over seeds.
     missed: structures that no voxel was found of, a seed.  worst: least Dice of any subject under any seed.
-    s_scores: domain -> mean S-score.  difference: Dice minus that of the baseline, paired over patients; None for the
-    baseline itself and where there is none.  p, p_holm: of a permutation test, alone and corrected over all rows.
+    s_scores: domain -> mean S-score; s_references: what the same segmentors reach on real images.
+    difference: Dice minus that of the baseline, paired over patients; None for the baseline itself and where there is
+    none.  p, p_holm: of a permutation test, alone and corrected over all rows.
     """
 
     configuration: str
@@ -48,6 +50,7 @@ class Row:
     worst: float
     worst_subject: str
     s_scores: Mapping[str, float]
+    s_references: Mapping[str, float]
     device_seconds: float
     difference: Effect | None = None
     p: float = math.nan
@@ -151,9 +154,12 @@ def ablation_table(results: Sequence[TrialResult], baseline: str = "") -> Ablati
 
 def relevant(experiment: Experiment) -> Experiment:
     """The experiment with everything that cannot matter to its arm at its default, so that equals look equal."""
+    blank = Experiment(experiment.cohort, experiment.domains)
+    if experiment.arm == "joint":
+        mixing = dataclasses.replace(blank.mixing, ratio=experiment.mixing.ratio)
+        return dataclasses.replace(experiment, mixing=mixing, filter=blank.filter)
     if experiment.arm in SYNTHETIC_ARMS:
         return experiment
-    blank = Experiment(experiment.cohort, experiment.domains)
     return dataclasses.replace(
         experiment, method=blank.method, mixing=blank.mixing, filter=blank.filter,
         labels=dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees),
@@ -210,7 +216,6 @@ def _row(trials: Sequence[TrialResult], name: str, parameters: Mapping[str, Any]
     summaries = [metrics.summarise(trial.scores) for trial in chosen]
     cases = [(value, subject) for trial in chosen for subject, value in metrics.case_scores(trial.scores).items()]
     worst, subject = min(cases)
-    prefix = "synthesis/s_score/"
     return Row(
         configuration=chosen[0].experiment.configuration(), name=name, parameters=parameters,
         arm=chosen[0].experiment.arm, trials=tuple(trial.trial for trial in trials), seeds=tuple(by_seed),
@@ -219,10 +224,15 @@ def _row(trials: Sequence[TrialResult], name: str, parameters: Mapping[str, Any]
         labels=_averaged([metrics.label_scores(trial.scores) for trial in chosen]),
         hd95=_averaged(summaries).get("val/hd95", math.nan), missed=_averaged(summaries)["val/missed"],
         worst=worst, worst_subject=subject,
-        s_scores={key.removeprefix(prefix): value for key, value in
-                  _averaged([trial.summary for trial in chosen]).items() if key.startswith(prefix)},
+        s_scores=_under("synthesis/s_score/", chosen), s_references=_under("synthesis/s_score_reference/", chosen),
         device_seconds=_averaged([{"s": trial.device_seconds} for trial in chosen])["s"],
     )  # fmt: skip
+
+
+def _under(prefix: str, trials: Sequence[TrialResult]) -> dict[str, float]:
+    """What follows ``prefix`` in the names of logged numbers -> mean over the trials."""
+    means = _averaged([trial.summary for trial in trials])
+    return {key.removeprefix(prefix): value for key, value in means.items() if key.startswith(prefix)}
 
 
 def _averaged(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -270,6 +280,12 @@ def _caveats(rows: Sequence[Row]) -> list[str]:
             caveats.append(f"Some comparisons rest on {n} of {compared} patients: the others have no score in one arm.")
     if any(len(row.seeds) == 1 for row in rows):
         caveats.append("Rows with one seed mix the luck of one training with the effect.")
+    weak = {domain: value for row in rows for domain, value in row.s_references.items() if value < WEAK_REFERENCE}
+    if weak:
+        caveats.append(
+            f"S-scores say little where their own segmentor is weak on real images: Dice "
+            f"{', '.join(f'{value:.2f} in {domain}' for domain, value in sorted(weak.items()))}."
+        )
     if sum(row.synthetic for row in rows) > 1:
         caveats.append("The best of several looks better than it is; the held-out test patients decide at promotion.")
     return caveats

@@ -106,13 +106,14 @@ class Task:
 
     ndim: 2 or 3.  classes: C + 1, the number of segmentation logits (1 when the cohort has no labels).
     segmentor: makes one fresh downstream segmentor, [N, 1, *S] -> logits [N, classes, *S]; the same network that the
-    other arms train, so that arms differ in data only.  synthetic_ratio: weight of synthetic against real terms when
-    a method trains its segmentors online.
+    other arms train, so that arms differ in data only.  segmentor_rate: Adam's learning rate for it, in every arm.
+    synthetic_ratio: weight of synthetic against real terms when a method trains its segmentors online.
     """
 
     ndim: int
     classes: int
     segmentor: Callable[[], nn.Module]
+    segmentor_rate: float = 2e-4
     synthetic_ratio: float = 1.0
 
 
@@ -130,12 +131,14 @@ class Phase:
     """A stretch of training: ``steps`` loop steps, during which ``update.phase`` is ``name``.
 
     decay: the learning rate falls linearly towards 0 over the phase, 1 - (i + 1) / (steps + 1) at its i-th step;
-    it is constant otherwise.
+    it is constant otherwise.  may_stop: its validations count towards early stopping (``Training.patience``); those of
+    a pre-training, which say nothing of what comes after, do not.
     """
 
     name: str
     steps: int
     decay: bool = False
+    may_stop: bool = True
 
 
 class Update(Protocol):

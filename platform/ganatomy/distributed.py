@@ -29,8 +29,11 @@ HISTORY = "history.jsonl"
 NETWORKS = "networks.safetensors"
 
 # One report a poll is handed over, and the default poll of 2 s makes short epochs wait for it; set before Train starts.
+# A group that waits for other trials' workers is given up after controller_failure_limit + 1 time-outs, which are a
+# minute each by default: a busy cluster would fail one waiting trial after the other.
 TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
@@ -58,6 +61,18 @@ class Workers:
     here: bool = True
     max_failures: int = 3
 
+    def device(self) -> torch.device:
+        """Where one worker computes. InputError where a GPU was asked for and torch sees none: never a silent CPU."""
+        if self.gpus == 0:
+            return torch.device("cpu")
+        if not torch.cuda.is_available():
+            raise InputError(
+                f"{self.gpus:g} GPU a worker asked for, but torch {torch.__version__} sees none here",
+                expected="a CUDA build of torch and a driver that fits it",
+                remedy="see `ganatomy doctor`, or leave --gpus-per-worker out",
+            )
+        return torch.device("cuda")
+
 
 def train(build: Build, directory: Path, workers: Workers, published: Callable[[], None]) -> None:
     """Train to the end in ``directory``, calling ``published`` in this thread whenever the history may have grown.
@@ -68,14 +83,13 @@ def train(build: Build, directory: Path, workers: Workers, published: Callable[[
     if workers.count > 1:
         _train_on_ray(build, directory, workers, published)
     elif workers.here:
-        _train_alone(build, directory, workers.gpus > 0, published)
+        _train_alone(build, directory, workers, published)
     else:
-        run_task(partial(_train_alone, build, directory, workers.gpus > 0, _nothing), workers, published)
+        run_task(partial(_train_alone, build, directory, workers, _nothing), workers, published)
 
 
-def _train_alone(build: Build, directory: Path, gpu: bool, published: Callable[[], None]) -> None:
-    device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
-    _finish(build(rank=0, world=1, device=device), DirectoryReporter(directory, published), directory)
+def _train_alone(build: Build, directory: Path, workers: Workers, published: Callable[[], None]) -> None:
+    _finish(build(rank=0, world=1, device=workers.device()), DirectoryReporter(directory, published), directory)
 
 
 def _nothing() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ganatomy.contracts import Adam, Batch, Method, Phase, Synthetic, Task, Update
-from ganatomy.experiment import Choice, Experiment, Sampling, Score, resolve
+from ganatomy.experiment import Choice, Experiment, Sampling, Score, pseudonym, resolve
 from ganatomy.inference import predict_labels
 from ganatomy.metrics import score_subject
 from ganatomy.store import Record, Store
@@ -43,6 +43,7 @@ def task_of(experiment: Experiment, classes: int) -> Task:
         ndim=ndim,
         classes=classes,
         segmentor=lambda: build_segmentor(network, ndim, classes),
+        segmentor_rate=experiment.downstream.learning_rate,
         synthetic_ratio=experiment.mixing.ratio if experiment.arm == "joint" else 1.0,
     )
 
@@ -52,9 +53,7 @@ class Segmentation(Method):
 
     @dataclass(frozen=True)
     class Config:
-        """learning_rate: Adam's, betas (0.9, 0.999)."""
-
-        learning_rate: float = 2e-4
+        """Nothing of its own: network and learning rate are the task's, as for a method that trains segmentors."""
 
     roles: ClassVar[tuple[str, ...]] = (ROLE,)
     generators: ClassVar[tuple[str, ...]] = ()
@@ -65,7 +64,7 @@ class Segmentation(Method):
 
     def optimisers(self) -> dict[str, Adam]:
         """Adam with the usual betas: no adversary here."""
-        return {"S": Adam(self.config.learning_rate, betas=(0.9, 0.999))}
+        return {"S": Adam(self.task.segmentor_rate, betas=(0.9, 0.999))}
 
     def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
         """Constant, then linear decay over the last quarter."""
@@ -89,22 +88,25 @@ def segment(
     network: nn.Module, image: NDArray[np.float32], sampling: Sampling, device: torch.device
 ) -> NDArray[np.uint8]:
     """Predicted class ids of one whole volume: [D, H, W] in [-1, 1] -> uint8 [D, H, W]."""
-    multiple_of = int(getattr(network, "multiple_of", 8))
-    return predict_labels(network, image.copy(), sampling, multiple_of=multiple_of, device=device)
+    return predict_labels(network, image.copy(), sampling, multiple_of=multiple_of(network), device=device)
+
+
+def multiple_of(network: nn.Module, otherwise: int = Method.multiple_of) -> int:
+    """What the sides of a network's images must be multiples of: its attribute ``multiple_of``, where it has one."""
+    return int(getattr(network, "multiple_of", otherwise))
 
 
 def score_records(
     network: nn.Module, store: Store, records: Iterable[Record], sampling: Sampling, device: torch.device
 ) -> list[Score]:
-    """Dice and HD95 of every labelled record, one row a subject, metric and structure; misses are rows, not gaps."""
+    """Dice and HD95 of every labelled record, one row a subject, metric and structure; misses are rows, not gaps.
+
+    Subjects and patients appear as pseudonyms: scores leave the workspace, for MLflow and reports.
+    """
     rows: list[Score] = []
     for record in records:
         if record.labelled:
             found, truth = segment(network, store.image(record), sampling, device), store.label(record)
-            rows += score_subject(found, truth, store.spacing(record), store.labels, record.subject, record.patient)
+            who = pseudonym(record.subject, store.name), pseudonym(record.patient, store.name)
+            rows += score_subject(found, truth, store.spacing(record), store.labels, *who)
     return rows
-
-
-def config_of(experiment: Experiment) -> Any:
-    """The Segmentation settings of an experiment."""
-    return Segmentation.Config(learning_rate=experiment.downstream.learning_rate)

@@ -146,7 +146,7 @@ class Training:
     """The loop's own settings, the same for every method. Off by default where the papers have none.
 
     ema: decay of an exponential moving average of the generators' weights, 0 off.  patience: stop after so many
-    validations without improvement of the validation loss, 0 off.  clip_norm: gradient norm bound, 0 off.
+    validations without a better mean Dice, 0 off.  clip_norm: gradient norm bound, 0 off.
     precision: ``auto`` is bf16 on hardware that has it, else fp32.
     """
 
@@ -160,7 +160,8 @@ class Training:
 class Experiment:
     """Method + cohort + arm + mixing + filter + downstream + budget + seed.
 
-    domains: role -> domain name of the cohort.  target: the role whose domain the downstream model works in.
+    cohort: its name; what it holds is told by the store's digest.  domains: role -> domain of the cohort.
+    target: the role whose domain the downstream model works in.
     """
 
     cohort: str
@@ -308,6 +309,12 @@ def digest(value: Any) -> str:
     """Content hash (16 hex digits) of plain values, independent of key order."""
     text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def pseudonym(patient: str, cohort: str) -> str:
+    """A stable name for a patient in what leaves the cohort. It hides the identity from a reader, not from somebody
+    who holds the cohort's own list of patients and can hash it too."""
+    return "p" + hashlib.blake2b(f"{cohort}\0{patient}".encode(), digest_size=5).hexdigest()
 
 
 def _check(holds: bool, name: str, value: Any, expected: str) -> None:

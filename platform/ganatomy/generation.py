@@ -24,7 +24,8 @@ import numpy as np
 
 from ganatomy.cohort import Cohort, Row, prepare_image, read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.generator import Generator, load_generator, pseudonym, write_json
+from ganatomy.experiment import pseudonym
+from ganatomy.generator import Generator, load_generator, write_json
 from ganatomy.imaging import RASTER, Intensity, load_image, to_native
 from ganatomy.inference import MAX_VOXELS
 from ganatomy.tables import absolute

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from ganatomy.cohort import Cohort, Domain
 from ganatomy.contracts import UNLABELLED, Images, InputError, Method
 from ganatomy.downstream import task_of
-from ganatomy.experiment import Experiment, plain
+from ganatomy.experiment import Experiment, plain, pseudonym
 from ganatomy.imaging import Intensity
 from ganatomy.inference import MAX_VOXELS, evaluating, synthesize_volume
 from ganatomy.model_card import model_card
@@ -225,12 +225,6 @@ made = load_generator(there / "bundle", device).synthesize(np.load(there / "imag
 for name, volume in made.items():
     np.save(there / f"{name}.npy", volume, allow_pickle=False)
 """
-
-
-def pseudonym(patient: str, cohort: str) -> str:
-    """A stable name for a patient in what leaves the cohort. It hides the identity from a reader, not from somebody
-    who holds the cohort's own list of patients and can hash it too."""
-    return "p" + hashlib.blake2b(f"{cohort}\0{patient}".encode(), digest_size=5).hexdigest()
 
 
 # --- what goes into a bundle -------------------------------------------------------------------------------------

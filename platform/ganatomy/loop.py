@@ -22,7 +22,7 @@ from ganatomy.contracts import Adam, Batch, Images, InputError, Method, Phase
 from ganatomy.experiment import Training
 
 MAX_NON_FINITE = 20
-"""Consecutive refused steps after which training is called diverged."""
+"""Consecutive refused steps of the same networks after which training is called diverged."""
 
 Record = dict[str, float]
 """One line of a stage's history: metric name -> number, with ``step`` and ``time`` (Unix seconds)."""
@@ -70,7 +70,7 @@ class OptimisationStep:
         self.phase = ""
         self.device = device or torch.device("cpu")
         self.clip_norm, self.autocast = clip_norm, autocast
-        self.non_finite = 0
+        self.non_finite: dict[str, int] = {}
         self.parameters = {name: list(network.parameters()) for name, network in networks.items()}
         self.optimisers = {
             name: torch.optim.Adam(
@@ -118,18 +118,18 @@ class OptimisationStep:
             loss.float().backward()
         gradients = [p.grad for name in networks for p in self.parameters[name] if p.grad is not None]
         average_over_workers(gradients)
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm, group = torch.nn.utils.get_total_norm(gradients), ", ".join(networks)
         # The averaged gradient is the same on every worker, so all of them take or refuse the step together.
         if not bool(torch.isfinite(norm)):
-            self.non_finite += 1
-            if self.non_finite > MAX_NON_FINITE:
+            self.non_finite[group] = self.non_finite.get(group, 0) + 1
+            if self.non_finite[group] > MAX_NON_FINITE:
                 raise Diverged(
-                    f"{self.non_finite} steps of {', '.join(networks)} in a row had non-finite gradients "
+                    f"{self.non_finite[group]} steps of {group} in a row had non-finite gradients "
                     f"(loss {float(loss.detach()):g}, phase {self.phase!r}); "
                     "lower the learning rate or set training.clip_norm"
                 )
             return
-        self.non_finite = 0
+        self.non_finite[group] = 0
         if self.clip_norm > 0 and norm > self.clip_norm:
             torch._foreach_mul_(gradients, self.clip_norm / norm)
         for name in networks:
@@ -182,6 +182,17 @@ def rank_seed(seed: int, rank: int) -> int:
     return (seed * 1_000_003 + rank * 7_919 + 17) % 2**63
 
 
+def check_share(batch: int, workers: int) -> None:
+    """InputError unless ``batch`` samples fall to ``workers`` in equal parts: the mean of their gradients would not be
+    that of the batch, and a worker without a sample has none."""
+    if batch % workers:
+        raise InputError(
+            f"budget.batch = {batch} for {workers} workers",
+            expected=f"a multiple of {workers}",
+            remedy="set budget.batch or --workers-per-trial",
+        )
+
+
 class Loop:
     """Trains ``method`` through ``phases`` on the batches of ``draws``.
 
@@ -205,6 +216,7 @@ class Loop:
         world: int = 1,
         validate: Callable[[Method, int], Record] | None = None,
     ) -> None:
+        check_share(batch, world)
         self.device = torch.device(device)
         self.method, self.draws = method.to(self.device), draws
         self.phases = tuple(phase for phase in phases if phase.steps > 0)
@@ -237,18 +249,19 @@ class Loop:
             if checkpoint is not None:
                 self.load(checkpoint)
         self.method.train()
-        sums: dict[str, Tensor] = {}
+        losses: dict[str, list[Tensor]] = {}
         taken, began = 0, time.perf_counter()
         while self.step < self.total and not self.stopped:
             for name, loss in self._one_step().items():
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + loss.detach().float()
+                losses.setdefault(name, []).append(loss.detach().float())
             taken += 1
             if self.step % self.interval == 0 or self.step == self.total:
                 elapsed = time.perf_counter() - began
                 self.device_seconds += elapsed * self.world
-                self._record({name: total / taken for name, total in sums.items()}, taken / elapsed)
+                # A loss of one phase is averaged over the steps that had it.
+                self._record({name: torch.stack(some).mean() for name, some in losses.items()}, taken / elapsed)
                 reporter.report(self.history, self.save)
-                sums, taken, began = {}, 0, time.perf_counter()
+                losses, taken, began = {}, 0, time.perf_counter()
         return self.method.eval()
 
     def _one_step(self) -> dict[str, Tensor]:
@@ -282,7 +295,11 @@ class Loop:
         self.stopped = self._agree(self._out_of_patience())
 
     def _out_of_patience(self) -> bool:
-        scores = [record["val/dice"] for record in self.history if "val/dice" in record]
+        scores = [
+            record["val/dice"]
+            for record in self.history
+            if "val/dice" in record and phase_at(int(record["step"]) - 1, self.phases).may_stop
+        ]
         patience = self.training.patience
         return patience > 0 and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 
@@ -358,7 +375,9 @@ class Loop:
 
         With another number of workers, ranks beyond the saved ones start with fresh pools and random streams.
         """
-        shared = torch.load(directory / "shared.pt", map_location=self.device, weights_only=True)
+        # On the CPU first: optimisers move what belongs on the device, and leave their step counts off it, where each
+        # would cost a synchronisation at every step.
+        shared = torch.load(directory / "shared.pt", map_location="cpu", weights_only=True)
         part = directory / f"rank-{self.rank}.pt"
         own: dict[str, Any] = {"pools": {}, "torch": None, "cuda": None}
         if part.exists():
@@ -366,10 +385,10 @@ class Loop:
         self.method.load_state_dict({**shared["networks"], **own["pools"]}, strict=part.exists())
         for name, state in shared["optimisers"].items():
             self.update.optimisers[name].load_state_dict(state)
-        self.average = shared["average"]
+        self.average = {name: value.to(self.device) for name, value in shared["average"].items()}
         self.step, self.history = shared["step"], shared["history"]
         self.device_seconds, self.stopped = shared["device_seconds"], shared["stopped"]
-        self.update.non_finite = shared["non_finite"]
+        self.update.non_finite = shared["non_finite"] or {}
         if own["torch"] is not None:
             torch.set_rng_state(own["torch"])
         if own["cuda"] is not None and self.device.type == "cuda":

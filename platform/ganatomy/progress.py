@@ -11,6 +11,7 @@ from typing import Any
 
 from ray import tune
 
+from ganatomy.experiment import TrialResult
 from ganatomy.results import RESULT, SweepPlan, read_result, read_results, write_result
 from ganatomy.terminal import one_line
 from ganatomy.tracking import Tracking
@@ -32,6 +33,10 @@ class SweepProgress(tune.Callback):
         self.latest: dict[str, dict[str, Any]] = {}
         self.done_before = sum(result.status in ENDED for result in read_results(directory))
         self.ended = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A resumed sweep gets its callback back from Tune's own file: it counts and times anew, from the disk."""
+        return type(self), (self.plan, self.directory, self.tracking)
 
     # --- called by Tune ------------------------------------------------------------------------------------------
 
@@ -99,7 +104,8 @@ class SweepProgress(tune.Callback):
 
     def _end(self, trial: str, status: Any, error: str = "") -> None:
         folder = self.directory / "trials" / trial
-        if not (folder / RESULT).exists():
+        if not (folder / RESULT).exists():  # no experiment could be made of its values, or no run for it
+            write_result(folder, TrialResult(trial, self.plan.base, status, error))
             self.ended += 1
             self._say(f"{self._counts()}; trial {trial} failed before it began: {error}; {self._outlook()}")
             return

@@ -21,9 +21,10 @@ from ganatomy.ablation import Ablation, ablation_table
 from ganatomy.cohort import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.distributed import Workers
-from ganatomy.experiment import TrialResult, plain
+from ganatomy.experiment import TrialResult, plain, pseudonym
 from ganatomy.gate import GateResult, Verdict
-from ganatomy.generator import Generator, difference_when_reloaded, pseudonym, save_generator, write_report
+from ganatomy.generator import Generator, difference_when_reloaded, save_generator, write_report
+from ganatomy.inference import synthesize_volume
 from ganatomy.metrics import nearest_distances, patient_scores
 from ganatomy.registry import Registry, check_name
 from ganatomy.report import brief
@@ -123,7 +124,7 @@ class _Bench:
 
     def stages(self, result: TrialResult) -> Stages:
         workers = Workers(cpus=self.plan.cpus, gpus=self.plan.gpus)
-        return Stages(self.workspace, Path(self.plan.store), result.experiment, workers, say=self.say)
+        return Stages(self.workspace, Path(self.plan.store), result.experiment, workers, say=self.say, may_train=False)
 
     def effect(self, candidate: Sequence[TrialResult], baseline: Sequence[TrialResult]) -> Effect:
         """Candidate minus baseline, paired over test patients, each averaged over seeds first."""
@@ -186,13 +187,20 @@ class _Bench:
         return gate.lineage(parents, {pseudonym(record.patient, cohort) for record in self.store.records(split="test")})
 
     def integrity(self, generator: Generator, stages: Stages) -> GateResult:
-        """What the registered folder makes in a fresh process, against what is made here."""
+        """What the folder to be registered makes, here and in a fresh process, against the networks judged."""
         role, _ = generator.route()
         domain = stages.experiment.domains[role]
         shown = (self.store.records(domain, "val") or self.store.records(domain, "train"))[:INTEGRITY_VOLUMES]
-        return gate.integrity(
-            {r.subject: difference_when_reloaded(generator, self.store.image(r), role) for r in shown}
-        )
+        method, sampling = stages.method(stages.fit()), stages.experiment.sampling
+        differences = {}
+        for record in shown:
+            image = self.store.image(record)
+            judged = synthesize_volume(method, image, role, sampling, device=generator.device)
+            kept = generator.synthesize(image, role)
+            drift = max(float(np.abs(judged[made, "translated"] - volume).max()) for made, volume in kept.items())
+            name = pseudonym(record.subject, self.store.name)
+            differences[name] = max(drift, difference_when_reloaded(generator, image, role))
+        return gate.integrity(differences)
 
 
 # --- writing down ------------------------------------------------------------------------------------------------

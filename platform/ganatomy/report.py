@@ -58,7 +58,8 @@ def render_text(table: Ablation, width: int = 120) -> str:
         console.print()
         console.print(
             "Dice, HD95: means over seeds. Δ: Dice points against the baseline, paired over patients, 95 % bootstrap "
-            "interval. p: permutation test, Holm-corrected. missed: structures a seed. S-score: by domain."
+            "interval. p: permutation test, Holm-corrected. missed: structures a seed. S-score: by domain, / "
+            "what its segmentor reaches on real images."
         )
     for caveat in table.caveats:
         console.print(f"! {caveat}")
@@ -122,12 +123,16 @@ def _headers(table: Ablation) -> list[str]:
 def _cells(table: Ablation, row: Row) -> list[str]:
     effect = row.difference
     reading = "baseline" if row.configuration == table.baseline else row.reading
-    synthesis = "\n".join(f"{domain} {_number(value, 3)}" for domain, value in sorted(row.s_scores.items())) or "–"
+    synthesis = "\n".join(
+        f"{domain} {_number(value, 2)}" + (f"/{row.s_references[domain]:.2f}" if domain in row.s_references else "")
+        for domain, value in sorted(row.s_scores.items())
+    )
     return [
         row.name, str(len(row.seeds)), _number(row.dice, 3),
         "" if effect is None else f"{100 * effect.mean:+.1f} [{interval(effect)}]", _number(row.p_holm, 3),
         _number(row.hd95, 1), f"{row.missed:.3g}", _number(row.worst, 3),
-        *([synthesis] if any(other.s_scores for other in table.rows) else []), f"{row.device_seconds:.0f}", reading,
+        *([synthesis or "–"] if any(other.s_scores for other in table.rows) else []), f"{row.device_seconds:.0f}",
+        reading,
     ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ class SweepPlan:
     space: name of the search space.  base: its Experiment with this cohort's domains filled in.  fixed: parameters set
     on the command line.  store: folder of the prepared cohort.  workers, cpus, gpus: per trial and per worker.
     apart: trial drivers hold no resources; what they compute asks Ray for them.  tracking_uri, run_id: where it is
-    recorded.  address: of the Ray cluster it ran on, empty for one of its own.
+    recorded.
     """
 
     name: str

@@ -27,7 +27,7 @@ from torch import nn
 from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history, run_task, train
 from ganatomy.downstream import score_records, segment, task_of
-from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Score, digest, plain, resolve
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Score, digest, plain, pseudonym, resolve
 from ganatomy.inference import synthesize_volume
 from ganatomy.loop import Record
 from ganatomy.metrics import case_scores, s_score, score_subject, summarise
@@ -42,6 +42,7 @@ from ganatomy.training import (
     load_networks,
     make_method,
     make_segmentation,
+    real_images,
 )
 
 FORMAT = 1
@@ -99,7 +100,8 @@ class Stages:
     """Runs an Experiment's stages in a workspace.
 
     store: folder of the prepared cohort.  workers: how training stages are spread.  follow: see ``Follow``.
-    say: told, in a sentence, what is being computed or waited for.
+    say: told, in a sentence, what is being computed or waited for.  may_train: False where only what was trained before
+    may be judged; a missing fit or downstream model is then an InputError.
     """
 
     workspace: Path
@@ -108,6 +110,7 @@ class Stages:
     workers: Workers = field(default_factory=Workers)
     follow: Follow = field(default=lambda stage, record: None)
     say: Callable[[str], None] = field(default=lambda sentence: None)
+    may_train: bool = True
 
     def __post_init__(self) -> None:
         self.experiment.validate()
@@ -276,7 +279,7 @@ class Stages:
 
     def _synthetic_items(self, fit: Stage) -> Iterator[Item]:
         method, target = self.method(fit), self.experiment.target
-        real = self.store.records(self.experiment.target_domain(), "train")
+        real = real_images(self.store, self.experiment.target_domain(), "train")
         lo, hi = (statistics.median(getattr(image, bound) for image in real) for bound in ("lo", "hi"))
         for role in method.roles:
             for entry in generator_pool(self.store, self.experiment, role).entries:
@@ -307,7 +310,7 @@ class Stages:
         if judge is None:
             return 1.0
         rows = score_records(judge, synthetic, [image], self.experiment.sampling, self._device())
-        return case_scores(rows).get(image.subject, 0.0)
+        return next(iter(case_scores(rows).values()), 0.0)
 
     def _kept(self, stage: Stage) -> tuple[Path, tuple[int, ...]]:
         """The synthetic set that a filter stage looked at, and the indices of the images it kept."""
@@ -321,7 +324,7 @@ class Stages:
         return {
             role: stages.downstream(role)
             for role, domain in self._roles().items()
-            if all(any(image.labelled for image in self.store.records(domain, split)) for split in ("train", "val"))
+            if all(any(i.labelled for i in real_images(self.store, domain, split)) for split in ("train", "val"))
         }
 
     def _score_synthesis(
@@ -336,7 +339,7 @@ class Stages:
             real = score_records(judge, self.store, images, sampling, device)
             rows[self.experiment.domains[role]] = {"real": real, "synthetic": []}
         for source in method.roles:
-            for image in self.store.records(self.experiment.domains[source], split):
+            for image in real_images(self.store, self.experiment.domains[source], split):
                 if not image.labelled:
                     continue
                 label = self.store.label(image)
@@ -345,7 +348,8 @@ class Stages:
                     if kind == "translated" and role in judges:
                         found = segment(judges[role], volume, sampling, device)
                         spacing = self.store.spacing(image)
-                        scores = score_subject(found, label, spacing, self.store.labels, image.subject, image.patient)
+                        who = pseudonym(image.subject, self.store.name), pseudonym(image.patient, self.store.name)
+                        scores = score_subject(found, label, spacing, self.store.labels, *who)
                         rows[self.experiment.domains[role]]["synthetic"] += scores
         return {domain: both for domain, both in rows.items() if both["synthetic"]}
 
@@ -386,6 +390,12 @@ class Stages:
             return self._finished[key]
         stage = Stage(kind, key, self.workspace / "stages" / kind / key)
         follower = HistoryFollower(stage.directory, partial(self._forward, stage) if follow else lambda record: None)
+        if kind in ("fit", "downstream") and not self.may_train and not stage.finished():
+            raise InputError(
+                f"the networks of {kind} {key} are not in workspace {self.workspace}",
+                expected="what the sweep trained; other sources or another cohort make another key",
+                remedy="run the sweep anew with the installed version",
+            )
         said: list[str] = []
 
         def waiting() -> None:
@@ -437,7 +447,7 @@ class Stages:
         return lambda directory, _: run_task(partial(work, directory), self.workers)
 
     def _device(self) -> torch.device:
-        return torch.device("cuda" if self.workers.gpus > 0 and torch.cuda.is_available() else "cpu")
+        return self.workers.device()
 
     def __getstate__(self) -> dict[str, Any]:
         """Ships to another process without the callbacks, which belong to the trial's own."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,12 +16,12 @@ from torch import nn
 
 from ganatomy.contracts import InputError, Method, Phase, labelled
 from ganatomy.distributed import NETWORKS
-from ganatomy.downstream import ROLE, Segmentation, config_of, score_records, segment, task_of
-from ganatomy.experiment import Budget, Experiment
+from ganatomy.downstream import ROLE, Segmentation, multiple_of, score_records, segment, task_of
+from ganatomy.experiment import Budget, Experiment, Sampling, pseudonym
 from ganatomy.inference import synthesize_volume
 from ganatomy.loop import Loop, Record
 from ganatomy.metrics import summarise
-from ganatomy.panels import Column, sheet, write_png
+from ganatomy.panels import Column, panel, sheet, write_png
 from ganatomy.sampling import Mixture, Pool, Sampler, label_subset
 from ganatomy.store import Record as Image
 from ganatomy.store import Store, open_store
@@ -36,10 +36,15 @@ PANELS_A_STAGE = 4
 # --- who may see what --------------------------------------------------------------------------------------------
 
 
+def real_images(store: Store, domain: str, split: str) -> list[Image]:
+    """Images of real patients: a cohort may hold synthetic ones too, which no arm may take for real."""
+    return [image for image in store.records(domain, split) if not image.attributes.get("synthetic")]
+
+
 def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
     """Training patients whose labels the pipeline may see: the label fraction applies to the target role alone."""
     domain = experiment.domains[role]
-    patients = [image.patient for image in store.records(domain, "train") if image.labelled]
+    patients = [image.patient for image in real_images(store, domain, "train") if image.labelled]
     if role != experiment.target:
         return frozenset(patients)
     if not patients:
@@ -53,7 +58,7 @@ def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozen
 
 def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     """The images that a generator learns ``role`` from; labels only of ``labelled_patients``."""
-    images = store.records(experiment.domains[role], "train")
+    images = real_images(store, experiment.domains[role], "train")
     patients = labelled_patients(store, experiment, role)
     if role == experiment.target and experiment.labels.gan_sees == "subset":
         images = [image for image in images if image.patient in patients]
@@ -63,7 +68,7 @@ def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
 def segmentor_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     """The real labelled images that a segmentor of ``role`` learns from."""
     patients = labelled_patients(store, experiment, role)
-    images = store.records(experiment.domains[role], "train")
+    images = real_images(store, experiment.domains[role], "train")
     return Pool.of(store, [image for image in images if image.labelled and image.patient in patients])
 
 
@@ -75,7 +80,7 @@ def _supervision(store: Store, experiment: Experiment, pools: Mapping[str, Pool]
 
 def evaluation_images(store: Store, domain: str, split: str) -> list[Image]:
     """The labelled images of one split; InputError when they hold nothing to score."""
-    images = [image for image in store.records(domain, split) if image.labelled]
+    images = [image for image in real_images(store, domain, split) if image.labelled]
     if not images:
         raise InputError(
             f"cohort {store.name}: no labelled {domain} image in split {split}",
@@ -103,7 +108,14 @@ def make_method(experiment: Experiment, classes: int) -> Method:
 def make_segmentation(experiment: Experiment, classes: int) -> Segmentation:
     """The downstream model with freshly initialised weights, the same for the same seed."""
     torch.manual_seed(experiment.seed)
-    return Segmentation(config_of(experiment), task_of(experiment, classes))
+    return Segmentation(Segmentation.Config(), task_of(experiment, classes))
+
+
+def _grown(sampling: Sampling, method: Method) -> Sampling:
+    """``sampling`` with each side raised to the next that all networks of ``method`` take: a little more is seen of the
+    image, or of what pads it. Whole images are padded and cropped back (``inference``)."""
+    multiple = math.lcm(*(multiple_of(network, method.multiple_of) for network in method.networks().values()))
+    return replace(sampling, size=tuple(math.ceil(side / multiple) * multiple for side in sampling.size))
 
 
 def load_networks(method: Method, directory: Path) -> Method:
@@ -144,7 +156,7 @@ class FitGenerator:
         pools |= {key: segmentor_pool(store, experiment, role) for key, role in method.second_draws.items()}
         return Loop(
             method,
-            Sampler(pools, experiment.sampling, budget.batch, experiment.seed),
+            Sampler(pools, _grown(experiment.sampling, method), budget.batch, experiment.seed),
             phases,
             training=experiment.training,
             batch=budget.batch,
@@ -161,7 +173,7 @@ class FitGenerator:
     ) -> Callable[[Method, int], Record]:
         experiment = self.experiment
         roles = experiment.method_class().roles
-        shown = {role: store.records(experiment.domains[role], "val")[:PANEL_SUBJECTS] for role in roles}
+        shown = {role: real_images(store, experiment.domains[role], "val")[:PANEL_SUBJECTS] for role in roles}
 
         def validate(method: Method, step: int) -> Record:
             record: Record = {}
@@ -204,7 +216,13 @@ class TrainSegmentor:
         phases = method.phases(0, budget.segmentor_steps)
         return Loop(
             method,
-            Sampler({ROLE: mixture}, experiment.sampling, budget.batch, experiment.seed, augment=self.augment),
+            Sampler(
+                {ROLE: mixture},
+                _grown(experiment.sampling, method),
+                budget.batch,
+                experiment.seed,
+                augment=self.augment,
+            ),
             phases,
             training=experiment.training,
             batch=budget.batch,
@@ -263,8 +281,9 @@ def _show_translations(
                 if kind == "translated" and method.trains_segmentors:
                     found = segment(method.segmentor(role), volume, experiment.sampling, device)
                     columns.append(Column("its segmentation", volume, found, truth))
-            rows[f"{experiment.domains[source]} {image.subject}"] = columns
-    _write_sheet(rows, store, path)
+            rows[f"{experiment.domains[source]} {pseudonym(image.subject, store.name)}"] = columns
+    first = next((image for images in shown.values() for image in images), None)
+    _write_picture(rows, store, first, experiment, path)
 
 
 def _show_segmentations(
@@ -280,14 +299,23 @@ def _show_segmentations(
     for image in images:
         real, truth = store.image(image), store.label(image)
         found = segment(network, real, experiment.sampling, device)
-        rows[image.subject] = [
+        rows[pseudonym(image.subject, store.name)] = [
             Column("real", real),
             Column("label", real, truth),
             Column("predicted", real, found, truth),
         ]
-    _write_sheet(rows, store, path)
+    _write_picture(rows, store, next(iter(images), None), experiment, path)
 
 
-def _write_sheet(rows: Mapping[str, Sequence[Column]], store: Store, path: Path) -> None:
-    if rows:
-        write_png(path, sheet(rows, store.labels))
+def _write_picture(
+    rows: Mapping[str, Sequence[Column]], store: Store, image: Image | None, experiment: Experiment, path: Path
+) -> None:
+    """All subjects by one axial cut each; in 3D the first of them by three orthogonal cuts."""
+    if not rows or image is None:
+        return
+    spacing = store.spacing(image)
+    if experiment.sampling.ndim == 2:
+        write_png(path, sheet(rows, store.labels, spacing=spacing))
+    else:
+        name, columns = next(iter(rows.items()))
+        write_png(path, panel(columns, store.labels, spacing=spacing, title=name))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ganatomy.distributed import Workers
-from ganatomy.experiment import Experiment, TrialResult
+from ganatomy.experiment import Experiment, TrialResult, plain
 from ganatomy.loop import Record
 from ganatomy.results import SweepPlan, write_result
 from ganatomy.search_space import SearchSpace
@@ -75,9 +75,11 @@ def workers_of(plan: SweepPlan, space: SearchSpace, values: Mapping[str, Any]) -
 
 
 def name_of(experiment: Experiment, space: SearchSpace, values: Mapping[str, Any]) -> str:
-    """A short name that tells trials apart in a list: the arm, what was sampled, the seed."""
+    """A short name that tells trials apart in a list: the arm, what differs from the space's base, the seed."""
+    usual = space.base.with_values({"arm": experiment.arm})
+    plainly = {f"method.{name}": value for name, value in plain(usual.method_config()).items()} | usual.flat()
     sampled = [f"{name.rpartition('.')[2]}={_short(value)}" for name, value in sorted(values.items())
-               if name not in ("arm", "seed")]  # fmt: skip
+               if name not in ("arm", "seed") and plainly.get(name) != value]  # fmt: skip
     return " ".join([experiment.arm, *sampled, f"seed={experiment.seed}"])
 
 

@@ -23,12 +23,14 @@ from ganatomy.console import described, parse
 from ganatomy.contracts import InputError
 from ganatomy.distributed import TRAIN_ENVIRONMENT
 from ganatomy.experiment import nearest, resolve
+from ganatomy.loop import check_share
 from ganatomy.preparation import prepare
 from ganatomy.progress import SweepProgress
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory
 from ganatomy.search_space import SearchSpace, parse_settings
 from ganatomy.terminal import BAD_INPUT, guarded
 from ganatomy.tracking import Tracking
+from ganatomy.training import evaluation_images, labelled_patients
 from ganatomy.trial import SCORE, VALIDATION, run_trial
 
 # Anything at all on the head node, so that a driver needs no CPU that its own workers could be waiting for.
@@ -44,7 +46,7 @@ class Sweep:
     $ python sweep.py --resume my-cohort-shape_consistent
     $ ray submit cluster.yaml sweep.py --space shape_consistent --cohort /data/my-cohort --trials 400
 
-    Stages that trials share are computed once. Ctrl-C, a kill or a power cut lose nothing: --resume goes on.
+    Stages that trials share are computed once. Neither Ctrl-C nor a kill loses anything: --resume goes on.
     """
 
     space: str = ""
@@ -99,21 +101,26 @@ class Sweep:
         """Check everything that can be checked before anything is spent, prepare the cohort, and write the plan."""
         if not self.space or self.cohort is None:
             raise InputError("nothing to run", expected="--space NAME --cohort DIR, or --resume SWEEP")
+        self._check_amounts()
         space, fixed = cast(SearchSpace, resolve("spaces", self.space)), parse_settings(self.set)
         cohort = read_cohort(self.cohort)
         source, target = choose_domains(cohort, self.source, self.target)
-        base = replace(space.base, cohort=str(self.cohort), domains={"A": source, "B": target}, target="B")
+        base = replace(space.base, cohort=cohort.name, domains={"A": source, "B": target}, target="B")
         space = replace(space, base=base)
         space.check_fixed(fixed)
         seeds = self.seeds or space.seeds
         listed = space.listed(fixed, seeds)
-        for point in listed or [{}]:
-            space.experiment(point, fixed).validate()
+        experiments = [space.experiment(point, fixed).validate() for point in listed or [{}]]
+        for experiment in experiments:
+            check_share(experiment.budget.batch, self.workers_per_trial)
         if not (self.trials or listed):
             raise InputError(f"space {self.space} lists no points", expected="--trials N")
         workspace = self.workspace.absolute()
         tracking = Tracking(self.tracking_uri or None, workspace)
         store = prepare(cohort, workspace / "stores")
+        for experiment in experiments:  # labels without which every trial would fail, one after the other
+            labelled_patients(store, experiment, experiment.target)
+            evaluation_images(store, experiment.target_domain(), "val")
         plan = SweepPlan(
             name=_free_name(workspace, self.name or f"{cohort.name}-{space.name}", given=bool(self.name)),
             space=self.space,
@@ -139,6 +146,13 @@ class Sweep:
         plan = replace(plan, run_id=run_id)
         plan.save(workspace / "sweeps" / plan.name)
         return plan
+
+    def _check_amounts(self) -> None:
+        least = {"trials": 0, "workers_per_trial": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0, "concurrent": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if not value >= low:
+                raise InputError(f"--{name.replace('_', '-')} {value}", expected=f"{low} or more")
 
     def _scheduler(self, listed: int) -> str:
         if self.scheduler == "auto":
@@ -275,15 +289,18 @@ def _run_config(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tu
 
 
 def _fitting(plan: SweepPlan) -> int:
-    """Trials whose workers fit the cluster at the same time; at least one. One more where drivers hold nothing, so that
-    a trial that waits for another's stage leaves no processor idle."""
+    """Trials whose workers fit the cluster at the same time; at least one.
+
+    One more where drivers hold nothing and their work is single tasks, so that a trial that waits for another's stage
+    leaves no processor idle. A group of workers too many would wait until Train gives it up.
+    """
     total = ray.cluster_resources()
     fits = [total.get("CPU", 1.0) / (plan.workers * plan.cpus)]
     if plan.gpus:
         fits.append(total.get("GPU", 0.0) / (plan.workers * plan.gpus))
         if fits[-1] * plan.workers < 1 and total.get("GPU", 0.0) == 0:
             raise InputError("--gpus-per-worker given, but the cluster has no GPU", remedy="leave it out to use CPUs")
-    return max(1, int(min(fits))) + plan.apart
+    return max(1, int(min(fits))) + (plan.apart and plan.workers == 1)
 
 
 def _free_name(workspace: Path, name: str, *, given: bool) -> str:

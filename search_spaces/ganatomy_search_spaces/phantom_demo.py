@@ -19,7 +19,6 @@ BASE = Experiment(
             "width": 0.125,
             "discriminator_layers": 2,
             "learning_rate": 5e-4,
-            "segmentor_learning_rate": 1e-3,
             "use_reconstructed": False,
         },
     ),
@@ -29,7 +28,7 @@ BASE = Experiment(
     # Normalisation: without it the paper's U-Net hardly starts to learn within so short a budget.
     downstream=Downstream(network=Choice("unet", {"width": 8, "norm": "instance"}), learning_rate=1e-3),
     sampling=Sampling(ndim=2, size=(48, 48), foreground=0.5),
-    budget=Budget(segmentor_steps=800, generator_steps=1200, batch=2, validations=4),
+    budget=Budget(segmentor_steps=700, generator_steps=900, batch=2, validations=4),
 )
 
 
