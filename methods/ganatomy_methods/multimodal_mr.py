@@ -95,7 +95,8 @@ class MultimodalMR(Method):
 
         The stages share no network, so that every generator has exactly ``generator_steps`` updates.
         """
-        return tuple(Phase(name, generator_steps) for name in ("structure", "images") if generator_steps)
+        phases = Phase("structure", generator_steps, may_stop=False), Phase("images", generator_steps)
+        return tuple(phase for phase in phases if phase.steps)
 
     def step(self, batch: Batch, update: Update) -> Losses:
         """One step of the stage. Structure maps come from the images of one modality, each in its turn."""
