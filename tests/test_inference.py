@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,15 @@ from torch import Tensor, nn
 
 from ganatomy.contracts import UNLABELLED, Images, Synthetic
 from ganatomy.experiment import Sampling
-from ganatomy.inference import evaluating, map_volume, padded, predict_labels, predict_volume, synthesize_volume
+from ganatomy.inference import (
+    evaluating,
+    map_volume,
+    padded,
+    predict_labels,
+    predict_volume,
+    synthesize_labelled,
+    synthesize_volume,
+)
 
 FLAT = Sampling(ndim=2, size=(16, 16))
 SOLID = Sampling(ndim=3, size=(8, 16, 16))
@@ -140,6 +150,36 @@ def test_synthesize_volume_names_what_it_made_and_stays_in_range(sampling, max_v
     np.testing.assert_allclose(made["B", "translated"], np.where(label > 0, 1, -image), atol=1e-5)
     assert np.abs(made["A", "reconstructed"]).max() <= 1
     assert method.labels.min() >= 0
+
+
+class Telling:
+    """A stand-in for a method: says where its images are bright, that it cannot tell, and nothing."""
+
+    multiple_of = 8
+    task = SimpleNamespace(classes=3)
+
+    def synthesize(self, batch: dict[str, Images]) -> list[Synthetic]:
+        ((role, images),) = batch.items()
+        bright = (images.image[:, 0] > 0).long() * 2
+        unknown = torch.where(bright > 0, UNLABELLED, 0)
+        return [
+            Synthetic(images.image, "B", role, label=bright),
+            Synthetic(-images.image, "A", role, label=unknown),
+            Synthetic(images.image, "A", role, "reconstructed"),
+        ]
+
+
+@pytest.mark.parametrize(("sampling", "max_voxels"), [(FLAT, 700), (SOLID, 10**7), (SOLID, 2500)])
+def test_the_label_that_a_method_gives_is_kept_and_else_that_of_the_source(sampling, max_voxels) -> None:
+    image, source = noise(11, 18, 23), np.ones((11, 18, 23), np.uint8)
+    made = synthesize_labelled(Telling(), image, "A", sampling, label=source, max_voxels=max_voxels)
+    told, unknown, silent = made["B", "translated"], made["A", "translated"], made["A", "reconstructed"]
+    np.testing.assert_array_equal(told.label_of(source), (image > 0) * 2)
+    assert told.label.dtype == np.uint8
+    assert unknown.label_of(source) is None
+    assert silent.label_of(source) is source
+    for item, expected in ((told, image), (unknown, -image), (silent, image)):
+        np.testing.assert_allclose(item.image, expected, atol=1e-5)
 
 
 def test_synthesize_volume_without_labels_says_unlabelled() -> None:

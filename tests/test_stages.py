@@ -36,6 +36,7 @@ from ganatomy.training import (
     make_method,
     segmentor_pool,
 )
+from ganatomy_methods.shape_consistent import ShapeConsistent
 
 TRAINED = ("fit", "downstream")
 
@@ -384,6 +385,34 @@ def test_segmentors_get_as_many_labels_a_step_beside_unlabelled_images_as_withou
         assert {patient_of[subject] for subject in batch[labelled("B")].subjects} <= seen
     everything_labelled = FitGenerator(store.path, experiment(arm="joint"), tmp_path)
     assert set(everything_labelled(rank=0, world=1, device=torch.device("cpu")).draws.batch(0)) == {"A", "B"}
+
+
+def _says_its_own(label_of):
+    """``synthesize`` of a method, with the labels that ``label_of`` makes of those of the batch."""
+    honest = ShapeConsistent.synthesize
+
+    def synthesize(self, batch):
+        made = honest(self, batch)
+        return [replace(item, label=label_of(batch[item.source].label)) for item in made]
+
+    return synthesize
+
+
+def test_synthetic_images_carry_the_label_that_their_method_gives_them(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(ShapeConsistent, "synthesize", _says_its_own(lambda label: 1 - label))
+    stages = Stages(tmp_path, store.path, experiment(arm="offline"))
+    synthetic = open_store(stages.synthesised().directory / SYNTHETIC)
+    sources = {image.subject: image for image in store.records(split="train")}
+    assert len(synthetic)
+    for image in synthetic.records():
+        (parent,) = image.parents
+        np.testing.assert_array_equal(synthetic.label(image), 1 - store.label(sources[parent]))
+
+
+def test_images_whose_label_their_method_does_not_know_teach_no_segmentor(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(ShapeConsistent, "synthesize", _says_its_own(lambda label: torch.full_like(label, UNLABELLED)))
+    with pytest.raises(InputError, match="knows what its images show"):
+        Stages(tmp_path, store.path, experiment(arm="offline")).synthesised()
 
 
 def test_smaller_fractions_are_subsets_and_one_is_always_left(store):

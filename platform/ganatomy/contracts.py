@@ -89,7 +89,8 @@ class Synthetic:
     source: the role they were made from; they carry its labels, its patients and its split.
     kind: ``translated`` (made from another domain) or ``reconstructed`` (through another domain and back).
     label: int64 [N, *S], where the images do not show what the label of their source says (a lesion was taken out or
-    put in); None, they do.  maps: name -> float32 [N, 1, *S] in [0, 1], what else the method says of these images.
+    put in), ``UNLABELLED`` throughout where what they show is not known; None, they show it.
+    maps: name -> float32 [N, 1, *S] in [0, 1], what else the method says of these images.
     """
 
     image: Tensor

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -106,6 +107,25 @@ def map_volume(
     ].numpy()
 
 
+@dataclass(frozen=True)
+class Made:
+    """One image that a method made of a whole one.
+
+    image: float32 [D, H, W] in [-1, 1].  label: what the method says that it shows, uint8 [D, H, W]; None where it says
+    nothing else than the label of its source.  labelled: False where the method says that it knows of no label.
+    """
+
+    image: np.ndarray
+    label: np.ndarray | None = None
+    labelled: bool = True
+
+    def label_of(self, source: np.ndarray | None) -> np.ndarray | None:
+        """The label to keep beside the image: the method's own word, or that of its ``source``."""
+        if not self.labelled:
+            return None
+        return source if self.label is None else self.label
+
+
 def synthesize_volume(
     method: Method,
     image: np.ndarray | Tensor,
@@ -121,15 +141,38 @@ def synthesize_volume(
     image: [D, H, W] in [-1, 1].  label: class ids [D, H, W], for methods that look at them.
     Returns (role, kind) -> float32 [D, H, W] in [-1, 1], where role and kind are those of ``contracts.Synthetic``.
     """
-    made: list[tuple[str, str]] = []
+    made = synthesize_labelled(method, image, role, sampling, label=label, device=device, max_voxels=max_voxels)
+    return {key: item.image for key, item in made.items()}
+
+
+def synthesize_labelled(
+    method: Method,
+    image: np.ndarray | Tensor,
+    role: str,
+    sampling: Sampling,
+    *,
+    label: np.ndarray | Tensor | None = None,
+    device: torch.device | str = "cpu",
+    max_voxels: int = MAX_VOXELS,
+) -> dict[tuple[str, str], Made]:
+    """As ``synthesize_volume``, each image with the label that ``contracts.Synthetic`` gives it.
+
+    Where windows overlap, a voxel has the class that most of them say, weighed as their images are.
+    """
+    made: list[tuple[tuple[str, str], int]] = []  # what it is -> channels that say its label, one a class
 
     def forward(stacked: Tensor) -> Tensor:
         labels = (
             stacked[:, 1].round().long() + 1 if label is not None else torch.full_like(stacked[:, 0], UNLABELLED).long()
         )
         synthetic = method.synthesize({role: Images(stacked[:, :1], labels)})
-        made[:] = [(item.role, item.kind) for item in synthetic]
-        return torch.cat([stacked[:, :0], *(item.image for item in synthetic)], dim=1)  # nothing may be made of a role
+        channels = [stacked[:, :0]]  # nothing may be made of a role
+        made.clear()
+        for item in synthetic:
+            said = [] if item.label is None else [_one_hot(item.label, method.task.classes).to(item.image)]
+            channels += [item.image, *said]
+            made.append(((item.role, item.kind), sum(one.shape[1] for one in said)))
+        return torch.cat(channels, dim=1)
 
     channels = [torch.tensor(np.asarray(image, np.float32))]  # a copy: a mapped image may not be written to
     if label is not None:
@@ -140,7 +183,22 @@ def synthesize_volume(
             forward, torch.stack(channels), sampling, method.multiple_of, device, max_voxels,
             finish=lambda output: output.float().clamp(-1, 1),
         )  # fmt: skip
-    return {key: channel.numpy() for key, channel in zip(made, volume)}
+    parts = volume.split([part for _, said in made for part in (1, said)]) if made else []
+    return {key: _made(parts[2 * i][0], parts[2 * i + 1]) for i, (key, _) in enumerate(made)}
+
+
+def _one_hot(label: Tensor, classes: int) -> Tensor:
+    """[N, *S] -> [N, 1 + classes, *S], the first channel for ``UNLABELLED``."""
+    return functional.one_hot(label - UNLABELLED, classes + 1).movedim(-1, 1)
+
+
+def _made(image: Tensor, said: Tensor) -> Made:
+    if not len(said):
+        return Made(image.numpy())
+    label = said.argmax(0) + UNLABELLED
+    if bool((label == UNLABELLED).any()):
+        return Made(image.numpy(), labelled=False)
+    return Made(image.numpy(), label.to(torch.uint8).numpy())
 
 
 @contextmanager

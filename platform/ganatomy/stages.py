@@ -28,7 +28,7 @@ from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history, run_task, train
 from ganatomy.downstream import score_records, segment, task_of
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Score, digest, plain, pseudonym, resolve
-from ganatomy.inference import synthesize_volume
+from ganatomy.inference import synthesize_labelled
 from ganatomy.loop import Record
 from ganatomy.metrics import case_scores, s_score, score_subject, summarise
 from ganatomy.single_flight import LeaseLost, single_flight
@@ -177,7 +177,8 @@ class Stages:
         return self._compute("fit", inputs, work, follow=True, costs=True)
 
     def synthesised(self) -> Stage:
-        """Write the images that the fitted generators make for the target domain, once, with the labels they carry."""
+        """Write the images that the fitted generators make for the target domain, once, with the labels they carry: the
+        method's own where it gives some, else their source's. Images that it says have none are left out."""
         fit = self.fit()
 
         def work(directory: Path) -> None:
@@ -195,8 +196,9 @@ class Stages:
                 domain = self.experiment.target_domain()
                 raise InputError(
                     f"cohort {self.store.name}: no labelled training image to make {domain} of",
-                    expected="labelled training images of the domain that is translated",
-                    remedy="label some, or swap source and target",
+                    expected="labelled training images of the domain that is translated, and a method that knows what "
+                    "its images show",
+                    remedy="label some, swap source and target, or choose another method",
                 )
 
         inputs = {"fit": fit.key, "target": self.experiment.target}
@@ -286,18 +288,19 @@ class Stages:
                 if not entry.labelled:
                     continue
                 image, label = entry.record, self.store.label(entry.record)
-                made = synthesize_volume(
+                made = synthesize_labelled(
                     method, self.store.image(image), role, self.experiment.sampling, label=label, device=self._device()
                 )
-                for (claimed, kind), volume in made.items():
-                    if claimed == target:
+                for (claimed, kind), item in made.items():
+                    shown = item.label_of(label)
+                    if claimed == target and shown is not None:  # a segmentor learns from labels
                         yield Item(
                             subject=f"{image.subject}-{kind}",
                             patient=image.patient,
                             domain=self.experiment.target_domain(),
                             split="train",
-                            image=volume,
-                            label=label,
+                            image=item.image,
+                            label=shown,
                             affine=image.affine,
                             lo=lo,
                             hi=hi,
@@ -343,13 +346,15 @@ class Stages:
                 if not image.labelled:
                     continue
                 label = self.store.label(image)
-                made = synthesize_volume(method, self.store.image(image), source, sampling, label=label, device=device)
-                for (role, kind), volume in made.items():
-                    if kind == "translated" and role in judges:
-                        found = segment(judges[role], volume, sampling, device)
+                whole = self.store.image(image)
+                made = synthesize_labelled(method, whole, source, sampling, label=label, device=device)
+                for (role, kind), item in made.items():
+                    shown = item.label_of(label)
+                    if kind == "translated" and role in judges and shown is not None:
+                        found = segment(judges[role], item.image, sampling, device)
                         spacing = self.store.spacing(image)
                         who = pseudonym(image.subject, self.store.name), pseudonym(image.patient, self.store.name)
-                        scores = score_subject(found, label, spacing, self.store.labels, *who)
+                        scores = score_subject(found, shown, spacing, self.store.labels, *who)
                         rows[self.experiment.domains[role]]["synthetic"] += scores
         return {domain: both for domain, both in rows.items() if both["synthetic"]}
 
