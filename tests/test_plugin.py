@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Budget, Choice, Experiment, Sampling, available, resolve
+from ganatomy.experiment import Budget, Choice, Experiment, Sampling, available, pseudonym, resolve
 from ganatomy.stages import Stages
 from ganatomy.store import Item, open_store, write_store
 
@@ -118,9 +118,10 @@ def test_every_point_of_its_search_space_is_an_experiment():
 def test_it_trains_synthesises_and_is_scored(tmp_path, discs):
     """The path of an arm; the synthetic discs are nearer to the domain they claim than what they were made from."""
     stages = Stages(tmp_path, discs, experiment("toy_lab.moments:Moments"))
+    subject = pseudonym("b3", "discs")
     assert {(score.subject, score.label, score.metric) for score in stages.scores("val")} == {
-        ("b3", "disc", "dice"),
-        ("b3", "disc", "hd95"),
+        (subject, "disc", "dice"),
+        (subject, "disc", "hd95"),
     }
     synthetic, real = open_store(stages.synthesised().directory / "synthetic"), open_store(discs)
     made = [synthetic.image(record) for record in synthetic.records("b", "train") if record.kind == "translated"]

@@ -31,7 +31,7 @@ class SweepProgress(tune.Callback):
         self.plan, self.directory, self.tracking = plan, directory, tracking
         self.began = self.spoke = time.monotonic()
         self.latest: dict[str, dict[str, Any]] = {}
-        self.done_before = sum(result.status in ENDED for result in read_results(directory))
+        self.done_before = {result.trial for result in read_results(directory) if result.status in ENDED}
         self.ended = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -42,7 +42,7 @@ class SweepProgress(tune.Callback):
 
     def setup(self, **_: Any) -> None:
         """The sweep begins."""
-        waiting = f", {self.done_before} done before" if self.done_before else ""
+        waiting = f", {len(self.done_before)} done before" if self.done_before else ""
         self._say(f"sweep {self.plan.name}: {self.plan.trials} trials{waiting}; watch them with `ganatomy ui`")
 
     def on_trial_result(
@@ -106,7 +106,7 @@ class SweepProgress(tune.Callback):
         folder = self.directory / "trials" / trial
         if not (folder / RESULT).exists():  # no experiment could be made of its values, or no run for it
             write_result(folder, TrialResult(trial, self.plan.base, status, error))
-            self.ended += 1
+            self._count(trial)
             self._say(f"{self._counts()}; trial {trial} failed before it began: {error}; {self._outlook()}")
             return
         result = read_result(folder / RESULT)
@@ -114,7 +114,7 @@ class SweepProgress(tune.Callback):
             partial = {SCORE: self.latest[trial][SCORE]} if trial in self.latest else {}
             result = replace(result, status=status, error=error, summary=partial)
             write_result(folder, result)
-        self.ended += 1
+        self._count(trial)
         tags = {"status": result.status, **({"error": result.error} if result.error else {})}
         self.tracking.drain_all(folder, timeout=5.0)
         self.tracking.terminate(result.run_id, STATUS[result.status], tags)  # type: ignore[arg-type]
@@ -122,8 +122,12 @@ class SweepProgress(tune.Callback):
         reason = f": {result.error}" if result.error else ""
         self._say(f"{self._counts()}; {result.status}{score} [{self._name(trial)}]{reason}; {self._outlook()}")
 
+    def _count(self, trial: str) -> None:
+        """A trial that ended before the driver was killed may end once more, where Tune had not written it down."""
+        self.ended += trial not in self.done_before
+
     def _counts(self) -> str:
-        return f"{self.done_before + self.ended}/{self.plan.trials} trials"
+        return f"{len(self.done_before) + self.ended}/{self.plan.trials} trials"
 
     def _outlook(self) -> str:
         scores = [r.summary[SCORE] for r in read_results(self.directory) if r.status == "finished"]
@@ -136,7 +140,7 @@ class SweepProgress(tune.Callback):
             r[VALIDATION] / (self.plan.validations + 1) for t, r in self.latest.items() if self._status(t) == "running"
         ]
         worked = self.ended + sum(running)
-        left = self.plan.trials - self.done_before - worked
+        left = self.plan.trials - len(self.done_before) - worked
         if left <= 0:
             return "now"
         return _duration((time.monotonic() - self.began) / worked * left) if worked > 0 else "unknown yet"

@@ -11,7 +11,7 @@ from typing import Any
 from ganatomy.distributed import Workers
 from ganatomy.experiment import Experiment, TrialResult, plain
 from ganatomy.loop import Record
-from ganatomy.results import SweepPlan, write_result
+from ganatomy.results import RESULT, SweepPlan, read_result, write_result
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages import Outcome, Stage, Stages
 from ganatomy.terminal import one_line
@@ -61,11 +61,10 @@ class TrialLog:
             self.report({SCORE: record[SCORE], VALIDATION: self.validation})
 
     def conclude(self, outcome: Outcome) -> None:
-        """Log what the finished trial came to, and report its final score."""
+        """Log what the finished trial came to."""
         step = int(self.before["step"] + self.last.get("step", 0))
         self.journal.metrics(outcome.summary, step + 1)
         self.journal.tags({f"stage.{kind}": key for kind, key in outcome.keys.items()})
-        self.report({SCORE: outcome.summary[SCORE], VALIDATION: self.validation + 1})
 
 
 def workers_of(plan: SweepPlan, space: SearchSpace, values: Mapping[str, Any]) -> Workers:
@@ -89,9 +88,13 @@ def run_trial(
     """Run the trial with the sampled ``values``. Its result is in its folder before Tune hears the final score.
 
     A trial that was run before and killed takes its stages up where they are; what was logged is not logged again.
+    Of one that had finished, Tune (killed before it wrote that down) hears the final score, and nothing else happens.
     """
     experiment = replace(space, base=plan.base).experiment(values, plan.fixed)
     directory = workspace / "sweeps" / plan.name / "trials" / trial
+    if (earlier := _finished(directory, experiment)) is not None:
+        report({SCORE: earlier.summary[SCORE], VALIDATION: plan.validations + 1})
+        return
     tracking = Tracking(plan.tracking_uri or None, workspace, wait=True)  # a server that is away delays, not fails
     label = name_of(experiment, space, values)
     run_id = tracking.trial_run(plan.run_id, trial, label, experiment.flat(), _tags(experiment, plan))
@@ -112,8 +115,9 @@ def run_trial(
             summary=outcome.summary,
             device_seconds=outcome.device_seconds,
         )
-        write_result(directory, replace(result, status="finished"))
         log.conclude(outcome)
+        write_result(directory, replace(result, status="finished"))
+        report({SCORE: outcome.summary[SCORE], VALIDATION: log.validation + 1})
     except Exception as error:
         line = one_line(error)
         write_result(directory, replace(result, status="failed", error=line))
@@ -121,6 +125,13 @@ def run_trial(
         raise
     finally:
         journal.close(timeout=30.0)
+
+
+def _finished(directory: Path, experiment: Experiment) -> TrialResult | None:
+    """The result of this very experiment, if the trial in ``directory`` has finished with it."""
+    path = directory / RESULT
+    result = read_result(path) if path.exists() else None
+    return result if result and result.status == "finished" and result.experiment == experiment else None
 
 
 def _tags(experiment: Experiment, plan: SweepPlan) -> dict[str, str]:
