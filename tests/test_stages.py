@@ -169,7 +169,7 @@ def keys_of(tmp_path, store, monkeypatch):
 
 
 OFFLINE, JOINT, REAL = {"arm": "offline"}, {"arm": "joint"}, {"arm": "real"}
-REFERENCES = {"reference A", "reference B"}
+REFERENCES = {"reference ct", "reference mr"}
 
 
 @pytest.mark.parametrize(("values", "change", "changed"), [
@@ -511,7 +511,7 @@ def test_references_are_nobodys_own_model_and_nobody_changes_them(outcomes, shar
     own = {outcome.keys.get("downstream") for _, outcome in outcomes.values()}
     own |= {outcome.keys.get("fit") for _, outcome in outcomes.values()}
     references = outcomes["joint"][0].stages._references()
-    assert references.keys() == {"A", "B"}
+    assert references.keys() == {"ct", "mr"}
     assert not {stage.key for stage in references.values()} & own
     weights = {role: (stage.directory / NETWORKS).read_bytes() for role, stage in references.items()}
     times = {role: (stage.directory / NETWORKS).stat().st_mtime_ns for role, stage in references.items()}

@@ -17,7 +17,8 @@ from ganatomy.cohort import Cohort, Domain, Intensity, Row, read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.phantom import make_cohort
 from ganatomy.results import read_plan, read_results
-from ganatomy.tuning import Sweep, choose_domains, main
+from ganatomy.roles import choose_domains
+from ganatomy.tuning import Sweep, main
 
 ROOT = Path(__file__).parents[1]
 

@@ -82,6 +82,7 @@ class PseudoHealthy(Method):
     Config: ClassVar[type] = PseudoHealthyConfig
     roles: ClassVar[tuple[str, ...]] = ("P", "H")
     second_draws: ClassVar[Mapping[str, str]] = {MASKS: "P"}
+    label_donors: ClassVar[Mapping[str, str]] = {"H": "P"}
     generators: ClassVar[tuple[str, ...]] = ("G", "S", "R")
     multiple_of: ClassVar[int] = 16
     config: PseudoHealthyConfig

@@ -179,6 +179,10 @@ class Method(nn.Module, ABC):
     second_draws: ClassVar[Mapping[str, str]] = {}
     """Key of a training batch -> role whose labelled images stand there, drawn a second time and independently."""
 
+    label_donors: ClassVar[Mapping[str, str]] = {}
+    """Role -> role whose labels its images are given when synthetic images are made of them, each that of another
+    patient: what the method is asked to draw. Images of other roles come with labels of their own."""
+
     ndims: ClassVar[frozenset[int]] = frozenset({2, 3})
     multiple_of: ClassVar[int] = 8
     """Spatial sides that the networks take are multiples of this; the platform pads and crops around them."""

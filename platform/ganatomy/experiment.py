@@ -23,6 +23,9 @@ from typing import Any, Literal, Union, cast
 
 from ganatomy.contracts import InputError, Method
 
+State = Literal["", "lesion", "healthy"]
+STATES: tuple[State, ...] = ("lesion", "healthy")
+
 Arm = Literal["real", "classical", "offline", "joint"]
 ARMS: tuple[Arm, ...] = typing.get_args(Arm)
 SYNTHETIC_ARMS: tuple[Arm, ...] = ("offline", "joint")
@@ -160,8 +163,10 @@ class Training:
 class Experiment:
     """Method + cohort + arm + mixing + filter + downstream + budget + seed.
 
-    cohort: its name; what it holds is told by the store's digest.  domains: role -> domain of the cohort.
-    target: the role whose domain the downstream model works in.
+    cohort: its name; what it holds is told by the store's digest.
+    domains: role -> domain of the cohort, or a state of one: ``flair:lesion`` are the slices (in 3D, the images) of
+    domain flair in which something is labelled, ``flair:healthy`` those in which nothing is.
+    target: the role whose domain the downstream model works in, in whatever state.
     """
 
     cohort: str
@@ -209,9 +214,17 @@ class Experiment:
         """Content hash of everything but the seed: trials that share it are replicates."""
         return digest({**self.to_dict(), "seed": None})
 
+    def domain(self, role: str) -> str:
+        """Name of the cohort's domain that plays ``role``, without the state."""
+        return self.domains[role].partition(":")[0]
+
+    def state(self, role: str) -> State:
+        """The state that images must be in to play ``role``; "" for any."""
+        return cast(State, self.domains[role].partition(":")[2])
+
     def target_domain(self) -> str:
         """Name of the domain that the downstream model works in."""
-        return self.domains[self.target]
+        return self.domain(self.target)
 
     def validate(self) -> Experiment:
         """Check what types cannot. Returns self; raises InputError naming the parameter, its value and the remedy."""
@@ -233,6 +246,10 @@ class Experiment:
         _check(rate > 0, "downstream.learning_rate", rate, "a number > 0")
         _check(0 <= self.seed < 2**32, "seed", self.seed, "a whole number in [0, 2^32)")
         _check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
+        for role in self.domains:
+            state = self.state(role)
+            _check(state in ("", *STATES), f"domains.{role}", self.domains[role],
+                   f"DOMAIN:STATE; {nearest(state, STATES)}")  # fmt: skip
         method = self.method_class()
         missing = [role for role in method.roles if role not in self.domains]
         _check(

@@ -65,7 +65,7 @@ class Generator:
 
     def domain(self, role: str) -> Domain:
         """The domain that plays ``role``."""
-        return self.rules.domains[self.experiment.domains[role]]
+        return self.rules.domains[self.experiment.domain(role)]
 
     def role(self, name: str) -> str:
         """The role called ``name``, or played by the domain called ``name``. Raises InputError where there is none."""
@@ -134,7 +134,7 @@ def save_generator(
     Raises InputError when ``directory`` holds anything but the same generator.
     """
     directory = Path(directory)
-    roles = {role: experiment.domains[role] for role in method.roles}
+    roles = {role: experiment.domain(role) for role in method.roles}
     if records is None:
         records = [record for domain in roles.values() for record in store.records(domain=domain, split="train")]
     records = list(records)

@@ -189,7 +189,7 @@ class _Bench:
     def integrity(self, generator: Generator, stages: Stages) -> GateResult:
         """What the folder to be registered makes, here and in a fresh process, against the networks judged."""
         role, _ = generator.route()
-        domain = stages.experiment.domains[role]
+        domain = stages.experiment.domain(role)
         shown = (self.store.records(domain, "val") or self.store.records(domain, "train"))[:INTEGRITY_VOLUMES]
         method, sampling = stages.method(stages.fit()), stages.experiment.sampling
         differences = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ganatomy.contracts import UNLABELLED, Batch, Images, InputError
-from ganatomy.experiment import Mixing, Sampling
+from ganatomy.experiment import Mixing, Sampling, State
 from ganatomy.store import Record, Store
 
 OUTSIDE = -1.0
@@ -27,11 +27,15 @@ OUTSIDE = -1.0
 
 @dataclass(frozen=True)
 class Entry:
-    """One image in a pool. labelled: its label may be seen; False withholds a label that exists."""
+    """One image in a pool. labelled: its label may be seen; False withholds a label that exists.
+
+    slices: the only ones that 2D samples are taken from; None, any that shows something.
+    """
 
     store: Store
     record: Record
     labelled: bool
+    slices: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,38 @@ class Pool:
             )
         )
 
+    def in_state(self, state: State, ndim: int) -> Pool:
+        """The part of the pool in that state: slices in 2D, whole images in 3D. ``""`` is all of it.
+
+        That a slice is in a state is a weak label, which a pool may use even where the label itself is withheld.
+        """
+        if not state:
+            return self
+        slices = [(entry, slices_in(entry.record, state)) for entry in self.entries]
+        if ndim == 2:
+            return Pool(tuple(replace(entry, slices=some) for entry, some in slices if some))
+        lesion = {entry.record: bool(slices_in(entry.record, "lesion")) for entry in self.entries}
+        return Pool(tuple(entry for entry, some in slices if some and lesion[entry.record] == (state == "lesion")))
+
     def __add__(self, other: Pool) -> Pool:
         return Pool(self.entries + other.entries)
 
     def __len__(self) -> int:
         return len(self.entries)
+
+
+def slices_in(record: Record, state: State) -> tuple[int, ...]:
+    """The slices of an image that are in ``state``, among those that show something.
+
+    By its label where it has one: ``lesion`` where anything is labelled. Without a label the class of the whole image
+    (``attributes["class"]``) speaks for all slices: a class that is called like a state, or ``normal``.
+    """
+    shown = range(*record.content)
+    if record.labelled:
+        with_label = set(record.labelled_slices)
+        return tuple(k for k in shown if (k in with_label) == (state == "lesion"))
+    said = str(record.attributes.get("class") or "")
+    return tuple(shown) if state == {"normal": "healthy"}.get(said, said) else ()
 
 
 @dataclass(frozen=True)
@@ -220,15 +251,21 @@ class Sampler:
         sides = (1, *self.sampling.size) if self.sampling.ndim == 2 else self.sampling.size
         shape = entry.record.shape
         u = generator.random(5)
-        centres = entry.store.foreground(entry.record) if entry.labelled and u[0] < self.sampling.foreground else ()
+        around = entry.labelled and u[0] < self.sampling.foreground
+        centres = entry.store.foreground(entry.record) if around and _may_hold_label(entry) else ()
         if len(centres):
             at = [int(c) - side // 2 for c, side in zip(centres[int(u[1] * len(centres))], sides)]
         else:
             at = [int(v * (n - side + 1)) for v, n, side in zip(u[2:], shape, sides)]
             if self.sampling.ndim == 2:
-                first, end = entry.record.content  # a constant slice teaches nothing
-                at[0] = first + int(u[2] * (end - first))
+                slices = entry.slices or range(*entry.record.content)  # a constant slice teaches nothing
+                at[0] = slices[int(u[2] * len(slices))]
         return tuple((n - side) // 2 if n <= side else min(max(c, 0), n - side) for c, n, side in zip(at, shape, sides))
+
+
+def _may_hold_label(entry: Entry) -> bool:
+    """Whether the slices that samples are taken from are all, or those with a label."""
+    return entry.slices is None or entry.slices[0] in entry.record.labelled_slices
 
 
 def _generator(seed: int, stream: str, counter: int) -> np.random.Generator:

@@ -11,10 +11,9 @@ import hashlib
 import inspect
 import json
 import shutil
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
@@ -26,19 +25,18 @@ from torch import nn
 
 from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history, run_task, train
-from ganatomy.downstream import score_records, segment, task_of
-from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Score, digest, plain, pseudonym, resolve
-from ganatomy.inference import synthesize_labelled
+from ganatomy.downstream import score_records, task_of
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Score, digest, plain, resolve
 from ganatomy.loop import Record
-from ganatomy.metrics import case_scores, s_score, score_subject, summarise
+from ganatomy.metrics import case_scores, s_score, summarise
 from ganatomy.single_flight import LeaseLost, single_flight
-from ganatomy.store import Item, Store, open_store, write_store
 from ganatomy.store import Record as Image
+from ganatomy.store import Store, open_store, write_store
+from ganatomy.synthesis import score_synthesis, synthetic_items
 from ganatomy.training import (
     FitGenerator,
     TrainSegmentor,
     evaluation_images,
-    generator_pool,
     load_networks,
     make_method,
     make_segmentation,
@@ -115,8 +113,8 @@ class Stages:
     def __post_init__(self) -> None:
         self.experiment.validate()
         self.store: Store = open_store(self.store_path)
-        for domain in self.experiment.domains.values():
-            self.store.records(domain)  # an unknown domain is an InputError here, before anything is spent
+        for role in self.experiment.domains:  # an unknown domain is an InputError here, before anything is spent
+            self.store.records(self.experiment.domain(role))
         self.keys: dict[str, str] = {}
         self._finished: dict[str, Stage] = {}
         self._costs: dict[str, float] = {}
@@ -190,7 +188,7 @@ class Stages:
                 labels=self.store.labels,
                 domains=self.store.domains,
                 digest=fit.key,
-                items=self._synthetic_items(fit),
+                items=synthetic_items(self.method(fit), self.experiment, self.store, fit.key, self._device()),
             )
             if not len(made):
                 domain = self.experiment.target_domain()
@@ -235,7 +233,7 @@ class Stages:
             **data,
             "labels": {**data["labels"], "gan_sees": None},
             "role": role,
-            "domain": experiment.domains[role],
+            "domain": experiment.domain(role),
             "segmentor": self._segmentor_inputs(),
             "training": replace(experiment.training, ema=0.0),
             "augment": augment,
@@ -257,9 +255,11 @@ class Stages:
         fit, references = self.fit(), self._references()
 
         def work(directory: Path) -> None:
-            _write_json(directory / SCORES, plain(self._score_synthesis(fit, references, split)))
+            judges = {domain: self.network(stage) for domain, stage in references.items()}
+            found = score_synthesis(self.method(fit), self.experiment, self.store, judges, split, self._device())
+            _write_json(directory / SCORES, plain(found))
 
-        keys = {role: stage.key for role, stage in references.items()}
+        keys = {domain: stage.key for domain, stage in references.items()}
         stage = self._compute("s_score", {"fit": fit.key, "split": split, "references": keys}, self._apart(work))
         summary: dict[str, float] = {}
         for domain, rows in json.loads((stage.directory / SCORES).read_text()).items():
@@ -279,36 +279,6 @@ class Stages:
         """The trained method that a fit left, in evaluation mode."""
         return load_networks(make_method(self.experiment, self.store.classes), fit.directory).to(self._device())
 
-    def _synthetic_items(self, fit: Stage) -> Iterator[Item]:
-        method, target = self.method(fit), self.experiment.target
-        real = real_images(self.store, self.experiment.target_domain(), "train")
-        lo, hi = (statistics.median(getattr(image, bound) for image in real) for bound in ("lo", "hi"))
-        for role in method.roles:
-            for entry in generator_pool(self.store, self.experiment, role).entries:
-                if not entry.labelled:
-                    continue
-                image, label = entry.record, self.store.label(entry.record)
-                made = synthesize_labelled(
-                    method, self.store.image(image), role, self.experiment.sampling, label=label, device=self._device()
-                )
-                for (claimed, kind), item in made.items():
-                    shown = item.label_of(label)
-                    if claimed == target and shown is not None:  # a segmentor learns from labels
-                        yield Item(
-                            subject=f"{image.subject}-{kind}",
-                            patient=image.patient,
-                            domain=self.experiment.target_domain(),
-                            split="train",
-                            image=item.image,
-                            label=shown,
-                            affine=image.affine,
-                            lo=lo,
-                            hi=hi,
-                            source=fit.key,
-                            kind=kind,
-                            parents=(image.subject,),
-                        )
-
     def _dice(self, judge: nn.Module | None, synthetic: Store, image: Image) -> float:
         if judge is None:
             return 1.0
@@ -321,46 +291,15 @@ class Stages:
         return made / SYNTHETIC, tuple(json.loads((stage.directory / KEPT).read_text())["kept"])
 
     def _references(self) -> dict[str, Stage]:
-        """Role -> an independent segmentor: real images only, every label there is, its own seed."""
+        """Domain -> an independent segmentor: real images only, every label there is, its own seed."""
         free = replace(self.experiment, arm="real", labels=Labels(), seed=REFERENCE_SEED)
         stages = Stages(self.workspace, self.store_path, free, self.workers, say=self.say)
+        roles = {self.experiment.domain(role): role for role in self.experiment.method_class().roles}
         return {
-            role: stages.downstream(role)
-            for role, domain in self._roles().items()
+            domain: stages.downstream(role)
+            for domain, role in roles.items()
             if all(any(i.labelled for i in real_images(self.store, domain, split)) for split in ("train", "val"))
         }
-
-    def _score_synthesis(
-        self, fit: Stage, references: Mapping[str, Stage], split: str
-    ) -> dict[str, dict[str, list[Score]]]:
-        """Domain -> rows of its reference segmentor on ``real`` images and on ``synthetic`` ones made into it."""
-        method, device, sampling = self.method(fit), self._device(), self.experiment.sampling
-        judges = {role: self.network(stage) for role, stage in references.items()}
-        rows: dict[str, dict[str, list[Score]]] = {}
-        for role, judge in judges.items():
-            images = evaluation_images(self.store, self.experiment.domains[role], split)
-            real = score_records(judge, self.store, images, sampling, device)
-            rows[self.experiment.domains[role]] = {"real": real, "synthetic": []}
-        for source in method.roles:
-            for image in real_images(self.store, self.experiment.domains[source], split):
-                if not image.labelled:
-                    continue
-                label = self.store.label(image)
-                whole = self.store.image(image)
-                made = synthesize_labelled(method, whole, source, sampling, label=label, device=device)
-                for (role, kind), item in made.items():
-                    shown = item.label_of(label)
-                    if kind == "translated" and role in judges and shown is not None:
-                        found = segment(judges[role], item.image, sampling, device)
-                        spacing = self.store.spacing(image)
-                        who = pseudonym(image.subject, self.store.name), pseudonym(image.patient, self.store.name)
-                        scores = score_subject(found, shown, spacing, self.store.labels, *who)
-                        rows[self.experiment.domains[role]]["synthetic"] += scores
-        return {domain: both for domain, both in rows.items() if both["synthetic"]}
-
-    def _roles(self) -> dict[str, str]:
-        """Role -> domain, of the method's own roles."""
-        return {role: self.experiment.domains[role] for role in self.experiment.method_class().roles}
 
     # --- inputs of keys ------------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from ganatomy.contracts import InputError
 from ganatomy.experiment import plain
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout on disk. A store of another version is refused, never half understood."""
 
 FOREGROUND_VOXELS = 1000
@@ -71,7 +71,8 @@ class Record:
     """What a store knows of one image without touching its voxels.
 
     index: its place in the store.  shape: (D, H, W).  content: first slice and last + 1 that show anything (are not
-    constant); (0, D) when none does.  The other fields are those of ``Item``.
+    constant); (0, D) when none does.  labelled_slices: those with a labelled voxel.  The other fields are those of
+    ``Item``.
     """
 
     index: int
@@ -85,6 +86,7 @@ class Record:
     lo: float
     hi: float
     content: tuple[int, int]
+    labelled_slices: tuple[int, ...] = ()
     source: str = ""
     kind: str = ""
     parents: tuple[str, ...] = ()
@@ -379,6 +381,7 @@ def _record(index: int, item: Item) -> Record:
         affine=affine,
         labelled=item.label is not None,
         content=content,
+        labelled_slices=() if item.label is None else tuple(np.flatnonzero(item.label.any(axis=(1, 2))).tolist()),
         **{**shared, "parents": tuple(item.parents), "attributes": plain(item.attributes)},
     )
 
@@ -397,6 +400,7 @@ _RECORDS = pa.schema(
         ("lo", pa.float64()),
         ("hi", pa.float64()),
         ("content", pa.list_(pa.int32(), 2)),
+        ("labelled_slices", pa.list_(pa.int32())),
         ("parents", pa.list_(pa.string())),
         ("shard", pa.int32()),
         ("row", pa.int32()),
@@ -422,7 +426,7 @@ def _read_records(path: Path) -> tuple[list[Record], list[_Place]]:
     for index, row in enumerate(rows):
         places.append(_Place(row.pop("shard"), row.pop("row")))
         affine = row.pop("affine")
-        row |= {name: tuple(row[name]) for name in ("shape", "content", "parents")}
+        row |= {name: tuple(row[name]) for name in ("shape", "content", "labelled_slices", "parents")}
         row |= {"affine": tuple(tuple(affine[i : i + 4]) for i in range(0, 16, 4))}
         records.append(Record(index=index, **{**row, "attributes": json.loads(row["attributes"])}))
     return records, places

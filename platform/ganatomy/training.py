@@ -22,7 +22,7 @@ from ganatomy.inference import synthesize_volume
 from ganatomy.loop import Loop, Record
 from ganatomy.metrics import summarise
 from ganatomy.panels import Column, panel, sheet, write_png
-from ganatomy.sampling import Mixture, Pool, Sampler, label_subset
+from ganatomy.sampling import Entry, Mixture, Pool, Sampler, label_subset
 from ganatomy.store import Record as Image
 from ganatomy.store import Store, open_store
 
@@ -42,10 +42,10 @@ def real_images(store: Store, domain: str, split: str) -> list[Image]:
 
 
 def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
-    """Training patients whose labels the pipeline may see: the label fraction applies to the target role alone."""
-    domain = experiment.domains[role]
+    """Training patients whose labels the pipeline may see: the label fraction applies to the target domain alone."""
+    domain = experiment.domain(role)
     patients = [image.patient for image in real_images(store, domain, "train") if image.labelled]
-    if role != experiment.target:
+    if domain != experiment.target_domain():
         return frozenset(patients)
     if not patients:
         raise InputError(
@@ -57,18 +57,30 @@ def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozen
 
 
 def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
-    """The images that a generator learns ``role`` from; labels only of ``labelled_patients``."""
-    images = real_images(store, experiment.domains[role], "train")
+    """The images that a generator learns ``role`` from, in its state; labels only of ``labelled_patients``."""
+    images = real_images(store, experiment.domain(role), "train")
     patients = labelled_patients(store, experiment, role)
-    if role == experiment.target and experiment.labels.gan_sees == "subset":
+    if experiment.domain(role) == experiment.target_domain() and experiment.labels.gan_sees == "subset":
         images = [image for image in images if image.patient in patients]
-    return Pool.of(store, images, patients)
+    pool = Pool.of(store, images, patients).in_state(experiment.state(role), experiment.sampling.ndim)
+    if not len(pool):
+        raise InputError(
+            f"cohort {store.name}: no image for role {role} ({experiment.domains[role]}) in split train",
+            expected="at least one" + (", or a slice of one, in that state" if experiment.state(role) else ""),
+            remedy="choose another domain, or split the cohort anew",
+        )
+    return pool
+
+
+def label_pool(store: Store, experiment: Experiment, role: str) -> Pool:
+    """The images whose labels may be seen and that are in the state of ``role``: where its labels are drawn from."""
+    return segmentor_pool(store, experiment, role).in_state(experiment.state(role), experiment.sampling.ndim)
 
 
 def segmentor_pool(store: Store, experiment: Experiment, role: str) -> Pool:
-    """The real labelled images that a segmentor of ``role`` learns from."""
+    """The real labelled images that a segmentor of the domain of ``role`` learns from, in whatever state."""
     patients = labelled_patients(store, experiment, role)
-    images = real_images(store, experiment.domains[role], "train")
+    images = real_images(store, experiment.domain(role), "train")
     return Pool.of(store, [image for image in images if image.labelled and image.patient in patients])
 
 
@@ -153,7 +165,7 @@ class FitGenerator:
         pools = {role: generator_pool(store, experiment, role) for role in method.roles}
         if method.trains_segmentors:
             pools |= _supervision(store, experiment, pools)
-        pools |= {key: segmentor_pool(store, experiment, role) for key, role in method.second_draws.items()}
+        pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
         return Loop(
             method,
             Sampler(pools, _grown(experiment.sampling, method), budget.batch, experiment.seed),
@@ -173,7 +185,7 @@ class FitGenerator:
     ) -> Callable[[Method, int], Record]:
         experiment = self.experiment
         roles = experiment.method_class().roles
-        shown = {role: real_images(store, experiment.domains[role], "val")[:PANEL_SUBJECTS] for role in roles}
+        shown = {role: _shown(store, experiment, role) for role in roles}
 
         def validate(method: Method, step: int) -> Record:
             record: Record = {}
@@ -182,7 +194,7 @@ class FitGenerator:
                 segmentor = method.segmentor(experiment.target)
                 record = summarise(score_records(segmentor, store, images, experiment.sampling, device))
             if picture := _picture_of(step, self.directory, phases, experiment.budget):
-                _show_translations(method, store, shown, experiment, picture, device)
+                _show_translations(method, shown, experiment, picture, device)
             return record
 
         return validate
@@ -238,7 +250,7 @@ class TrainSegmentor:
         self, store: Store, phases: Sequence[Phase], device: torch.device
     ) -> Callable[[Method, int], Record]:
         experiment = self.experiment
-        images = evaluation_images(store, experiment.domains[self.role], "val")
+        images = evaluation_images(store, experiment.domain(self.role), "val")
 
         def validate(method: Method, step: int) -> Record:
             network = method.get_submodule("S")
@@ -260,20 +272,27 @@ def _picture_of(step: int, directory: Path, phases: Sequence[Phase], budget: Bud
     return directory / PANELS / f"{step:09d}.png" if wanted else None
 
 
+def _shown(store: Store, experiment: Experiment, role: str) -> tuple[Entry, ...]:
+    """A few validation images of ``role``."""
+    images = real_images(store, experiment.domain(role), "val")
+    pool = Pool.of(store, images).in_state(experiment.state(role), experiment.sampling.ndim)
+    return pool.entries[:PANEL_SUBJECTS]
+
+
 def _show_translations(
-    method: Method,
-    store: Store,
-    shown: Mapping[str, Sequence[Image]],
-    experiment: Experiment,
-    path: Path,
-    device: torch.device,
+    method: Method, shown: Mapping[str, Sequence[Entry]], experiment: Experiment, path: Path, device: torch.device
 ) -> None:
     """A row a subject: real, translated, reconstructed and, where the method segments, the fake's segmentation."""
     rows: dict[str, list[Column]] = {}
-    for source, images in shown.items():
-        for image in images:
+    for source, entries in shown.items():
+        for entry in entries:
+            image, store = entry.record, entry.store
             real = store.image(image)
             truth = store.label(image) if image.labelled else None
+            if entry.slices is not None:  # one of the slices in the state of the role says it all
+                middle = entry.slices[len(entry.slices) // 2]
+                real = real[middle : middle + 1]
+                truth = truth if truth is None else truth[middle : middle + 1]
             made = synthesize_volume(method, real, source, experiment.sampling, label=truth, device=device)
             columns = [Column("real", real, truth)]
             for (role, kind), volume in made.items():
@@ -282,8 +301,9 @@ def _show_translations(
                     found = segment(method.segmentor(role), volume, experiment.sampling, device)
                     columns.append(Column("its segmentation", volume, found, truth))
             rows[f"{experiment.domains[source]} {pseudonym(image.subject, store.name)}"] = columns
-    first = next((image for images in shown.values() for image in images), None)
-    _write_picture(rows, store, first, experiment, path)
+    first = next((entry for entries in shown.values() for entry in entries), None)
+    if first is not None:
+        _write_picture(rows, first.store, first.record, experiment, path)
 
 
 def _show_segmentations(

@@ -18,15 +18,16 @@ from typing import Any, Literal, cast
 import ray
 from ray import tune
 
-from ganatomy.cohort import Cohort, read_cohort
+from ganatomy.cohort import read_cohort
 from ganatomy.console import described, parse
 from ganatomy.contracts import InputError
 from ganatomy.distributed import TRAIN_ENVIRONMENT
-from ganatomy.experiment import nearest, resolve
+from ganatomy.experiment import resolve
 from ganatomy.loop import check_share
 from ganatomy.preparation import prepare
 from ganatomy.progress import SweepProgress
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory
+from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, parse_settings
 from ganatomy.terminal import BAD_INPUT, guarded
 from ganatomy.tracking import Tracking
@@ -62,7 +63,10 @@ class Sweep:
     source: str = ""
     """Domain that images are translated from; by default the one with more labelled training patients."""
     target: str = ""
-    """Domain that the downstream model works in; by default the other one."""
+    """Domain that the downstream model works in; by default the other one, or the only one."""
+    domains: tuple[str, ...] = ()
+    """ROLE=DOMAIN …: which domain plays which role of the method, where --source and --target do not say it;
+    DOMAIN:lesion and DOMAIN:healthy are its slices with and without anything labelled."""
     workers_per_trial: int = 1
     """Ray Train workers that train one trial together."""
     cpus_per_worker: float = 1.0
@@ -104,8 +108,7 @@ class Sweep:
         self._check_amounts()
         space, fixed = cast(SearchSpace, resolve("spaces", self.space)), parse_settings(self.set)
         cohort = read_cohort(self.cohort)
-        source, target = choose_domains(cohort, self.source, self.target)
-        base = replace(space.base, cohort=cohort.name, domains={"A": source, "B": target}, target="B")
+        base = cast_roles(space.base, cohort, self.domains, self.source, self.target)
         space = replace(space, base=base)
         space.check_fixed(fixed)
         seeds = self.seeds or space.seeds
@@ -158,29 +161,6 @@ class Sweep:
         if self.scheduler == "auto":
             return "asha" if self.trials > listed else "none"
         return self.scheduler
-
-
-def choose_domains(cohort: Cohort, source: str, target: str) -> tuple[str, str]:
-    """(source, target) domain: what was asked for, else of two domains the one with fewer labelled training patients
-    is the target. InputError when the cohort has no two domains to choose from."""
-    known = list(cohort.domains)
-    for option, name in (("--source", source), ("--target", target)):
-        if name and name not in known:
-            raise InputError(f"{option} {name}: cohort {cohort.name} has no such domain", expected=nearest(name, known))
-    if len(known) < 2:
-        raise InputError(
-            f"cohort {cohort.name} has one domain ({', '.join(known)})",
-            expected="two domains, to translate from one to the other",
-            remedy="import images of a second modality or state as another domain",
-        )
-    if not (source and target) and len(known) > 2:
-        raise InputError(f"cohort {cohort.name} has domains {', '.join(known)}", expected="--source and --target")
-    labelled = {name: len({row.patient for row in cohort.rows_of(name, "train") if row.label}) for name in known}
-    target = target or min((name for name in known if name != source), key=lambda name: labelled[name])
-    source = source or next(name for name in known if name != target)
-    if source == target:
-        raise InputError(f"--source and --target are both {source}", expected="two domains")
-    return source, target
 
 
 # --- running -----------------------------------------------------------------------------------------------------
