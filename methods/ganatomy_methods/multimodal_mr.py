@@ -8,7 +8,7 @@ draft's. It gives no weights and no layers: docs/multimodal_mr.md says where our
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import permutations
 from typing import ClassVar
@@ -17,7 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganatomy.contracts import UNLABELLED, Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update, labelled
+from ganatomy.contracts import (
+    UNLABELLED,
+    Adam,
+    Batch,
+    InputError,
+    Method,
+    Phase,
+    Registered,
+    Synthetic,
+    Task,
+    Update,
+    labelled,
+)
 from ganatomy_methods.common import multimodal_networks as networks
 from ganatomy_methods.common import structure as maps
 from ganatomy_methods.common.agreement import kept, lesion_agreement
@@ -30,22 +42,17 @@ Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Registered:
-    """What was drawn from noise: n brains in every modality, all of one geometry.
+class RegisteredBrains(Registered):
+    """Brains with what they were drawn by.
 
-    images: role -> [n, 1, H, W] in [-1, 1].  label: int64 [n, H, W].  structure, outside: 0 or 1, [n, 1, H, W].
-    error: of Algorithm 3, one a brain; tries: structure maps drawn for it.  closed: the error is within the threshold.
-    whole: the lesion lies inside the brain as it was drawn, not cut off.
+    structure: maps, 0 or 1, [n, 1, H, W].  closed: the error of Algorithm 3 is within the threshold.
+    whole: the lesion lies inside the brain as it was drawn, not cut off.  Accepted are those that are both; figures are
+    ``structure_error``, that of Algorithm 3, and ``structure_tries``, how many maps were drawn for it.
     """
 
-    images: Mapping[str, Tensor]
-    label: Tensor
-    structure: Tensor
-    outside: Tensor
-    error: tuple[float, ...]
-    tries: tuple[int, ...]
-    closed: tuple[bool, ...]
-    whole: tuple[bool, ...]
+    structure: Tensor = field(default_factory=lambda: torch.empty(0))
+    closed: tuple[bool, ...] = ()
+    whole: tuple[bool, ...] = ()
 
 
 class MultimodalMR(Method):
@@ -62,6 +69,7 @@ class MultimodalMR(Method):
     roles: ClassVar[tuple[str, ...]] = ("T1", "T2", "T1c", "FLAIR")
     ndims: ClassVar[frozenset[int]] = frozenset({2})
     generators: ClassVar[tuple[str, ...]] = ("DC_f", "MASK", "EC_R", "DC_M")
+    draws_from_noise: ClassVar[bool] = True
     config: MultimodalMRConfig
 
     def __init__(self, config: MultimodalMRConfig, task: Task) -> None:
@@ -186,7 +194,7 @@ class MultimodalMR(Method):
         placed = []
         for n, random in enumerate(randoms):
             pool = torch.stack([labels[n % len(labels)] for labels in donors]).cpu()
-            placed.append(maps.place(pool, mask[n, 0].cpu(), random, tries)[0])
+            placed.append(maps.place(pool, mask[n, 0].cpu(), random, tries).label)
         return torch.stack(placed).to(mask.device)
 
     def generation_losses(self, f: Tensor, label: Tensor, mask: Tensor) -> tuple[Losses, Tensor, list[Tensor]]:
@@ -331,37 +339,41 @@ class MultimodalMR(Method):
         return made
 
     @torch.no_grad()
-    def draw(self, count: int, labels: Tensor, seed: int) -> Registered:
-        """``count`` brains from noise, each with a varied label of the pool ``labels`` [M, H, W], M >= 1 (section 2.8).
+    def draw(self, labels: Tensor, numbers: Sequence[int], seed: int) -> RegisteredBrains:
+        """Brains from noise, each with a varied label of the pool ``labels`` [M, H, W], M >= 1 (section 2.8).
 
-        Brain i is a function of (seed, i). Raises InputError on sides that are not multiples of 8 or an empty pool.
+        Raises InputError on sides that are not multiples of 8, an empty pool or no numbers.
         """
         sides = tuple(labels.shape[1:])
-        if count < 1 or labels.dim() != 3 or not len(labels) or any(side % self.multiple_of for side in sides):
-            raise InputError(f"{count} images from labels of shape {tuple(labels.shape)}",
+        if not numbers or labels.dim() != 3 or not len(labels) or any(side % self.multiple_of for side in sides):
+            raise InputError(f"{len(numbers)} images from labels of shape {tuple(labels.shape)}",
                              expected="[M, H, W] with M >= 1, H and W multiples of 8, and a count >= 1")  # fmt: skip
+        pool, tries = labels.cpu(), self.config.placement_tries
         threshold = maps.error_threshold(sides, self.config.filter_error)
-        drawn, placed, whole = [], [], []
-        for i in range(count):
+        drawn, placed = [], []
+        for i in numbers:
             random = torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63)
             noise_to_structure = partial(self._noise_to_structure, sides, random)
-            brain = maps.draw_closed(noise_to_structure, threshold, self.config.filter_tries)
-            label, fitted = maps.place(labels.cpu(), brain.outside[0, 0].cpu(), random, self.config.placement_tries)
-            drawn.append(brain)
-            placed.append(label)
-            whole.append(fitted)
+            drawn.append(maps.draw_closed(noise_to_structure, threshold, self.config.filter_tries))
+            placed.append(maps.place(pool, drawn[-1].outside[0, 0].cpu(), random, tries))
         structure = torch.cat([brain.structure for brain in drawn])
-        label = torch.stack(placed).to(structure.device)
+        label = torch.stack([lesion.label for lesion in placed]).to(structure.device)
+        # One by one: in a batch, sums of another order would make a brain depend on its neighbours.
         images = [self._rendered(f[None], y[None]) for f, y in zip(maps.without_lesion(structure, label), label)]
-        return Registered(
+        closed, whole = tuple(brain.error <= threshold for brain in drawn), tuple(lesion.whole for lesion in placed)
+        return RegisteredBrains(
             images={role: torch.cat([image[k] for image in images]) for k, role in enumerate(self.roles)},
             label=label,
+            outside=torch.cat([brain.outside for brain in drawn])[:, 0] > 0.5,
+            donors=tuple(lesion.donor for lesion in placed),
+            accepted=tuple(both == (True, True) for both in zip(closed, whole)),
+            figures={
+                "structure_error": tuple(brain.error for brain in drawn),
+                "structure_tries": tuple(brain.tries for brain in drawn),
+            },
             structure=structure,
-            outside=torch.cat([brain.outside for brain in drawn]),
-            error=tuple(brain.error for brain in drawn),
-            tries=tuple(brain.tries for brain in drawn),
-            closed=tuple(brain.error <= threshold for brain in drawn),
-            whole=tuple(whole),
+            closed=closed,
+            whole=whole,
         )
 
     def select(self, drawn: Registered, judges: Mapping[str, nn.Module], threshold: float = 0.95) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ Nothing here knows files, Ray, MLflow or Optuna. A method written against this m
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
@@ -87,7 +87,8 @@ class Synthetic:
 
     image: float32 [N, 1, *S] in [-1, 1].  role: the role (so the domain) they claim to belong to.
     source: the role they were made from; they carry its labels, its patients and its split.
-    kind: ``translated`` (made from another domain) or ``reconstructed`` (through another domain and back).
+    kind: ``translated`` (made from another domain) or ``reconstructed`` (through another domain and back). In what is
+    kept of a method that draws there is a third kind, ``drawn``: see ``Registered``.
     label: int64 [N, *S], where the images do not show what the label of their source says (a lesion was taken out or
     put in), ``UNLABELLED`` throughout where what they show is not known; None, they show it.
     maps: name -> float32 [N, 1, *S] in [0, 1], what else the method says of these images.
@@ -99,6 +100,25 @@ class Synthetic:
     kind: Literal["translated", "reconstructed"] = "translated"
     label: Tensor | None = None
     maps: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What a method drew from noise and labels: n subjects in every role, all images of one geometry.
+
+    images: role -> float32 [n, 1, *S] in [-1, 1].  label: int64 [n, *S], what all of them show.
+    outside: bool [n, *S], where they show nothing; None where the method does not say.
+    donors: for each the index of the given label that its own was made of; it carries that label's patient and split.
+    accepted: by the method's own checks; what is not is for nobody's use.
+    figures: name -> a number for each, for its provenance.
+    """
+
+    images: Mapping[str, Tensor]
+    label: Tensor
+    outside: Tensor | None
+    donors: tuple[int, ...]
+    accepted: tuple[bool, ...]
+    figures: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -188,7 +208,11 @@ class Method(nn.Module, ABC):
     """Spatial sides that the networks take are multiples of this; the platform pads and crops around them."""
 
     generators: ClassVar[tuple[str, ...]] = ("G_A", "G_B")
-    """The networks that ``synthesize`` needs: what a promoted generator holds, and what a moving average is kept of."""
+    """The networks that ``synthesize`` and ``draw`` need: what a promoted generator holds, and what a moving average is
+    kept of."""
+
+    draws_from_noise: ClassVar[bool] = False
+    """True when the method makes images of noise by ``draw``: its synthetic data is then drawn, not translated."""
 
     trains_segmentors: ClassVar[bool] = False
     """True when the method trains a segmentor ``S_<role>`` for each role, so that the ``joint`` arm is open to it."""
@@ -237,3 +261,16 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def synthesize(self, batch: Batch) -> list[Synthetic]:
         """Images made from the roles present in ``batch`` (any subset of ``roles``). Deterministic."""
+
+    def draw(self, labels: Tensor, numbers: Sequence[int], seed: int) -> Registered:
+        """Subjects made of noise, one for each of ``numbers``, each with a label made of one of ``labels``.
+
+        labels: int64 [M, *S], M >= 1, sides multiples of ``multiple_of``. Subject i is a function of the weights, the
+        labels, the seed and i: the same alone and among others, in any order, in any process.
+        Raises InputError where the method draws nothing, or nothing of such labels.
+        """
+        raise InputError(
+            f"{type(self).__name__} draws no images of noise",
+            expected="a method with draws_from_noise",
+            remedy="give it images to translate",
+        )

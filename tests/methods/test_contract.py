@@ -273,6 +273,30 @@ def test_a_batch_of_two_is_two_batches_of_one(name, ndim):
         torch.testing.assert_close(torch.cat([one.image, other.image]), whole.image, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "ndim"), CASES)
+def test_what_is_drawn_from_noise_is_registered_and_a_function_of_seed_and_number(name, ndim):
+    method = make(name, ndim).eval()
+    labels = torch.zeros(2, *SIDES[ndim], dtype=torch.int64)
+    labels[(slice(None), *(slice(side // 2 - 2, side // 2 + 2) for side in SIDES[ndim]))] = 1
+    if not method.draws_from_noise:
+        with pytest.raises(InputError, match="draws no images of noise"):
+            method.draw(labels, (0,), seed=0)
+        return
+    drawn, one = method.draw(labels, (2, 0, 1), seed=5), method.draw(labels, (0,), seed=5)
+    assert set(drawn.images) <= set(method.roles)
+    for role, images in drawn.images.items():
+        assert images.dtype == torch.float32
+        assert images.shape == (3, 1, *SIDES[ndim])
+        assert images.abs().max() <= 1
+        assert torch.equal(one.images[role][0], images[1])
+        assert not torch.equal(images[0], images[1])
+    assert torch.equal(one.label[0], drawn.label[1])
+    assert drawn.label.shape == (3, *SIDES[ndim])
+    assert drawn.outside is None or drawn.outside.shape == drawn.label.shape
+    assert set(drawn.donors) <= {0, 1}
+    assert {len(drawn.accepted), len(drawn.donors), *map(len, drawn.figures.values())} == {3}
+
+
 class Interrupted(Exception):
     pass
 

@@ -419,25 +419,51 @@ def test_synthetic_images_of_all_modalities_come_from_one_structure_and_label():
 def test_brains_from_noise_are_registered_and_each_its_own():
     method = make(filter_tries=3)
     pool = brains(3, 5).label
-    drawn = method.draw(3, pool, seed=7)
+    drawn = method.draw(pool, range(3), seed=7)
     assert set(drawn.images) == set(method.roles)
     for image in drawn.images.values():
         assert image.shape == (3, 1, SIDE, SIDE)
         assert image.dtype == torch.float32
         assert image.abs().max() <= 1
-    assert (drawn.outside[:, 0] * drawn.label).sum() == 0
-    assert len(drawn.error) == len(drawn.tries) == len(drawn.closed) == len(drawn.whole) == 3
-    torch.testing.assert_close(maps.contour_error(drawn.structure, drawn.outside), torch.tensor(drawn.error))
-    fewer, others = method.draw(2, pool, seed=7), method.draw(3, pool, seed=8)
+    assert not (drawn.outside & (drawn.label > 0)).any()
+    assert len(drawn.closed) == len(drawn.whole) == len(drawn.donors) == 3
+    assert drawn.accepted == tuple(c and w for c, w in zip(drawn.closed, drawn.whole))
+    outside = drawn.outside[:, None].float()
+    errors = torch.tensor(drawn.figures["structure_error"])
+    torch.testing.assert_close(maps.contour_error(drawn.structure, outside), errors)
+    threshold = maps.error_threshold((SIDE, SIDE))
+    assert drawn.closed == tuple(error <= threshold for error in drawn.figures["structure_error"])
+    fewer, others = method.draw(pool, range(2), seed=7), method.draw(pool, range(3), seed=8)
     for role, image in drawn.images.items():
         torch.testing.assert_close(fewer.images[role], image[:2])
         assert not torch.equal(others.images[role], image)
 
 
+def test_a_brain_is_a_function_of_the_seed_and_its_number():
+    """Alone, among others, in another order: so that what was interrupted can go on, and anybody can make it again."""
+    method, pool = make(filter_tries=3), brains(3, 5).label
+    drawn, alone = method.draw(pool, (4, 0, 9), seed=7), method.draw(pool, (9,), seed=7)
+    for role, image in drawn.images.items():
+        assert torch.equal(alone.images[role][0], image[2])
+    assert torch.equal(alone.label[0], drawn.label[2])
+    assert (alone.donors[0], alone.accepted[0]) == (drawn.donors[2], drawn.accepted[2])
+
+
+def test_a_drawn_label_is_made_of_the_one_that_is_named_as_its_donor():
+    """Classes tell whose label it is: variation moves a lesion, and never makes a class of another."""
+    method = make(filter_tries=1)
+    pool = torch.stack([c * (brains(1, 5).label[0] > 0) for c in range(1, CLASSES)])
+    drawn = method.draw(pool, range(12), seed=3)
+    assert len(set(drawn.donors)) > 1
+    for label, donor, whole in zip(drawn.label, drawn.donors, drawn.whole):
+        assert set(label.unique().tolist()) - {0} <= {donor + 1}
+        assert not whole or (label > 0).any()
+
+
 @pytest.mark.parametrize(("count", "shape"), [(0, (1, 16, 16)), (1, (0, 16, 16)), (1, (1, 20, 16)), (1, (16, 16))])
 def test_what_cannot_be_drawn_is_refused(count, shape):
     with pytest.raises(InputError, match="images from labels"):
-        make().draw(count, torch.zeros(shape, dtype=torch.int64), seed=0)
+        make().draw(torch.zeros(shape, dtype=torch.int64), range(count), seed=0)
 
 
 class Oracle(nn.Module):
@@ -454,7 +480,7 @@ class Oracle(nn.Module):
 def test_the_filter_keeps_what_its_judges_agree_with():
     """T-E11."""
     method = make(filter_tries=1)
-    drawn = method.draw(3, brains(3, 5).label, seed=0)
+    drawn = method.draw(brains(3, 5).label, range(3), seed=0)
     answers = drawn.label.clone()
     answers[1] = 0
     judges = dict.fromkeys(method.roles, Oracle(answers))

@@ -274,21 +274,22 @@ def test_labels_vary_and_leave_their_original_alone():
 def test_a_placed_label_lies_inside_the_brain(seed):
     outside = maps.outside_mask(ellipse(), 0)[0, 0]
     pool = torch.stack([blob(30, 20), blob(12, 30), torch.zeros(64, 64, dtype=torch.int64)])
-    label, whole = maps.place(pool, outside, torch.Generator().manual_seed(seed))
-    assert whole
-    assert maps.fits(label, outside)
-    assert (label > 0).any()
+    placed = maps.place(pool, outside, torch.Generator().manual_seed(seed))
+    assert placed.whole
+    assert maps.fits(placed.label, outside)
+    assert (placed.label > 0).any()
+    assert placed.donor in (0, 1)
 
 
 def test_what_can_be_placed_nowhere_is_cut_off_and_reported():
     outside = torch.ones(64, 64)
     outside[31:33, 31:33] = 0
-    label, whole = maps.place(blob(24, 24, 16)[None], outside, torch.Generator().manual_seed(0), tries=5)
-    assert not whole
-    assert maps.fits(label, outside)
+    placed = maps.place(blob(24, 24, 16)[None], outside, torch.Generator().manual_seed(0), tries=5)
+    assert not placed.whole
+    assert maps.fits(placed.label, outside)
 
 
 def test_a_pool_without_lesions_gives_none():
-    label, whole = maps.place(torch.full((2, 64, 64), -1), torch.zeros(64, 64), torch.Generator())
-    assert whole
-    assert label.sum() == 0
+    placed = maps.place(torch.full((2, 64, 64), -1), torch.zeros(64, 64), torch.Generator())
+    assert placed.whole
+    assert placed.label.sum() == 0

@@ -247,19 +247,31 @@ def _change(kind: int, pixel: float, side: int, random: torch.Generator) -> Tens
     return change
 
 
-def place(labels: Tensor, outside: Tensor, random: torch.Generator, tries: int = 100) -> tuple[Tensor, bool]:
-    """A varied one of ``labels`` [M, *S] that lies inside the brain, and whether it was found in ``tries``.
+@dataclass(frozen=True)
+class Placed:
+    """A label [*S] in its place.
 
-    Otherwise the last one tried, with what lies outside cut off. outside: [*S]. A lesion does not vanish in varying,
-    unless it is in none of the labels.
+    donor: number of the one that it was made of.  whole: nothing of it was cut off.
     """
-    filled = [label for label in labels if bool((label > 0).any())]
+
+    label: Tensor
+    donor: int
+    whole: bool
+
+
+def place(labels: Tensor, outside: Tensor, random: torch.Generator, tries: int = 100) -> Placed:
+    """A varied one of ``labels`` [M, *S] that lies inside the brain.
+
+    Where none is found in ``tries``, the last one tried, with what lies outside cut off. outside: [*S]. A lesion does
+    not vanish in varying, unless it is in none of the labels.
+    """
+    filled = (labels > 0).flatten(1).any(dim=1).nonzero().flatten().tolist()
     if not filled:
-        return torch.zeros_like(outside, dtype=torch.int64), True
-    moved = filled[0]
+        return Placed(torch.zeros_like(outside, dtype=torch.int64), 0, True)
+    moved, donor = labels[filled[0]], filled[0]
     for _ in range(tries):
-        chosen = filled[int(torch.randint(len(filled), (), generator=random))]
-        moved = varied(chosen.clamp_min(0), random)
+        donor = filled[int(torch.randint(len(filled), (), generator=random))]
+        moved = varied(labels[donor].clamp_min(0), random)
         if bool((moved > 0).any()) and fits(moved, outside):
-            return moved, True
-    return moved.clamp_min(0) * (outside <= 0.5), False
+            return Placed(moved, donor, True)
+    return Placed(moved.clamp_min(0) * (outside <= 0.5), donor, False)
