@@ -16,6 +16,9 @@ from ganatomy.experiment import Choice, Experiment, available, resolve
 from ganatomy.search_space import SearchSpace, parse_settings
 
 SPACES = sorted(name for name, path in available("spaces").items() if path.startswith("ganatomy_search_spaces"))
+SIZES = [
+    (name, full) for name in SPACES for full in (False, True) if not full or resolve("spaces", name).full is not None
+]
 BASE = Experiment(cohort="c", domains={"A": "ct", "B": "mr"})
 
 
@@ -49,11 +52,17 @@ def _quiet():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_whatever_an_installed_space_suggests_validates_and_builds(name):
+def installed(name, full):
+    """A space of ours at one of its sizes, with a domain for each role."""
     space = resolve("spaces", name)
-    base = replace(space.base, cohort="c", domains={"A": "ct", "B": "mr"})
-    space = replace(space, base=base)
+    space = space.at_full_size() if full else space
+    domains = {role: f"{role}{state}" for role, state in space.base.domains.items()}
+    return replace(space, base=replace(space.base, cohort="c", domains=domains))
+
+
+@pytest.mark.parametrize(("name", "full"), SIZES)
+def test_whatever_an_installed_space_suggests_validates_and_builds(name, full):
+    space = installed(name, full)
     suggested = asked(space.sampler({}, space.seeds), 16) + space.listed({}, space.seeds)
     built = set()
     for values in suggested:
@@ -78,10 +87,10 @@ def _steps(experiment):
     return experiment.budget.generator_steps, experiment.budget.segmentor_steps
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_an_installed_space_lists_points_that_its_sampler_could_suggest(name):
+@pytest.mark.parametrize(("name", "full"), SIZES)
+def test_an_installed_space_lists_points_that_its_sampler_could_suggest(name, full):
     """What Optuna could not suggest it refuses to run; what a point leaves open it would choose, for each seed anew."""
-    space = resolve("spaces", name)
+    space = installed(name, full)
     study = optuna.create_study()
     for values in space.listed({}, space.seeds):
         study.enqueue_trial(values)
@@ -90,6 +99,18 @@ def test_an_installed_space_lists_points_that_its_sampler_could_suggest(name):
             warnings.simplefilter("error")
             space.sampler({}, space.seeds)(trial)
         assert trial.params == values
+
+
+def test_the_full_size_has_another_base_and_says_where_there_is_none():
+    large = replace(BASE, budget=replace(BASE.budget, batch=16))
+    space = replace(SPACE, full=large).at_full_size()
+    assert [values["budget.batch"] for values in space.listed({"arm": "joint"}, (0,))] == [16, 16]
+    assert space.points == SPACE.points
+    assert replace(SPACE, full=large, full_points=({"arm": "real"},)).at_full_size().listed({}, (3,)) == [
+        {"arm": "real", "seed": 3}
+    ]
+    with pytest.raises(InputError, match="space toy has no full size"):
+        space.at_full_size()
 
 
 def test_what_is_fixed_is_never_sampled():

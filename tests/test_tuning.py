@@ -15,6 +15,7 @@ import pytest
 
 from ganatomy.cohort import Cohort, Domain, Intensity, Row, read_cohort
 from ganatomy.contracts import InputError
+from ganatomy.experiment import resolve
 from ganatomy.phantom import make_cohort
 from ganatomy.results import read_plan, read_results
 from ganatomy.roles import choose_domains
@@ -85,6 +86,7 @@ def test_domains_that_cannot_be_chosen_are_refused(labelled, source, target, say
         ({"set": ("method.shape_weight=heavy",)}, "heavy"),
         ({"set": ("arm=jont",)}, "did you mean 'joint'"),
         ({"set": ("arm",)}, "NAME=VALUE"),
+        ({"full": ()}, "space phantom_demo has no full size"),
         ({"cohort": Path("nowhere")}, "nowhere"),
         ({"resume": "phantom"}, "no sweep 'phantom'"),
     ],
@@ -117,6 +119,18 @@ def test_a_plan_survives_its_file_and_names_are_not_taken_twice(phantom, workspa
     assert first.apart  # one of the points trains on two workers
     with pytest.raises(InputError, match="--resume phantom-phantom_demo"):
         replace(sweep, name=first.name).planned()
+
+
+def test_a_sweep_at_full_size_keeps_its_size_when_it_goes_on(phantom, workspace):
+    sweep = Sweep(space="shape_consistent_small", full=True, cohort=phantom, source="ct", target="mr",
+                  workspace=workspace)  # fmt: skip
+    name = sweep.planned().name
+    assert name == "phantom-shape_consistent_small-full"
+    resumed = Sweep(resume=name, workspace=workspace).resumed().search_space()
+    paper = resolve("spaces", "shape_consistent").base
+    assert resumed.base == replace(paper, cohort="phantom", domains={"A": "ct", "B": "mr"})
+    small = replace(sweep, full=False).planned().search_space()
+    assert small.base.sampling.size == (64, 64)
 
 
 # --- real sweeps -------------------------------------------------------------------------------------------------

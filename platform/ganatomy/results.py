@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Experiment, Score, TrialResult, nearest, plain
+from ganatomy.experiment import Experiment, Score, TrialResult, nearest, plain, resolve
+from ganatomy.search_space import SearchSpace
 
 PLAN = "sweep.json"
 RESULT = "result.json"
@@ -19,10 +20,10 @@ RESULT = "result.json"
 class SweepPlan:
     """Everything needed to run, resume and judge a sweep.
 
-    space: name of the search space.  base: its Experiment with this cohort's domains filled in.  fixed: parameters set
-    on the command line.  store: folder of the prepared cohort.  workers, cpus, gpus: per trial and per worker.
-    apart: trial drivers hold no resources; what they compute asks Ray for them.  tracking_uri, run_id: where it is
-    recorded.
+    space: name of the search space.  full: whether at its full size.  base: its Experiment, at that size, with this
+    cohort's domains filled in.  fixed: parameters set on the command line.  store: folder of the prepared cohort.
+    workers, cpus, gpus: per trial and per worker.  apart: trial drivers hold no resources; what they compute asks Ray
+    for them.  tracking_uri, run_id: where it is recorded.
     """
 
     name: str
@@ -32,6 +33,7 @@ class SweepPlan:
     cohort: str
     cohort_digest: str
     trials: int
+    full: bool = False
     seeds: tuple[int, ...] = (0,)
     fixed: Mapping[str, str] = field(default_factory=dict)
     workers: int = 1
@@ -49,6 +51,11 @@ class SweepPlan:
         """How often a trial validates while it trains."""
         fixed = {name: value for name, value in self.fixed.items() if name == "budget.validations"}
         return self.base.with_values(fixed).budget.validations
+
+    def search_space(self) -> SearchSpace:
+        """The space that is swept: at its size, with its domains. InputError where it is no longer installed."""
+        space = cast(SearchSpace, resolve("spaces", self.space))
+        return replace(space.at_full_size() if self.full else space, base=self.base)
 
     def save(self, directory: Path) -> None:
         """Write ``sweep.json``, atomically."""

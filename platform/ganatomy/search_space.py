@@ -7,7 +7,7 @@ list ``points``: an ablation, each of them run once a seed before anything is sa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ganatomy.contracts import InputError
@@ -47,6 +47,8 @@ class SearchSpace:
     points: listed values to run first, each with every seed; a sweep without a number of trials runs these alone.
     seeds: of the replicates.  two_workers: says of a trial's values whether the trial is to run on two workers although
     the sweep asks for one (a demonstration that both give the same).
+    full: what ``base`` is at the paper's size; None where there is but one size.  full_points: the points at that size,
+    where those of ``points`` say something of the small one (the width of a network); by default the same.
     """
 
     name: str
@@ -56,6 +58,15 @@ class SearchSpace:
     points: tuple[Values, ...] = ()
     seeds: tuple[int, ...] = (0,)
     two_workers: Callable[[Values], bool] = never
+    full: Experiment | None = None
+    full_points: tuple[Values, ...] = ()
+
+    def at_full_size(self) -> SearchSpace:
+        """The same study at the paper's size. InputError where the space has none."""
+        if self.full is None:
+            raise InputError(f"space {self.name} has no full size", expected="a space that has one beside its own",
+                             remedy="leave --full out")  # fmt: skip
+        return replace(self, base=self.full, points=self.full_points or self.points, full=None, full_points=())
 
     def listed(self, fixed: Values, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """The ablation as explicit points that agree with ``fixed``, once each, a point's replicates side by side: what

@@ -54,6 +54,8 @@ class Sweep:
     """Name of an installed search space, or package.module:NAME of your own."""
     cohort: Path | None = None
     """Folder of a cohort (see `ganatomy cohort import`)."""
+    full: bool = False
+    """The study at the paper's size: its networks, images and schedules, where the space runs smaller by default."""
     trials: int = 0
     """How many trials; 0: the space's listed points, each with every seed."""
     seeds: tuple[int, ...] = ()
@@ -80,7 +82,7 @@ class Sweep:
     seed: int = 0
     """Seed of Optuna's sampler."""
     name: str = ""
-    """Name of the sweep; COHORT-SPACE if not given, with a number if that is taken."""
+    """Name of the sweep; COHORT-SPACE[-full] if not given, with a number if that is taken."""
     resume: str = ""
     """Name of an interrupted sweep to go on with (`latest`: the newest); finished trials are not repeated."""
     tracking_uri: str = ""
@@ -107,6 +109,7 @@ class Sweep:
             raise InputError("nothing to run", expected="--space NAME --cohort DIR, or --resume SWEEP")
         self._check_amounts()
         space, fixed = cast(SearchSpace, resolve("spaces", self.space)), parse_settings(self.set)
+        space = space.at_full_size() if self.full else space
         cohort = read_cohort(self.cohort)
         base = cast_roles(space.base, cohort, self.domains, self.source, self.target)
         space = replace(space, base=base)
@@ -124,9 +127,11 @@ class Sweep:
         for experiment in experiments:  # labels without which every trial would fail, one after the other
             labelled_patients(store, experiment, experiment.target)
             evaluation_images(store, experiment.target_domain(), "val")
+        usual = f"{cohort.name}-{space.name}" + "-full" * self.full
         plan = SweepPlan(
-            name=_free_name(workspace, self.name or f"{cohort.name}-{space.name}", given=bool(self.name)),
+            name=_free_name(workspace, self.name or usual, given=bool(self.name)),
             space=self.space,
+            full=self.full,
             base=base,
             store=str(store.path),
             cohort=str(self.cohort.absolute()),
@@ -204,7 +209,7 @@ def start_ray(address: str = "") -> None:
 
 
 def _trainable(plan: SweepPlan, workspace: Path) -> Any:
-    space = cast(SearchSpace, resolve("spaces", plan.space))
+    space = plan.search_space()
 
     def trial(values: dict[str, Any]) -> None:
         run_trial(values, plan, space, workspace, tune.get_context().get_trial_id(), tune.report)
@@ -219,7 +224,7 @@ def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tu
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # PartialFixedSampler, since 2.4
-    space = replace(cast(SearchSpace, resolve("spaces", plan.space)), base=plan.base)
+    space = plan.search_space()
     # Sampled points keep the first seed: a sampler free to choose seeds would search for a lucky one.
     sampler = optuna.samplers.PartialFixedSampler(
         {"seed": plan.seeds[0]}, optuna.samplers.TPESampler(seed=plan.sampler_seed)

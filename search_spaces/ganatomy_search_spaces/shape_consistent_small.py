@@ -7,6 +7,7 @@ from dataclasses import replace
 from ganatomy.experiment import Labels, Sampling
 from ganatomy.search_space import SearchSpace
 from ganatomy_search_spaces.phantom_demo import BASE as DEMO_BASE
+from ganatomy_search_spaces.shape_consistent import BASE as FULL_BASE
 from ganatomy_search_spaces.shape_consistent import sample
 
 BASE = replace(DEMO_BASE, labels=Labels(), sampling=Sampling(ndim=2, size=(64, 64), foreground=0.5))
@@ -23,4 +24,5 @@ SPACE = SearchSpace(
         {"arm": "joint", "method.shape_weight": 1.0},
     ),
     seeds=(0, 1, 2),
+    full=FULL_BASE,
 )
