@@ -157,6 +157,13 @@ def cohort(tmp_path_factory) -> Path:
     return out
 
 
+def test_the_brain_phantom_is_a_sound_cohort(tmp_path, capsys):
+    options = ["--patients", "2", "1", "1", "--shape", "4", "32", "32", "--contrasts", "flair", "t1"]
+    assert cli.main(["phantom", "--kind", "brain", "--out", str(tmp_path / "brain"), *options]) == 0
+    assert cli.main(["cohort", "check", str(tmp_path / "brain"), "--json"]) == 0
+    assert '"quarantined": 0' in capsys.readouterr().out
+
+
 def test_the_phantom_is_a_sound_cohort(cohort, capsys):
     assert cli.main(["cohort", "check", str(cohort), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -117,31 +117,47 @@ class CohortCheck(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom(Command):
-    """Write a procedural CT/MR cohort of NIfTI volumes whose truth is known: to try things, to test, to teach.
+    """Write a procedural cohort of NIfTI volumes whose truth is known: to try things, to test, to teach.
 
+    Hearts, of which some patients have a CT and the others an MR:
     $ ganatomy phantom --out phantom --ct 20 4 4 --mr 20 8 12
     $ ganatomy phantom --out hard --pose-gap 1 --oracle hard-truth
+
+    Brains with a lesion in some of their slices, in registered MR contrasts:
+    $ ganatomy phantom --kind brain --out brains --patients 20 6 6 --contrasts flair t1 --oracle brains-truth
     """
 
     out: Path
     """New folder of the cohort."""
+    kind: Literal["heart", "brain"] = "heart"
+    """What is imaged."""
     ct: tuple[int, int, int] = (20, 4, 4)
-    """Patients with a CT: train, val, test."""
+    """heart: patients with a CT: train, val, test."""
     mr: tuple[int, int, int] = (20, 8, 12)
-    """Patients with an MR: train, val, test."""
+    """heart: patients with an MR: train, val, test."""
+    patients: tuple[int, int, int] = (20, 6, 6)
+    """brain: patients: train, val, test."""
+    contrasts: Annotated[tuple[str, ...], arg(metavar="[CONTRAST ...]")] = ("flair",)
+    """brain: which of flair, t1, t2 and t1c each patient has."""
+    lesion_slices: int | None = None
+    """brain: slices that the lesion crosses; half of them by default."""
+    nested: bool = False
+    """brain: oedema, core and rim of the lesion are classes of their own."""
     shape: tuple[int, int, int] = (12, 64, 64)
     """Voxels of a volume: slices, rows, columns."""
     pose_gap: float = 0.0
-    """From 0: hearts of MR patients are larger by 1 + g and shifted, so that a discriminator rewards distortion."""
+    """heart: g >= 0; hearts of MR patients are larger by 1 + g and shifted, so that distortion is rewarded."""
     swap_gap: float = 0.0
-    """0 to 1: how far MR exchanges the brightness of left and right chambers."""
+    """heart: 0 to 1; how far MR exchanges the brightness of left and right chambers."""
     oracle: Path | None = None
-    """Another new folder for each patient's true counterpart in the other domain; for evaluation only."""
+    """Another new folder for the true counterparts, in the other domain or without lesion; for evaluation only."""
     seed: int = 0
     """Draws everything."""
 
     def run(self) -> int:
         """Write it."""
+        if self.kind == "brain":
+            return self._run_brain()
         from ganatomy.phantom import make_cohort
 
         make_cohort(
@@ -154,6 +170,22 @@ class Phantom(Command):
             oracle=self.oracle,
         )
         print(f"{self.out}: {sum(self.ct)} CT and {sum(self.mr)} MR patients")
+        return DONE
+
+    def _run_brain(self) -> int:
+        from ganatomy.phantom_brain import make_brain_cohort
+
+        make_brain_cohort(
+            self.out,
+            patients=self.patients,
+            shape=self.shape,
+            contrasts=self.contrasts,
+            lesion_slices=self.lesion_slices,
+            nested=self.nested,
+            seed=self.seed,
+            oracle=self.oracle,
+        )
+        print(f"{self.out}: {sum(self.patients)} patients, each with {', '.join(self.contrasts)}")
         return DONE
 
 

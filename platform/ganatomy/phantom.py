@@ -11,10 +11,7 @@ Arrays are [D, H, W] = (superior, anterior, right), as everywhere inside the pla
 from __future__ import annotations
 
 import csv
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
@@ -22,28 +19,33 @@ from typing import Literal
 
 import nibabel
 import numpy as np
-from nibabel import orientations
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from ganatomy.cohort import SPLITS, Cohort, Domain, Intensity, Row, read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.experiment import nearest
-
-Floats = NDArray[np.floating]
-Mask = NDArray[np.bool_]
+from ganatomy.phantom_parts import (
+    Floats,
+    Mask,
+    appearing,
+    ellipsoid,
+    grid,
+    refuse_taken,
+    save_volume,
+    scanner,
+    smooth_field,
+    stream,
+    warp,
+)
 
 LABELS = {1: "lv_blood", 2: "lv_myocardium", 3: "rv", 4: "la", 5: "ra"}
 TISSUES = ("air", *LABELS.values(), "fat", "muscle", "lung", "bone", "aorta", "vessel")
 """Tissue id -> name; ids 1..5 are the labels, the rest is anatomy that nobody labels."""
 _ID = {name: index for index, name in enumerate(TISSUES)}
 
-SPACING = 1.5
-"""Voxel side in mm."""
 _OPPOSITE = {"lv_blood": "rv", "rv": "lv_blood", "la": "ra", "ra": "la"}  # a left chamber and its right counterpart
-_ORIENTATIONS = ("RAS", "LPS", "RAS", "ASL", "RAS", "PIR")  # every second file must be turned, as in a clinic's archive
 _DAMAGES = ("unreadable", "nan", "flat", "label_shape", "label_affine", "label_values")
-_STREAMS = ("anatomy", "tissue", "lesion", "noise", "scanner")
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,6 @@ class Case:
     jacobian: float
 
 
-def stream(seed: int, case: int, name: str) -> np.random.Generator:
-    """The random numbers of one aspect (``anatomy``, ``tissue``, ``lesion``, ``noise``, ``scanner``) of one case."""
-    return np.random.default_rng([seed, case, _STREAMS.index(name)])
-
-
 def cardiac_case(
     seed: int,
     case: int,
@@ -139,13 +136,13 @@ def _anatomy(rng: np.random.Generator, shape: tuple[int, int, int], gap: float) 
         raise InputError(
             f"phantom of shape {shape}", expected="at least 2 slices of 16 x 16", remedy="ask for a larger one"
         )
-    displacement, smallest = _warp(rng, shape, 1.5 * side / 64)
-    points = _grid(shape) + displacement / (side / 2)
+    displacement, smallest = warp(rng, shape, 1.5 * side / 64)
+    points = grid(shape) + displacement / (side / 2)
     tissue = np.zeros(shape, np.uint8)
     width, height = 0.88 * rng.uniform(0.92, 1.07), 0.74 * rng.uniform(0.92, 1.08)
     ring = rng.uniform(0.06, 0.13)
-    tissue[_ellipsoid(points, (0, 0, 0), (width, height, 3))] = _ID["fat"]
-    inner = _ellipsoid(points, (0, 0, 0), (width - ring, height - ring, 3))
+    tissue[ellipsoid(points, (0, 0, 0), (width, height, 3))] = _ID["fat"]
+    inner = ellipsoid(points, (0, 0, 0), (width - ring, height - ring, 3))
     tissue[inner] = _ID["muscle"]
     for name, region in _thorax(rng, points, width - ring, height - ring):
         tissue[region & inner] = _ID[name]
@@ -156,18 +153,18 @@ def _anatomy(rng: np.random.Generator, shape: tuple[int, int, int], gap: float) 
 
 def _thorax(rng: np.random.Generator, points: Floats, width: float, height: float) -> Iterator[tuple[str, Mask]]:
     """What nobody labels, back to front, in a chest with semi-axes ``width`` and ``height``: (tissue, region)."""
-    pleura = _ellipsoid(points, (0, 0, 0), (width - 0.06, height - 0.05, 3))
+    pleura = ellipsoid(points, (0, 0, 0), (width - 0.06, height - 0.05, 3))
     for sign in (-1, 1):
         centre = np.array([sign * (width - 0.30), rng.normal(-0.04, 0.02), rng.normal(0, 0.1)])
-        lung = pleura & _ellipsoid(points, centre, (rng.uniform(0.26, 0.36), rng.uniform(0.40, 0.52), 1.2))
+        lung = pleura & ellipsoid(points, centre, (rng.uniform(0.26, 0.36), rng.uniform(0.40, 0.52), 1.2))
         yield "lung", lung
         for _ in range(5):
             radius = rng.uniform(0.035, 0.06)
             offset = rng.uniform(-0.3, 0.3, 3) * (0.6, 1, 1)
-            yield "vessel", lung & _ellipsoid(points, centre + offset, (radius, radius, 4 * radius))
-    yield "bone", _ellipsoid(points, (0, -0.52, 0), (0.15, 0.13, 3))  # spine
-    yield "bone", _ellipsoid(points, (0, height - 0.03, 0), (0.14, 0.05, 3))  # sternum
-    yield "aorta", _ellipsoid(points, (rng.normal(-0.22, 0.02), rng.normal(-0.42, 0.02), 0), (0.085, 0.085, 3))
+            yield "vessel", lung & ellipsoid(points, centre + offset, (radius, radius, 4 * radius))
+    yield "bone", ellipsoid(points, (0, -0.52, 0), (0.15, 0.13, 3))  # spine
+    yield "bone", ellipsoid(points, (0, height - 0.03, 0), (0.14, 0.05, 3))  # sternum
+    yield "aorta", ellipsoid(points, (rng.normal(-0.22, 0.02), rng.normal(-0.42, 0.02), 0), (0.085, 0.085, 3))
 
 
 def _heart(rng: np.random.Generator, points: Floats, gap: float) -> Iterator[tuple[str, Mask]]:
@@ -191,52 +188,8 @@ def _heart(rng: np.random.Generator, points: Floats, gap: float) -> Iterator[tup
     ellipsoids |= {"lv_myocardium": (middle, axes + rng.uniform(0.065, 0.105)), "lv_blood": (middle, axes)}
     for name, (middle, axes) in ellipsoids.items():
         if not name.startswith("lv_"):  # a rim of fat marks the grooves between chambers of like intensity
-            yield "fat", _ellipsoid(heart, middle, axes + 0.05)
-        yield name, _ellipsoid(heart, middle, axes)
-
-
-def _grid(shape: tuple[int, int, int]) -> Floats:
-    """Coordinates (x, y, z) of the voxel centres, [3, D, H, W]; the shorter in-plane side spans [-1, 1]."""
-    axes = [(np.arange(n) - (n - 1) / 2) / (min(shape[1:]) / 2) for n in shape]
-    return np.stack(np.meshgrid(*axes, indexing="ij")[::-1])
-
-
-def _ellipsoid(points: Floats, centre: ArrayLike, axes: ArrayLike) -> Mask:
-    """Where ``points`` [3, ...] lie within the ellipsoid."""
-    squares = [((p - c) / a) ** 2 for p, c, a in zip(points, np.asarray(centre), np.asarray(axes))]
-    return sum(squares) <= 1.0
-
-
-def _smooth_field(rng: np.random.Generator, shape: tuple[int, int, int], sigma: float) -> Floats:
-    """Gaussian-filtered white noise of mean 0 and SD 1.
-
-    Filtered on a grid deep enough for the kernel, then cut: a thin slab sees the middle of a field of the full body,
-    not one that its own borders flattened.
-    """
-    deep = (max(shape[0], min(shape[1:]) // 2), *shape[1:])
-    spectrum = ndimage.fourier_gaussian(np.fft.rfftn(rng.standard_normal(deep)), sigma, n=deep[-1])
-    smooth = np.fft.irfftn(spectrum, deep, axes=(0, 1, 2))
-    smooth = (smooth - smooth.mean()) / smooth.std()
-    return smooth[: shape[0]]
-
-
-def _warp(rng: np.random.Generator, shape: tuple[int, int, int], amplitude: float) -> tuple[Floats, float]:
-    """A displacement (x, y, z) in voxels, [3, D, H, W], with SD ``amplitude``, and its smallest Jacobian determinant.
-
-    Fold-free by construction: in the rare draw that folds, the displacement shrinks until it does not.
-    """
-    sigma = min(shape[1:]) / 8
-    warp = amplitude * np.stack([_smooth_field(rng, shape, sigma) for _ in range(3)])
-    while (smallest := float(jacobian_determinant(warp).min())) <= 0.1:
-        warp *= 0.8
-    return warp, smallest
-
-
-def jacobian_determinant(displacement: Floats) -> Floats:
-    """det J of the map p -> p + u(p): [D, H, W] from a displacement u [3, D, H, W] given as (x, y, z) in voxels."""
-    rows = [np.gradient(component)[::-1] for component in displacement]
-    jacobian = np.moveaxis(np.array(rows), (0, 1), (-2, -1)) + np.eye(3)
-    return np.linalg.det(jacobian)
+            yield "fat", ellipsoid(heart, middle, axes + 0.05)
+        yield name, ellipsoid(heart, middle, axes)
 
 
 # --- imaging -----------------------------------------------------------------------------------------------------
@@ -256,7 +209,7 @@ def _imaged(
     """
     deviations = values.standard_normal(len(TISSUES))
     first, second = noise.standard_normal((2, *tissue.shape))
-    receive = _smooth_field(noise, tissue.shape, min(tissue.shape[1:]) / 3)
+    receive = smooth_field(noise, tissue.shape, min(tissue.shape[1:]) / 3)
     means = np.array([look.means[name] for name in TISSUES]) + look.jitter * deviations
     means[_ID["air"]] = -1.0
     clean = ndimage.gaussian_filter(means[tissue], 0.6, mode="nearest")
@@ -314,9 +267,9 @@ def make_cohort(
     """
     out, twins = Path(out).resolve(), None if oracle is None else Path(oracle).resolve()
     _refuse_nonsense(patients, corrupt, seed)
-    _refuse_taken(out)
+    refuse_taken(out)
     if twins is not None:
-        _refuse_taken(twins)
+        refuse_taken(twins)
         if twins.is_relative_to(out) or out.is_relative_to(twins):
             raise InputError(f"oracle {twins} and cohort {out}", expected="two separate folders")
     enrolled = _enrol(patients, corrupt)
@@ -325,13 +278,13 @@ def make_cohort(
         return cardiac_case(seed, patient.case, patient.domain, shape, appearance=appearance, pose_gap=pose_gap,
                             swap_gap=swap_gap)  # fmt: skip
 
-    with _appearing(out) as folder:
+    with appearing(out) as folder:
         rows = [_write_patient(folder, patient, seen(patient, patient.domain), seed) for patient in enrolled]
         domains = {domain: Domain(domain, domain.upper(), INTENSITIES[domain]) for domain in patients}
         Cohort(folder, name, domains, LABELS, disjoint_domains=True, licence="generated, free of rights",
                rows=tuple(rows)).save()  # fmt: skip
     if twins is not None:
-        with _appearing(twins) as folder:
+        with appearing(twins) as folder:
             _write_twins(folder, enrolled, seen, seed)
     return read_cohort(out)
 
@@ -366,31 +319,13 @@ def _refuse_nonsense(patients: Mapping[str, Sequence[int]], corrupt: Sequence[st
         raise InputError(f"seed {seed}", expected="a whole number >= 0")
 
 
-def _refuse_taken(path: Path) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path} exists", expected="a new folder", remedy="remove it or choose another")
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """A folder beside ``path`` to write in; it becomes ``path`` at the end of the block, or vanishes with an error."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
 def _write_patient(folder: Path, patient: _Patient, case: Case, seed: int) -> Row:
     home = folder / patient.name
     home.mkdir()
     image, label = home / f"{patient.domain}.nii.gz", home / "label.nii.gz"
-    affine, gain = _scanner(patient, case.image.shape, seed)
-    _save(to_native(case.image, patient.domain, gain), affine, patient, image)
-    _save(case.label, affine, patient, label)
+    affine, gain = scanner(patient.case, case.image.shape, seed)
+    save_volume(to_native(case.image, patient.domain, gain), affine, patient.case, image)
+    save_volume(case.label, affine, patient.case, label)
     _damage(patient.damage, image, label)
     return Row(patient.name, patient.name, patient.domain, image, label, patient.split)
 
@@ -402,27 +337,10 @@ def _write_twins(folder: Path, enrolled: Sequence[_Patient], seen: Callable[[_Pa
         for patient in enrolled:
             other = next(domain for domain in DOMAINS if domain != patient.domain)
             case = seen(patient, other)
-            affine, gain = _scanner(patient, case.image.shape, seed)
+            affine, gain = scanner(patient.case, case.image.shape, seed)
             image = f"{patient.name}_{other}.nii.gz"
-            _save(to_native(case.image, other, gain), affine, patient, folder / image)
+            save_volume(to_native(case.image, other, gain), affine, patient.case, folder / image)
             table.writerow((patient.name, other, image))
-
-
-def _scanner(patient: _Patient, shape: tuple[int, ...], seed: int) -> tuple[Floats, float]:
-    """A patient's RAS affine (the heart lies off the scanner's centre) and receive gain."""
-    rng = stream(seed, patient.case, "scanner")
-    affine = np.diag([SPACING, SPACING, SPACING, 1.0])
-    affine[:3, 3] = np.round(rng.normal(0, 15, 3) - SPACING * np.array(shape[::-1]) / 2, 2)
-    return affine, float(np.exp(rng.normal(0, 0.3)))
-
-
-def _save(volume: NDArray[np.generic], affine: Floats, patient: _Patient, path: Path) -> None:
-    """Write [D, H, W] as NIfTI in the patient's orientation; the affine is that of the RAS grid."""
-    turn = orientations.axcodes2ornt(_ORIENTATIONS[patient.case % len(_ORIENTATIONS)])
-    image = nibabel.Nifti1Image(volume.transpose(2, 1, 0), affine)
-    turned = image.as_reoriented(orientations.ornt_transform(orientations.axcodes2ornt("RAS"), turn))
-    turned.header.set_xyzt_units("mm")
-    nibabel.save(turned, path)
 
 
 def _damage(kind: str, image: Path, label: Path) -> None:
