@@ -76,7 +76,7 @@ def test_parts_of_the_lesion_are_nested_and_bright_as_the_tables_say():
     assert of["flair"]["oedema"] > of["flair"]["gm"] > of["flair"]["csf"]
     assert of["t1"]["wm"] > of["t1"]["gm"] > of["t1"]["core"]
     assert of["t2"]["csf"] > of["t2"]["gm"] > of["t2"]["wm"]
-    assert of["t1c"]["rim"] > of["t1c"]["wm"] > of["t1c"]["core"]
+    assert of["t1c"]["rim"] > of["t1c"]["oedema"] > of["t1c"]["core"]
 
 
 def test_contrasts_are_registered_independent_in_noise_and_alike_whichever_are_asked_for():
