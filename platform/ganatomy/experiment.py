@@ -107,6 +107,17 @@ class Mixing:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """How many images a method that draws from noise makes for its synthetic set; no other method takes notice.
+
+    per_label: for each label that it may see (in 2D, of a slice) of the target.  at_least: however few those are.
+    """
+
+    per_label: float = 1.0
+    at_least: int = 64
+
+
+@dataclass(frozen=True)
 class Filter:
     """Which synthetic images are kept (offline arm): those on which a segmentor trained on real images only reaches
     ``min_dice`` against the label they are meant to carry. 0 keeps all."""
@@ -176,6 +187,7 @@ class Experiment:
     method: Choice = field(default_factory=lambda: Choice("shape_consistent"))
     labels: Labels = field(default_factory=Labels)
     mixing: Mixing = field(default_factory=Mixing)
+    drawing: Drawing = field(default_factory=Drawing)
     filter: Filter = field(default_factory=Filter)
     downstream: Downstream = field(default_factory=Downstream)
     sampling: Sampling = field(default_factory=Sampling)
@@ -231,6 +243,8 @@ class Experiment:
         _check(0 < self.labels.fraction <= 1, "labels.fraction", self.labels.fraction, "a number in (0, 1]")
         _check(self.mixing.ratio >= 0, "mixing.ratio", self.mixing.ratio, "a number >= 0")
         _check(0 <= self.mixing.pretrain <= 1, "mixing.pretrain", self.mixing.pretrain, "a number in [0, 1]")
+        _check(self.drawing.per_label >= 0, "drawing.per_label", self.drawing.per_label, "a number >= 0")
+        _check(self.drawing.at_least >= 1, "drawing.at_least", self.drawing.at_least, "a whole number >= 1")
         _check(0 <= self.filter.min_dice <= 1, "filter.min_dice", self.filter.min_dice, "a number in [0, 1]")
         _check(self.sampling.ndim in (2, 3), "sampling.ndim", self.sampling.ndim, "2 or 3")
         sides = len(self.sampling.size)

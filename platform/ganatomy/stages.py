@@ -200,6 +200,8 @@ class Stages:
                 )
 
         inputs = {"fit": fit.key, "target": self.experiment.target}
+        if self.experiment.method_class().draws_from_noise:
+            inputs["drawing"] = plain(self.experiment.drawing)
         return self._compute("synthesise", inputs, self._apart(work), costs=True)
 
     def filtered(self) -> Stage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ganatomy.contracts import Method
+from ganatomy.contracts import InputError, Method
 from ganatomy.downstream import score_records, segment
+from ganatomy.drawing import Offers, centred, drawn_subjects, fitted, size_for
 from ganatomy.experiment import Experiment, Score, pseudonym
 from ganatomy.inference import Made, synthesize_labelled
 from ganatomy.metrics import score_subject
@@ -29,6 +30,9 @@ INSIDE = 0.95
 """Share of a donated label that must lie in the body of the image that it is given to."""
 
 DONOR_TRIES = 50
+
+S_SCORE_SUBJECTS = 64
+"""At most so many subjects are drawn for an S-score."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Donors:
         seed = hashlib.blake2b(f"{record.subject}\0{number}".encode(), digest_size=8).digest()
         order = np.random.default_rng(int.from_bytes(seed, "little")).permutation(len(nearest))
         for entry, slice_number, _ in (nearest[i] for i in order):
-            label = _fitted(_part(entry.store.label(entry.record), slice_number), image.shape)
+            label = fitted(_part(entry.store.label(entry.record), slice_number), image.shape)
             voxels = label > 0
             if voxels.any() and (image[voxels] > TISSUE).mean() >= INSIDE:
                 return label
@@ -100,13 +104,16 @@ def given_images(
 def synthetic_items(
     method: Method, experiment: Experiment, store: Store, source: str, device: torch.device
 ) -> Iterator[Item]:
-    """Every synthetic image of the target domain whose label is known, made of training images.
+    """Every synthetic image of the target domain whose label is known: drawn from noise and labels of training images
+    where the method can, else made of training images.
 
     source: what to name in the items as their maker.
     """
+    if method.draws_from_noise:
+        yield from drawn_items(method, experiment, store, source)
+        return
     domain = experiment.target_domain()
-    real = real_images(store, domain, "train")
-    lo, hi = (statistics.median(getattr(image, bound) for image in real) for bound in ("lo", "hi"))
+    lo, hi = _usual_range(store, domain)
     donors = {role: Donors(label_pool(store, experiment, donor)) for role, donor in method.label_donors.items()}
     for role in method.roles:
         pool = generator_pool(store, experiment, role)
@@ -130,6 +137,41 @@ def synthetic_items(
                     )
 
 
+def drawn_items(method: Method, experiment: Experiment, store: Store, source: str) -> Iterator[Item]:
+    """Images of the target domain drawn from noise, as many as ``experiment.drawing`` says.
+
+    Each carries the patient whose label it shows a variation of; one that fails the method's own checks is no item.
+    Raises InputError where all do.
+    """
+    domain, size = experiment.target_domain(), size_for(method, experiment.sampling.size)
+    offers = Offers.of(label_pool(store, experiment, experiment.target), size)
+    lo, hi = _usual_range(store, domain)
+    count, number = offers.count(experiment.drawing), None
+    for subject in drawn_subjects(method, offers.labels, count, experiment.seed):
+        donor, number = offers.records[subject.donor], subject.number
+        yield Item(
+            subject=f"drawn-{number:05d}",
+            patient=donor.patient,
+            domain=domain,
+            split="train",
+            image=subject.images[experiment.target],
+            label=subject.label,
+            affine=centred(donor.affine, subject.label.shape),
+            lo=lo,
+            hi=hi,
+            source=source,
+            kind="drawn",
+            parents=(donor.subject,),
+            attributes={"number": number, **subject.figures},
+        )
+    if number is None:
+        raise InputError(
+            f"none of the images that {experiment.method.name} drew passed its own checks",
+            expected="some: a closed outline, say, with the lesion inside",
+            remedy="train the generator longer, or loosen the checks among its settings",
+        )
+
+
 def score_synthesis(
     method: Method,
     experiment: Experiment,
@@ -138,11 +180,18 @@ def score_synthesis(
     split: str,
     device: torch.device,
 ) -> dict[str, dict[str, list[Score]]]:
-    """Domain -> rows of its judge on ``real`` images of ``split`` and on ``synthetic`` ones translated into it."""
+    """Domain -> rows of its judge on ``real`` images of ``split`` and on ``synthetic`` ones.
+
+    Those are translated into the domain or, where the method draws, drawn of labels of ``split``.
+    """
     rows: dict[str, dict[str, list[Score]]] = {}
     for domain, judge in judges.items():
         images = evaluation_images(store, domain, split)
         rows[domain] = {"real": score_records(judge, store, images, experiment.sampling, device), "synthetic": []}
+    if method.draws_from_noise:
+        for domain, row in _drawn_scores(method, experiment, store, judges, split, device):
+            rows[domain]["synthetic"].append(row)
+        return {domain: both for domain, both in rows.items() if both["synthetic"]}
     pools = {role: _held_out(store, experiment, role, split) for role in method.roles}
     donors = {role: Donors(pools[donor]) for role, donor in method.label_donors.items()}
     for role, pool in pools.items():
@@ -156,6 +205,34 @@ def score_synthesis(
                         found, shown, store.spacing(given.record), store.labels, *who
                     )
     return {domain: both for domain, both in rows.items() if both["synthetic"]}
+
+
+def _drawn_scores(
+    method: Method,
+    experiment: Experiment,
+    store: Store,
+    judges: Mapping[str, nn.Module],
+    split: str,
+    device: torch.device,
+) -> Iterator[tuple[str, Score]]:
+    """(domain, row) of every image drawn of labels that the generator never saw, one subject a label."""
+    pool, size = _held_out(store, experiment, experiment.target, split), size_for(method, experiment.sampling.size)
+    offers = Offers.of(pool, size)
+    for subject in drawn_subjects(method, offers.labels, min(len(offers.labels), S_SCORE_SUBJECTS), experiment.seed):
+        donor = offers.records[subject.donor]
+        who = f"drawn-{subject.number:05d}", pseudonym(donor.patient, store.name)
+        for role, image in subject.images.items():
+            domain = experiment.domain(role)
+            if domain in judges:
+                found = segment(judges[domain], image, experiment.sampling, device)
+                for row in score_subject(found, subject.label, store.spacing(donor), store.labels, *who):
+                    yield domain, row
+
+
+def _usual_range(store: Store, domain: str) -> tuple[float, float]:
+    """Native intensities that -1 and +1 usually stand for in real training images of ``domain``."""
+    real = real_images(store, domain, "train")
+    return statistics.median(image.lo for image in real), statistics.median(image.hi for image in real)
 
 
 def _held_out(store: Store, experiment: Experiment, role: str, split: str) -> Pool:
@@ -182,15 +259,3 @@ def _height(record: Record, number: int) -> float:
     """Where in what is shown of the body a slice lies, 0 at its lower end and 1 at its upper."""
     first, end = record.content
     return (number - first) / max(1, end - 1 - first)
-
-
-def _fitted(label: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:
-    """``label`` cropped or padded evenly to ``shape``."""
-    out = np.zeros(tuple(shape), np.uint8)
-    into, taken = [], []
-    for have, want in zip(label.shape, shape):
-        side, gap = min(have, want), abs(have - want) // 2
-        into.append(slice(gap, gap + side) if want > have else slice(0, side))
-        taken.append(slice(gap, gap + side) if have > want else slice(0, side))
-    out[tuple(into)] = label[tuple(taken)]
-    return out
