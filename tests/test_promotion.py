@@ -31,7 +31,7 @@ from ganatomy.results import SweepPlan, read_results
 from ganatomy.search_space import SearchSpace
 from ganatomy.store import open_store
 from ganatomy.tracking import Tracking
-from ganatomy.trial import SCORE, run_trial
+from ganatomy.trial import run_trial
 
 SPACE = SearchSpace("tiny", "", tiny.EXPERIMENT, lambda suggest: None)
 SPLITS = {"train": 4, "val": 3, "test": 6}
@@ -211,7 +211,7 @@ def test_the_test_split_is_read_for_the_two_compared_alone_and_that_is_recorded(
 def test_the_candidate_was_chosen_on_validation(laboratory, champion):
     promotion, _ = champion
     offline = [r for r in read_results(laboratory / "sweeps" / "helps") if r.experiment.arm == "offline"]
-    best = max(offline, key=lambda result: result.summary[SCORE])
+    best = max(offline, key=lambda result: result.summary["val/dice"])
     assert promotion.bundle.name == best.trial
     (version,) = Registry(Tracking(None, laboratory)).versions("squares")[:1]
     assert version.run_id == best.run_id

@@ -17,8 +17,9 @@ from ganatomy.results import SweepPlan, read_result, read_results
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages import Stages
 from ganatomy.tracking import Tracking
-from ganatomy.trial import SCORE, VALIDATION, run_trial, workers_of
+from ganatomy.trial import VALIDATION, run_trial, workers_of
 
+SCORE = "val/dice"
 SPACE = SearchSpace("tiny", "", tiny.EXPERIMENT, lambda suggest: None, two_workers=lambda values: "two" in values)
 OFFLINE = {"arm": "offline", "mixing.ratio": 2.0}
 

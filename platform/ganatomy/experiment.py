@@ -30,6 +30,9 @@ Arm = Literal["real", "classical", "offline", "joint"]
 ARMS: tuple[Arm, ...] = typing.get_args(Arm)
 SYNTHETIC_ARMS: tuple[Arm, ...] = ("offline", "joint")
 
+SCORES = {"segmentation": "val/dice", "classification": "val/auc"}
+"""Downstream task -> name of what it is ranked by: mean Dice, or the area under the ROC curve."""
+
 
 # --- names -> things ---------------------------------------------------------------------------------------------
 
@@ -119,18 +122,35 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which synthetic images are kept (offline arm): those on which a segmentor trained on real images only reaches
-    ``min_dice`` against the label they are meant to carry. 0 keeps all."""
+    """Which synthetic images are kept (offline arm), in the eyes of a downstream model trained on real images only.
+
+    min_dice: a segmentor reaches this Dice against the label they are meant to carry.  min_probability: a classifier
+    gives them the class they are meant to be of with this probability. 0 keeps all.
+    as_many_as: keep no more than this threshold, a higher one, would, drawn at random, so that a sweep over thresholds
+    compares equal counts; 0 sets no bound.
+    """
 
     min_dice: float = 0.0
+    min_probability: float = 0.0
+    as_many_as: float = 0.0
 
 
 @dataclass(frozen=True)
 class Downstream:
-    """The model the synthetic data is for. ``network`` is any entry of ``ganatomy.networks`` (or a dotted path)."""
+    """The model the synthetic data is for.
+
+    network: any entry of ``ganatomy.networks`` (or a dotted path).  task: ``segmentation``, by labels; or
+    ``classification``, which images show a lesion: whole images, brought to ``sampling.size``, by their class.
+    """
 
     network: Choice = field(default_factory=lambda: Choice("unet"))
     learning_rate: float = 2e-4
+    task: Literal["segmentation", "classification"] = "segmentation"
+
+    @property
+    def score(self) -> str:
+        """Name of the number that experiments are ranked by, on real validation patients of the target domain."""
+        return SCORES[self.task]
 
 
 @dataclass(frozen=True)
@@ -245,7 +265,8 @@ class Experiment:
         _check(0 <= self.mixing.pretrain <= 1, "mixing.pretrain", self.mixing.pretrain, "a number in [0, 1]")
         _check(self.drawing.per_label >= 0, "drawing.per_label", self.drawing.per_label, "a number >= 0")
         _check(self.drawing.at_least >= 1, "drawing.at_least", self.drawing.at_least, "a whole number >= 1")
-        _check(0 <= self.filter.min_dice <= 1, "filter.min_dice", self.filter.min_dice, "a number in [0, 1]")
+        for name, threshold in vars(self.filter).items():
+            _check(0 <= threshold <= 1, f"filter.{name}", threshold, "a number in [0, 1]")
         _check(self.sampling.ndim in (2, 3), "sampling.ndim", self.sampling.ndim, "2 or 3")
         sides = len(self.sampling.size)
         fits = sides == self.sampling.ndim and min(self.sampling.size) >= 1
@@ -272,9 +293,19 @@ class Experiment:
         if self.arm == "joint" and not method.trains_segmentors:
             raise InputError(f"arm=joint with method {self.method.name}", expected="a method that trains segmentors",
                              remedy="use arm=offline")  # fmt: skip
+        self._check_task(method)
         self.method_config()
         resolve("networks", self.downstream.network.name)
         return self
+
+    def _check_task(self, method: type[Method]) -> None:
+        """Refuse what the downstream task has no use for."""
+        task = self.downstream.task
+        unused = "min_probability" if task == "segmentation" else "min_dice"
+        _check(not getattr(self.filter, unused), f"filter.{unused}", getattr(self.filter, unused),
+               f"0 with downstream.task = {task}")  # fmt: skip
+        if task == "classification":
+            _check(self.arm != "joint", "arm", self.arm, f"real, classical or offline with downstream.task = {task}")
 
     def method_class(self) -> type[Method]:
         """The method's class."""

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ganatomy.contracts import Adam, Batch, Images, InputError, Method, Phase
-from ganatomy.experiment import Training
+from ganatomy.experiment import SCORES, Training
 
 MAX_NON_FINITE = 20
 """Consecutive refused steps of the same networks after which training is called diverged."""
@@ -296,9 +296,10 @@ class Loop:
 
     def _out_of_patience(self) -> bool:
         scores = [
-            record["val/dice"]
+            record[score]
             for record in self.history
-            if "val/dice" in record and phase_at(int(record["step"]) - 1, self.phases).may_stop
+            for score in SCORES.values()
+            if score in record and phase_at(int(record["step"]) - 1, self.phases).may_stop
         ]
         patience = self.training.patience
         return patience > 0 and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])

@@ -15,7 +15,7 @@ from ganatomy.experiment import TrialResult
 from ganatomy.results import RESULT, SweepPlan, read_result, read_results, write_result
 from ganatomy.terminal import one_line
 from ganatomy.tracking import Tracking
-from ganatomy.trial import SCORE, VALIDATION
+from ganatomy.trial import VALIDATION
 
 QUIET_S = 20.0
 """A line about running trials at least this often, so that nobody wonders whether anything happens."""
@@ -93,12 +93,12 @@ class SweepProgress(tune.Callback):
 
         if not any(result.status == "finished" for result in results):
             return
-        table = ablation_table(results)
+        table = ablation_table(results, published=self.plan.published())
         page = write_html(table, self.directory / "report.html")
         self.tracking.log_artifact(self.plan.run_id, page)
         self.tracking.log_text(self.plan.run_id, "ablation.json", to_json(table))
-        best = max(result.summary[SCORE] for result in results if result.status == "finished")
-        self.tracking.log_metrics(self.plan.run_id, {f"best/{SCORE}": best})
+        best = max(result.summary[self.plan.score] for result in results if result.status == "finished")
+        self.tracking.log_metrics(self.plan.run_id, {f"best/{self.plan.score}": best})
 
     # --- saying --------------------------------------------------------------------------------------------------
 
@@ -111,14 +111,15 @@ class SweepProgress(tune.Callback):
             return
         result = read_result(folder / RESULT)
         if result.status == "running":
-            partial = {SCORE: self.latest[trial][SCORE]} if trial in self.latest else {}
+            partial = {self.plan.score: self.latest[trial][self.plan.score]} if trial in self.latest else {}
             result = replace(result, status=status, error=error, summary=partial)
             write_result(folder, result)
         self._count(trial)
         tags = {"status": result.status, **({"error": result.error} if result.error else {})}
         self.tracking.drain_all(folder, timeout=5.0)
         self.tracking.terminate(result.run_id, STATUS[result.status], tags)  # type: ignore[arg-type]
-        score = f" {SCORE} {result.summary[SCORE]:.3f}" if SCORE in result.summary else ""
+        ranked_by = self.plan.score
+        score = f" {ranked_by} {result.summary[ranked_by]:.3f}" if ranked_by in result.summary else ""
         reason = f": {result.error}" if result.error else ""
         self._say(f"{self._counts()}; {result.status}{score} [{self._name(trial)}]{reason}; {self._outlook()}")
 
@@ -130,7 +131,7 @@ class SweepProgress(tune.Callback):
         return f"{len(self.done_before) + self.ended}/{self.plan.trials} trials"
 
     def _outlook(self) -> str:
-        scores = [r.summary[SCORE] for r in read_results(self.directory) if r.status == "finished"]
+        scores = [r.summary[self.plan.score] for r in read_results(self.directory) if r.status == "finished"]
         best = f"best {max(scores):.3f}" if scores else "none finished yet"
         return f"{best}; ETA {self._eta()}"
 
@@ -147,8 +148,9 @@ class SweepProgress(tune.Callback):
 
     def _doing(self, trial: str) -> str:
         done = self.latest.get(trial, {})
-        if SCORE in done:
-            return f"{self._name(trial)} {100 * done[VALIDATION] // (self.plan.validations + 1)} %, {done[SCORE]:.3f}"
+        if self.plan.score in done:
+            part = 100 * done[VALIDATION] // (self.plan.validations + 1)
+            return f"{self._name(trial)} {part} %, {done[self.plan.score]:.3f}"
         log = self.directory / "trials" / trial / "log.txt"
         doing = log.read_text().splitlines()[-1].partition(" ")[2] if log.exists() else "starting"
         return f"{self._name(trial)} {doing}"

@@ -34,7 +34,6 @@ from ganatomy.statistics import Effect, paired_bootstrap
 from ganatomy.store import Store, open_store
 from ganatomy.tracking import Tracking
 from ganatomy.training import generator_pool
-from ganatomy.trial import SCORE
 
 VERDICT = "verdict.json"
 INTEGRITY_VOLUMES = 3
@@ -77,7 +76,7 @@ def promote(
 
     _record_reading(directory, names)
     effect = bench.effect(candidate, baseline)
-    best = max(candidate, key=lambda result: result.summary[SCORE])
+    best = max(candidate, key=lambda result: result.summary[plan.score])
     generator, stages = bench.bundle(best, directory / "generators" / best.trial)
     verdict = gate.judge(
         [

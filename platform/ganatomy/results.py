@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Experiment, Score, TrialResult, nearest, plain, resolve
-from ganatomy.search_space import SearchSpace
+from ganatomy.search_space import PaperTable, SearchSpace
 
 PLAN = "sweep.json"
 RESULT = "result.json"
@@ -49,13 +49,27 @@ class SweepPlan:
     @property
     def validations(self) -> int:
         """How often a trial validates while it trains."""
-        fixed = {name: value for name, value in self.fixed.items() if name == "budget.validations"}
-        return self.base.with_values(fixed).budget.validations
+        return self._fixed("budget.validations").budget.validations
+
+    @property
+    def score(self) -> str:
+        """Name of the number that its trials are ranked by: one task a sweep."""
+        return self._fixed("downstream.task").downstream.score
+
+    def _fixed(self, name: str) -> Experiment:
+        return self.base.with_values({name: self.fixed[name]} if name in self.fixed else {})
 
     def search_space(self) -> SearchSpace:
         """The space that is swept: at its size, with its domains. InputError where it is no longer installed."""
         space = cast(SearchSpace, resolve("spaces", self.space))
         return replace(space.at_full_size() if self.full else space, base=self.base)
+
+    def published(self) -> tuple[PaperTable, ...]:
+        """What papers say of the sweep's points; nothing where its space is no longer installed."""
+        try:
+            return self.search_space().published
+        except InputError:
+            return ()
 
     def save(self, directory: Path) -> None:
         """Write ``sweep.json``, atomically."""

@@ -164,6 +164,7 @@ class Sampler:
 
     pools: role -> the images that may play it.  batch: samples a step over all workers together.
     augment: transform every sample (image and label together), True for the default ``Augmentation``.
+    whole: a sample is the whole image brought to ``sampling.size``, without its label, and not a part of it.
     InputError when a role has no image.
     """
 
@@ -174,9 +175,11 @@ class Sampler:
         batch: int,
         seed: int,
         augment: bool | Augmentation = False,
+        whole: bool = False,
     ) -> None:
         self.pools, self.sampling, self.size, self.seed = dict(pools), sampling, batch, seed
         self.augmentation = Augmentation() if augment is True else augment or None
+        self.whole = whole
         self._orders: dict[tuple[str, int], NDArray[np.int64]] = {}
         for role, pool in self.pools.items():
             if not len(pool.real if isinstance(pool, Mixture) else pool):
@@ -227,8 +230,10 @@ class Sampler:
     ) -> None:
         """Write one sample into image [*S] and label [*S]."""
         volume = entry.store.image(entry.record)
-        mask = entry.store.label(entry.record) if entry.labelled else None
-        corner = self._corner(entry, generator)
+        mask = entry.store.label(entry.record) if entry.labelled and not self.whole else None
+        corner = (0, 0, 0) if self.whole else self._corner(entry, generator)
+        if self.whole:
+            volume = resized(volume, self.sampling)
         if self.sampling.ndim == 2:
             volume, mask, corner = volume[corner[0]], None if mask is None else mask[corner[0]], corner[1:]
         if self.augmentation is None:
@@ -237,6 +242,8 @@ class Sampler:
                 _crop(mask, corner, label, 0)
         else:
             spacing = np.asarray(entry.store.spacing(entry.record)[-image.ndim :])
+            if self.whole:
+                spacing = spacing * entry.record.shape[-image.ndim :] / image.shape
             matrix, offset = _view(corner, image.shape, spacing, self.augmentation, generator)
             _look(volume, matrix, offset, image, OUTSIDE)
             if mask is not None:
@@ -261,6 +268,24 @@ class Sampler:
                 slices = entry.slices or range(*entry.record.content)  # a constant slice teaches nothing
                 at[0] = slices[int(u[2] * len(slices))]
         return tuple((n - side) // 2 if n <= side else min(max(c, 0), n - side) for c, n, side in zip(at, shape, sides))
+
+
+def resized(volume: NDArray[np.float32], sampling: Sampling) -> NDArray[np.float32]:
+    """A whole image [D, H, W] at ``sampling.size``, in 2D [1, H, W]; the image itself where it has that size.
+
+    Linear, averaging where it shrinks (in 2D). InputError for an image of several slices in 2D.
+    """
+    size = tuple(sampling.size)
+    if sampling.ndim == 2 and len(volume) != 1:
+        raise InputError(f"an image of {len(volume)} slices, of which one is to be looked at as a whole",
+                         expected="2D images", remedy="set sampling.ndim = 3")  # fmt: skip
+    if volume.shape[-sampling.ndim :] == size:
+        return volume
+    given = torch.from_numpy(volume.copy())[None]
+    if sampling.ndim == 2:
+        found = torch.nn.functional.interpolate(given, size, mode="bilinear", align_corners=False, antialias=True)
+        return found[0].clamp(-1, 1).numpy()
+    return torch.nn.functional.interpolate(given[None], size, mode="trilinear", align_corners=False)[0, 0].numpy()
 
 
 def _may_hold_label(entry: Entry) -> bool:

@@ -20,15 +20,24 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
+from ganatomy.classification import (
+    TrainClassifier,
+    class_of,
+    classified_images,
+    lesion_probabilities,
+    make_classification,
+    score_classes,
+)
 from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history, run_task, train
 from ganatomy.downstream import score_records, task_of
-from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Score, digest, plain, resolve
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Filter, Labels, Score, digest, plain, resolve
 from ganatomy.loop import Record
-from ganatomy.metrics import case_scores, s_score, summarise
+from ganatomy.metrics import LESION, case_scores, s_score, summarise
 from ganatomy.single_flight import LeaseLost, single_flight
 from ganatomy.store import Record as Image
 from ganatomy.store import Store, open_store, write_store
@@ -125,19 +134,20 @@ class Stages:
         """All stages of the experiment's arm, scored on the validation split."""
         scores = self.scores("val")
         summary = summarise(scores)
-        if self.experiment.arm in SYNTHETIC_ARMS:
+        if self.experiment.arm in SYNTHETIC_ARMS and not self._classifies:  # an S-score is a matter of labels
             summary |= self.s_scores("val")
         return Outcome(dict(self.keys), tuple(scores), summary, sum(self._costs.values()))
 
     def scores(self, split: str) -> list[Score]:
         """Rows of the arm's downstream model on real images of the target domain."""
         model = self.model()
-        images = evaluation_images(self.store, self.experiment.target_domain(), split)
+        choose, score = (classified_images, score_classes) if self._classifies else (evaluation_images, score_records)
+        images = choose(self.store, self.experiment.target_domain(), split)
         inputs = {"model": model.key, "split": split}
 
         def work(directory: Path) -> None:
             network, sampling = self.network(model), self.experiment.sampling
-            _write_json(directory / SCORES, plain(score_records(network, self.store, images, sampling, self._device())))
+            _write_json(directory / SCORES, plain(score(network, self.store, images, sampling, self._device())))
 
         stage = self._compute("evaluate", inputs, self._apart(work))
         return read_scores(stage.directory)
@@ -205,26 +215,19 @@ class Stages:
         return self._compute("synthesise", inputs, self._apart(work), costs=True)
 
     def filtered(self) -> Stage:
-        """Choose the synthetic images to keep: those whose intended label a real-only segmentor finds."""
-        threshold = self.experiment.filter.min_dice
+        """Choose the synthetic images to keep: those that a real-only downstream model takes for what they are meant
+        to be, by their label or by their class."""
+        rule = self.experiment.filter
         made = self.synthesised()
-        judge = self.downstream(self.experiment.target, follow=False) if threshold > 0 else None
+        judge = self.downstream(self.experiment.target, follow=False) if any(vars(rule).values()) else None
 
         def work(directory: Path) -> None:
             synthetic = open_store(made.directory / SYNTHETIC)
-            network = self.network(judge) if judge else None
-            dice = {image.index: self._dice(network, synthetic, image) for image in synthetic.records()}
-            kept = [index for index, score in dice.items() if score >= threshold]
-            if not kept:
-                raise InputError(
-                    f"filter.min_dice = {threshold:g} keeps none of {len(dice)} synthetic images "
-                    f"(best {max(dice.values(), default=0.0):.2f})",
-                    expected="a threshold that some image reaches",
-                    remedy="lower filter.min_dice or train the generator longer",
-                )
-            _write_json(directory / KEPT, {"kept": kept, "dice": dice, "of": len(dice)})
+            found = self._judged(self.network(judge) if judge else None, synthetic)
+            kept = kept_images(found, rule, self._judgement, self.experiment.seed)
+            _write_json(directory / KEPT, {"kept": kept, self._judgement: found, "of": len(found)})
 
-        inputs = {"synthesise": made.key, "min_dice": threshold, "judge": judge.key if judge else None}
+        inputs = {"synthesise": made.key, **plain(rule), "judge": judge.key if judge else None}
         return self._compute("filter", inputs, self._apart(work), costs=True)
 
     def downstream(self, role: str, kept: Stage | None = None, *, augment: bool = False, follow: bool = True) -> Stage:
@@ -246,7 +249,8 @@ class Stages:
 
         def work(directory: Path, published: Published) -> None:
             synthetic, indices = self._kept(kept) if kept else (None, ())
-            build = TrainSegmentor(self.store_path, experiment, directory, role, synthetic, indices, augment)
+            trainer = TrainClassifier if self._classifies else TrainSegmentor
+            build = trainer(self.store_path, experiment, directory, role, synthetic, indices, augment)
             train(build, directory, self.workers, published)
 
         return self._compute("downstream", inputs, work, follow=follow, costs=True)
@@ -271,19 +275,40 @@ class Stages:
     # --- what the stages load and make ---------------------------------------------------------------------------
 
     def network(self, model: Stage) -> nn.Module:
-        """The trained segmentor that ``model`` (a downstream stage, or a joint fit) left, ready to predict."""
+        """The trained downstream network that ``model`` (a downstream stage, or a joint fit) left, ready to predict."""
         if model.kind == "fit":
             return self.method(model).segmentor(self.experiment.target)
-        method = load_networks(make_segmentation(self.experiment, self.store.classes), model.directory)
-        return method.get_submodule("S").to(self._device())
+        if self._classifies:
+            fresh: Method = make_classification(self.experiment)
+        else:
+            fresh = make_segmentation(self.experiment, self.store.classes)
+        return load_networks(fresh, model.directory).get_submodule("S").to(self._device())
 
     def method(self, fit: Stage) -> Method:
         """The trained method that a fit left, in evaluation mode."""
         return load_networks(make_method(self.experiment, self.store.classes), fit.directory).to(self._device())
 
-    def _dice(self, judge: nn.Module | None, synthetic: Store, image: Image) -> float:
+    @property
+    def _classifies(self) -> bool:
+        return self.experiment.downstream.task == "classification"
+
+    @property
+    def _judgement(self) -> str:
+        """What synthetic images are judged by."""
+        return "probability" if self._classifies else "dice"
+
+    def _judged(self, judge: nn.Module | None, synthetic: Store) -> dict[int, float]:
+        """Index of a synthetic image -> how surely it is what it is meant to be; 1 where nobody judges."""
+        images = synthetic.records()
         if judge is None:
-            return 1.0
+            return {image.index: 1.0 for image in images}
+        sampling, device = self.experiment.sampling, self._device()
+        if self._classifies:
+            found = lesion_probabilities(judge, synthetic, images, sampling, device)
+            return {image.index: p if class_of(image) == LESION else 1 - p for image, p in found}
+        return {image.index: self._dice(judge, synthetic, image) for image in images}
+
+    def _dice(self, judge: nn.Module, synthetic: Store, image: Image) -> float:
         rows = score_records(judge, synthetic, [image], self.experiment.sampling, self._device())
         return next(iter(case_scores(rows).values()), 0.0)
 
@@ -407,6 +432,29 @@ def _ignore(*_: Any) -> None:
 def key_of(kind: str, inputs: Mapping[str, Any]) -> str:
     """Key of the stage of this kind that depends on these inputs."""
     return digest({"kind": kind, "format": FORMAT, "inputs": plain(inputs)})
+
+
+def kept_images(found: Mapping[int, float], rule: Filter, judgement: str, seed: int) -> list[int]:
+    """The images that reach the rule's threshold; of more than ``rule.as_many_as`` lets through, so many at random.
+
+    found: image -> what it reaches in [0, 1].  judgement: ``dice`` or ``probability``.  Kept sets are nested in the
+    threshold where there is no bound. InputError where none is left.
+    """
+    threshold = getattr(rule, f"min_{judgement}")
+    kept = [index for index, score in found.items() if score >= threshold]
+    bound = sum(score >= rule.as_many_as for score in found.values()) if rule.as_many_as else len(kept)
+    if not kept or not bound:
+        asked = f"min_{judgement} = {threshold:g}" if not kept else f"as_many_as = {rule.as_many_as:g}"
+        raise InputError(
+            f"filter.{asked} keeps none of {len(found)} synthetic images "
+            f"(best {max(found.values(), default=0.0):.2f})",
+            expected="a threshold that some image reaches",
+            remedy=f"lower filter.{asked.split()[0]} or train the generator longer",
+        )
+    if bound >= len(kept):
+        return kept
+    chosen = np.random.default_rng(seed).permutation(len(kept))[:bound]  # not the best: those are the same at every t
+    return [kept[i] for i in sorted(chosen)]
 
 
 def read_scores(directory: Path) -> list[Score]:

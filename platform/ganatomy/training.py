@@ -44,7 +44,7 @@ def real_images(store: Store, domain: str, split: str) -> list[Image]:
 def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
     """Training patients whose labels the pipeline may see: the label fraction applies to the target domain alone."""
     domain = experiment.domain(role)
-    patients = [image.patient for image in real_images(store, domain, "train") if image.labelled]
+    patients = [image.patient for image in real_images(store, domain, "train") if annotated(image, experiment)]
     if domain != experiment.target_domain():
         return frozenset(patients)
     if not patients:
@@ -54,6 +54,11 @@ def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozen
             remedy="choose another target domain, or label some",
         )
     return label_subset(patients, experiment.labels.fraction, experiment.seed)
+
+
+def annotated(image: Image, experiment: Experiment) -> bool:
+    """Whether an image says what the downstream task asks of it: by a label or, to a classifier, by its class."""
+    return image.labelled or (experiment.downstream.task == "classification" and bool(image.attributes.get("class")))
 
 
 def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:

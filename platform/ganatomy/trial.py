@@ -21,9 +21,6 @@ from ganatomy.training import PANELS
 Report = Callable[[Mapping[str, float]], None]
 """Tells Tune the metrics of a validation."""
 
-SCORE = "val/dice"
-"""What trials are ranked by: mean Dice on real validation patients of the target domain."""
-
 VALIDATION = "validation"
 """Counts a trial's validations from 1: the resource that ASHA compares trials at."""
 
@@ -35,8 +32,8 @@ class TrialLog:
     trial has spent, whichever stages it was spent in.
     """
 
-    def __init__(self, journal: Journal, report: Report) -> None:
-        self.journal, self.report = journal, report
+    def __init__(self, journal: Journal, report: Report, score: str) -> None:
+        self.journal, self.report, self.score = journal, report, score
         self.stage = ""
         self.last: Record = {}
         self.before: Record = {"step": 0.0, "budget/device_seconds": 0.0}
@@ -56,9 +53,9 @@ class TrialLog:
         picture = stage.directory / PANELS / f"{int(record['step']):09d}.png"
         if picture.exists():
             self.journal.image(f"{stage.kind}_panel", picture.read_bytes(), step)
-        if SCORE in record:
+        if self.score in record:
             self.validation += 1
-            self.report({SCORE: record[SCORE], VALIDATION: self.validation})
+            self.report({self.score: record[self.score], VALIDATION: self.validation})
 
     def conclude(self, outcome: Outcome) -> None:
         """Log what the finished trial came to."""
@@ -91,9 +88,9 @@ def run_trial(
     Of one that had finished, Tune (killed before it wrote that down) hears the final score, and nothing else happens.
     """
     experiment = replace(space, base=plan.base).experiment(values, plan.fixed)
-    directory = workspace / "sweeps" / plan.name / "trials" / trial
+    directory, score = workspace / "sweeps" / plan.name / "trials" / trial, plan.score
     if (earlier := _finished(directory, experiment)) is not None:
-        report({SCORE: earlier.summary[SCORE], VALIDATION: plan.validations + 1})
+        report({score: earlier.summary[score], VALIDATION: plan.validations + 1})
         return
     tracking = Tracking(plan.tracking_uri or None, workspace, wait=True)  # a server that is away delays, not fails
     label = name_of(experiment, space, values)
@@ -102,7 +99,7 @@ def run_trial(
     result = TrialResult(trial, experiment, run_id=run_id)
     write_result(directory, result)
     (directory / "name").write_text(label)
-    log = TrialLog(journal, report)
+    log = TrialLog(journal, report, score)
     try:
         stages = Stages(
             workspace, Path(plan.store), experiment, workers_of(plan, space, values), log.follow, _sayer(directory)
@@ -117,7 +114,7 @@ def run_trial(
         )
         log.conclude(outcome)
         write_result(directory, replace(result, status="finished"))
-        report({SCORE: outcome.summary[SCORE], VALIDATION: log.validation + 1})
+        report({score: outcome.summary[score], VALIDATION: log.validation + 1})
     except Exception as error:
         line = one_line(error)
         write_result(directory, replace(result, status="failed", error=line))

@@ -32,7 +32,7 @@ from ganatomy.search_space import SearchSpace, parse_settings
 from ganatomy.terminal import BAD_INPUT, guarded
 from ganatomy.tracking import Tracking
 from ganatomy.training import evaluation_images, labelled_patients
-from ganatomy.trial import SCORE, VALIDATION, run_trial
+from ganatomy.trial import VALIDATION, run_trial
 
 # Anything at all on the head node, so that a driver needs no CPU that its own workers could be waiting for.
 EMPTY_HANDED = {"node:__internal_head__": 0.001}
@@ -189,7 +189,7 @@ def run_sweep(plan: SweepPlan, workspace: Path, *, address: str = "", resume: bo
     unfinished = progress.conclude(began)
     if not any(result.status == "finished" for result in results):
         return 130 if unfinished else 1
-    print(render_text(ablation_table(results)))
+    print(render_text(ablation_table(results, published=plan.published())))
     return 130 if unfinished else 0
 
 
@@ -231,14 +231,14 @@ def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tu
     )
     search = OptunaSearch(
         space.sampler(plan.fixed, plan.seeds),
-        metric=SCORE,
+        metric=plan.score,
         mode="max",
         sampler=sampler,
         points_to_evaluate=space.listed(plan.fixed, plan.seeds)[: plan.trials],
     )
     asha = tune.schedulers.ASHAScheduler(
         time_attr=VALIDATION,
-        metric=SCORE,
+        metric=plan.score,
         mode="max",
         max_t=plan.validations + 2,  # a trial that reaches max_t would count as stopped
         grace_period=max(1, plan.validations // 3),

@@ -1,4 +1,5 @@
-"""The classifier of Gupta et al. 2019: a dilated residual network, fine-tuned in its last stages only."""
+"""Classifiers of whole images: the dilated residual network of Gupta et al. 2019, fine-tuned in its last stages only,
+and a densely connected one."""
 
 from __future__ import annotations
 
@@ -59,13 +60,15 @@ class DRN(nn.Module):
     [N, in_channels, H, W] -> logits [N, classes]; any size, the last features at an eighth of it. With three channels
     and 1000 classes there are 16,393,752 parameters (16.4 million published). ``width`` multiplies all channels.
 
-    Whoever fine-tunes calls ``freeze``: stages up to ``frozen`` then give no gradient and keep their batch
-    statistics, whatever ``train()`` or ``requires_grad_()`` a training loop calls.
+    Whoever fine-tunes gives ``learning`` or calls ``freeze``: stages up to ``frozen`` then give no gradient and keep
+    their batch statistics, whatever ``train()`` or ``requires_grad_()`` a training loop calls.
     """
 
     multiple_of: ClassVar[int] = 8
 
-    def __init__(self, ndim: int = 2, in_channels: int = 1, classes: int = 2, width: float = 1.0) -> None:
+    def __init__(
+        self, ndim: int = 2, in_channels: int = 1, classes: int = 2, width: float = 1.0, learning: int = len(CHANNELS)
+    ) -> None:
         if ndim != 2:
             raise InputError(f"DRN cannot work in {ndim}D", expected="ndim = 2", remedy="set sampling.ndim")
         super().__init__()
@@ -76,6 +79,7 @@ class DRN(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.freeze(learning)
 
     def freeze(self, learning: int = 2) -> DRN:
         """Let only the last ``learning`` stages and the linear layer learn (section 4.2); all stages thaw with 9."""
@@ -111,3 +115,22 @@ def learning_parameters(network: DRN) -> Iterator[tuple[str, nn.Parameter]]:
 def lesion_probability(logits: Tensor, lesion: int = 1) -> Tensor:
     """p(lesion) [N] from logits [N, classes]; ``lesion`` is the class id."""
     return logits.softmax(dim=1)[:, lesion]
+
+
+def densenet121(
+    ndim: int = 2,
+    in_channels: int = 1,
+    classes: int = 2,
+    features: int = 64,
+    growth: int = 32,
+    blocks: tuple[int, ...] = (6, 12, 24, 16),
+) -> nn.Module:
+    """MONAI's DenseNet (Huang et al., CVPR 2017) of 121 layers; fewer or narrower ones for small images.
+
+    [N, in_channels, *S] -> logits [N, classes], 2D and 3D; the image is halved by each block and twice before them.
+    """
+    from monai.networks.nets import DenseNet  # seconds to import
+
+    return DenseNet(
+        ndim, in_channels, classes, init_features=features, growth_rate=growth, block_config=tuple(blocks)
+    )  # fmt: skip

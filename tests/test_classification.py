@@ -1,0 +1,194 @@
+"""Classifiers: both classes equally often, whole images, only what may learn learns, rows that AUC can be told from."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import radiographs
+import torch
+from torch import nn
+
+from ganatomy.classification import (
+    TrainClassifier,
+    class_of,
+    classified_images,
+    lesion_probabilities,
+    make_classification,
+    score_classes,
+)
+from ganatomy.contracts import InputError
+from ganatomy.distributed import DirectoryReporter
+from ganatomy.experiment import Filter, Sampling, pseudonym
+from ganatomy.metrics import predictions, summarise
+from ganatomy.sampling import resized
+from ganatomy.stages import Stages, kept_images
+from ganatomy.store import Item, write_store
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return radiographs.make_store(tmp_path_factory.mktemp("store") / "films")
+
+
+class Darkest(nn.Module):
+    """p(lesion) rises with the darkest voxel's darkness: no learning, but an answer that depends on the image."""
+
+    def forward(self, image):
+        dark = -image.flatten(1).min(dim=1).values
+        return torch.stack([torch.zeros_like(dark), dark], dim=1)
+
+
+def test_class_by_column_or_by_label(tmp_path):
+    image, label = np.linspace(-1, 1, 16, dtype=np.float32).reshape(1, 4, 4), np.zeros((1, 4, 4), np.uint8)
+    marked = label.copy()
+    marked[0, 1, 1] = 1
+    given = [("a", None, "lesion"), ("b", None, "normal"), ("c", None, "healthy"), ("d", None, ""), ("e", label, ""),
+             ("f", marked, "")]  # fmt: skip
+    made = write_store(tmp_path / "s", name="s", labels={1: "l"}, domains={"x": {}}, digest="d", items=[
+        Item(name, name, "x", "train", image, mask, attributes={"class": said} if said else {})
+        for name, mask, said in given])  # fmt: skip
+    assert [class_of(record) for record in made.records()] == ["lesion", "normal", "normal", "", "normal", "lesion"]
+
+
+def test_a_batch_holds_as_many_of_either_class_each_a_whole_film(store, tmp_path):
+    experiment = radiographs.experiment()
+    build = TrainClassifier(store.path, experiment, tmp_path, "L")
+    loop = build(rank=0, world=1, device=CPU)
+    batch = loop.draws.batch(0)
+    assert {name: images.image.shape for name, images in batch.items()} == {
+        "lesion": (2, 1, 24, 16), "normal": (2, 1, 24, 16),
+    }  # fmt: skip
+    films = {record.subject: store.image(record) for record in store.records(split="train")}
+    for name, images in batch.items():
+        for image, subject in zip(images.image, images.subjects):
+            assert subject.startswith(f"{name}-train")
+            np.testing.assert_array_equal(image.numpy(), resized(films[subject], experiment.sampling))
+
+
+def test_resizing_keeps_the_picture_and_refuses_several_slices(store):
+    film = store.image(store.records()[0])
+    small = resized(film, Sampling(2, (24, 16)))
+    np.testing.assert_allclose(small.mean(), film.mean(), atol=0.02)
+    assert np.corrcoef(small.ravel(), film.reshape(24, 2, 16, 2).mean((1, 3)).ravel())[0, 1] > 0.98
+    assert resized(film, Sampling(2, (48, 32))) is film
+    assert resized(np.repeat(film, 4, 0), Sampling(3, (4, 24, 16))).shape == (4, 24, 16)
+    with pytest.raises(InputError, match="2 slices"):
+        resized(np.repeat(film, 2, 0), Sampling(2, (24, 16)))
+
+
+def test_rows_name_nobody_and_give_the_area_of_scikit_learn(store):
+    sklearn = pytest.importorskip("sklearn.metrics")
+    sampling, images = Sampling(2, (48, 32)), store.records(split="train")
+    rows = score_classes(Darkest(), store, images, sampling, CPU)
+    assert [row.subject for row in rows] == [pseudonym(image.subject, store.name) for image in images]
+    assert {row.metric for row in rows} == {"probability"}
+    assert [row.label for row in rows] == [image.attributes["class"] for image in images]
+    logits = np.array([-store.image(image).min() for image in images])
+    np.testing.assert_allclose([row.value for row in rows], 1 / (1 + np.exp(-logits)), rtol=1e-5)
+    truth = [row.label == "lesion" for row in rows]
+    summary = summarise(rows)
+    assert summary.keys() == {"val/auc", "val/sensitivity", "val/specificity"}
+    assert summary["val/auc"] == pytest.approx(sklearn.roc_auc_score(truth, [row.value for row in rows]))
+    assert predictions([rows, rows]).probabilities.shape == (2, len(rows))
+
+
+def test_many_images_are_predicted_as_one_by_one(store):
+    network = make_classification(radiographs.experiment()).S
+    sampling, images = radiographs.EXPERIMENT.sampling, store.records()
+    together = [p for _, p in lesion_probabilities(network, store, images, sampling, CPU)]
+    alone = [p for image in images for _, p in lesion_probabilities(network, store, [image], sampling, CPU)]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_frozen_stages_stay_as_they_were(store, tmp_path):
+    base = radiographs.EXPERIMENT
+    frozen = base.from_dict({**base.to_dict(), "downstream": {
+        "network": {"name": "drn_d_22", "config": {"width": 0.125, "learning": 2}}, "learning_rate": 1e-2,
+        "task": "classification"}})  # fmt: skip
+    loop = TrainClassifier(store.path, frozen, tmp_path, "L")(rank=0, world=1, device=CPU)
+    before = {name: value.clone() for name, value in loop.method.S.state_dict().items()}
+    loop.run(DirectoryReporter(tmp_path, lambda: None))
+    changed = {name.split(".")[1] for name, value in loop.method.S.state_dict().items()
+               if not torch.equal(value, before[name]) and name.startswith("stages")}  # fmt: skip
+    assert changed == {"7", "8"}
+    assert not torch.equal(loop.method.S.head.weight, before["head.weight"])
+
+
+@pytest.mark.parametrize("network", [
+    {"name": "drn_d_22", "config": {"width": 0.125}},
+    {"name": "densenet121", "config": {"features": 8, "growth": 4, "blocks": [2, 2]}},
+])  # fmt: skip
+def test_a_real_and_a_classical_arm_from_store_to_scores(store, tmp_path, network):
+    base = radiographs.EXPERIMENT.to_dict()
+    base["downstream"]["network"] = network
+    for arm in ("real", "classical"):
+        experiment = radiographs.EXPERIMENT.from_dict({**base, "arm": arm})
+        outcome = Stages(tmp_path / "workspace", store.path, experiment).run()
+        assert {row.subject for row in outcome.scores} == {
+            pseudonym(image.subject, store.name) for image in store.records(split="val")
+        }
+        assert 0 <= outcome.summary["val/auc"] <= 1
+        assert outcome.keys.keys() == {"downstream", "evaluate"}
+
+
+def test_a_classifier_learns_what_there_is_to_learn(store, tmp_path):
+    """Films brightened where they have a lesion: any classifier must find that out on patients it never saw."""
+    easy = [
+        Item(r.subject, r.patient, r.domain, r.split,
+             np.clip(store.image(r) * 0.5 + (0.4 if class_of(r) == "lesion" else -0.4), -1, 1), attributes=r.attributes)
+        for r in store.records()
+    ]  # fmt: skip
+    made = write_store(tmp_path / "s", name="easy", labels={}, domains=store.domains, digest="easy", items=easy)
+    experiment = radiographs.experiment(budget__segmentor_steps=40, budget__batch=4)
+    outcome = Stages(tmp_path / "workspace", made.path, experiment).run()
+    assert outcome.summary["val/auc"] > 0.95
+
+
+def test_one_class_alone_is_refused(store, tmp_path):
+    made = radiographs.make_store(tmp_path / "s", digest="none", counts={"lesion": (2, 0, 1), "normal": (2, 1, 1)})
+    with pytest.raises(InputError, match="class 'lesion' in split val"):
+        classified_images(made, "xray", "val")
+
+
+def test_what_a_classifier_cannot_use_is_refused():
+    for values, said in (({"arm": "joint", "method": "shape_consistent"}, "arm"),
+                         ({"filter__min_dice": 0.5}, "filter.min_dice"),
+                         ({"filter__min_probability": 1.5}, "filter.min_probability")):  # fmt: skip
+        values = {**values, "domains": {"A": "xray", "B": "xray", "H": "xray", "L": "xray"}}
+        with pytest.raises(InputError, match=said):
+            radiographs.experiment(**values).validate()
+
+
+# --- selection -----------------------------------------------------------------------------------------------------
+
+FOUND = dict(enumerate(np.random.default_rng(0).uniform(0, 0.99, 60).round(2).tolist()))
+
+
+def kept(**rule):
+    return kept_images(FOUND, Filter(**rule), "probability", 0)
+
+
+def test_kept_sets_are_nested_in_the_threshold_and_hold_its_boundary():
+    thresholds = sorted({0.0, 0.5, 0.9, *list(FOUND.values())[:5]})
+    sets = [set(kept(min_probability=t)) for t in thresholds]
+    assert sets[0] == set(FOUND)
+    for larger, smaller in itertools.pairwise(sets):
+        assert smaller <= larger
+    for index, p in list(FOUND.items())[:5]:
+        assert index in kept(min_probability=p)
+    with pytest.raises(InputError, match=r"min_probability = 1 keeps none of 60"):
+        kept(min_probability=1.0)
+
+
+def test_equal_counts_over_thresholds_are_drawn_not_the_best():
+    chosen = [kept(min_probability=t, as_many_as=0.9) for t in (0.0, 0.5, 0.9)]
+    assert len({len(some) for some in chosen}) == 1
+    assert set(chosen[2]) == set(kept(min_probability=0.9))
+    for some, t in zip(chosen, (0.0, 0.5, 0.9)):
+        assert all(FOUND[index] >= t for index in some)
+    assert min(FOUND[index] for index in chosen[0]) < 0.5  # drawn from all, good and bad
+    assert chosen[0] == kept(min_probability=0.0, as_many_as=0.9)
