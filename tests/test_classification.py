@@ -20,8 +20,9 @@ from ganatomy.classification import (
 )
 from ganatomy.contracts import InputError
 from ganatomy.distributed import DirectoryReporter
-from ganatomy.experiment import Filter, Sampling, pseudonym
+from ganatomy.experiment import Filter, Sampling, Score, TrialResult, pseudonym
 from ganatomy.metrics import predictions, summarise
+from ganatomy.report import ablation_table, render_text, write_html
 from ganatomy.sampling import resized
 from ganatomy.stages import Stages, kept_images
 from ganatomy.store import Item, write_store
@@ -192,3 +193,42 @@ def test_equal_counts_over_thresholds_are_drawn_not_the_best():
         assert all(FOUND[index] >= t for index in some)
     assert min(FOUND[index] for index in chosen[0]) < 0.5  # drawn from all, good and bad
     assert chosen[0] == kept(min_probability=0.0, as_many_as=0.9)
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def result(name, arm, seed, gain, lesions=12, normals=30):
+    """A finished trial whose classifier sees ``gain`` of a lesion, on the same subjects as every other trial."""
+    rng = np.random.default_rng([7, seed])
+    rows = []
+    for i in range(lesions + normals):
+        p = 1 / (1 + np.exp(-(gain * (i < lesions) + rng.normal())))
+        rows.append(Score(f"s{i}", f"p{i}", "probability", "lesion" if i < lesions else "normal", float(p)))
+    experiment = radiographs.experiment(arm=arm, seed=seed)
+    return TrialResult(name, experiment, "finished", scores=tuple(rows), summary=summarise(rows), device_seconds=1.0)
+
+
+def test_a_table_of_classifiers_is_one_of_areas(tmp_path):
+    results = [result(f"{arm}{seed}", arm, seed, gain)
+               for arm, gain in (("real", 0.3), ("offline", 3.0)) for seed in (0, 1)]  # fmt: skip
+    table = ablation_table(results)
+    candidate, baseline = table.row(table.candidate), table.row(table.baseline)
+    assert (candidate.arm, baseline.arm, candidate.seeds) == ("offline", "real", (0, 1))
+    for row, some in ((baseline, results[:2]), (candidate, results[2:])):
+        assert row.dice == pytest.approx(np.mean([trial.summary["val/auc"] for trial in some]))
+    assert candidate.difference.mean == pytest.approx(candidate.dice - baseline.dice)
+    assert candidate.difference.n == 42
+    assert candidate.reading == "shown to help"
+    assert "AUC points" in table.conclusion
+    text = render_text(table)
+    assert "AUC" in text
+    assert "Dice" not in text
+    assert "HD95" not in text
+    page = write_html(table, tmp_path / "report.html").read_text()
+    assert "Dice" not in page
+
+
+def test_two_like_classifiers_are_not_told_apart():
+    table = ablation_table([result("a", "real", 3, 1.0), result("b", "offline", 4, 1.0)])
+    assert table.row(table.candidate).reading == "not shown to help"

@@ -16,10 +16,12 @@ from typing import Any
 from ganatomy import metrics
 from ganatomy.contracts import InputError
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, TrialResult
-from ganatomy.statistics import Effect, holm, paired_bootstrap, permutation_test, smallest_p
+from ganatomy.published import Beside, beside
+from ganatomy.roc import auc_difference
+from ganatomy.search_space import PaperTable
+from ganatomy.statistics import SIGNIFICANT, Effect, holm, paired_bootstrap, permutation_test, shown, smallest_p
 
 FEW_PATIENTS = 10
-SIGNIFICANT = 0.05
 WEAK_REFERENCE = 0.8
 HELPS, HARMS, OPEN = "shown to help", "shown to harm", "not shown to help"
 
@@ -30,6 +32,8 @@ class Row:
 
     configuration: ``Experiment.configuration()`` of its first trial.  name: the parameters that vary over the sweep.
     patients: patient -> Dice averaged over seeds.  dice, labels, hd95 (mm), device_seconds: means over seeds.
+    Of classifiers dice is the area under the ROC curve, a matter of all patients together: what is a patient's own is
+    then empty or NaN.
     missed: structures that no voxel was found of, a seed.  worst: least Dice of any subject under any seed.
     s_scores: domain -> mean S-score; s_references: what the same segmentors reach on real images.
     difference: Dice minus that of the baseline, paired over patients; None for the baseline itself and where there is
@@ -66,9 +70,7 @@ class Row:
         """What may be said of it: the interval and the corrected p must agree before anything is 'shown'."""
         if self.difference is None:
             return ""
-        if self.p_holm <= SIGNIFICANT and self.difference.low > 0:
-            return HELPS
-        return HARMS if self.p_holm <= SIGNIFICANT and self.difference.high < 0 else OPEN
+        return {1: HELPS, 0: OPEN, -1: HARMS}[shown(self.difference, self.p_holm)]
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ class Unfinished:
 class Ablation:
     """Rows, best Dice first. baseline, candidate: configurations of the best row without and with synthetic images
     (empty where there is none); both chosen on the validation split. caveats: what a reader must know, in sentences.
-    names: configuration of the ``relevant`` part of every trial's experiment -> its name."""
+    names: configuration of the ``relevant`` part of every trial's experiment -> its name.
+    published: tables of papers beside what this sweep found.
+    measure: what the rows' ``dice`` is: ``Dice``, or ``AUC`` for classifiers."""
 
     rows: tuple[Row, ...]
     baseline: str
@@ -93,6 +97,8 @@ class Ablation:
     unfinished: tuple[Unfinished, ...] = ()
     caveats: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict, repr=False)
+    published: tuple[Beside, ...] = ()
+    measure: str = "Dice"
 
     def row(self, configuration: str) -> Row:
         """The row of a configuration. Raises KeyError."""
@@ -116,26 +122,29 @@ class Ablation:
         assert effect is not None
         return (
             f"On the validation patients, synthetic data is {row.reading}: the best configuration with it ({row.name}) "
-            f"scores {100 * effect.mean:+.1f} Dice points against the baseline ({self.row(self.baseline).name}), "
-            f"95 % interval {interval(effect)}, {effect.n} patients."
+            f"scores {100 * effect.mean:+.1f} {self.measure} points against the baseline "
+            f"({self.row(self.baseline).name}), 95 % interval {interval(effect)}, {effect.n} patients."
         )
 
 
 # --- computing ---------------------------------------------------------------------------------------------------
 
 
-def ablation_table(results: Sequence[TrialResult], baseline: str = "") -> Ablation:
+def ablation_table(
+    results: Sequence[TrialResult], baseline: str = "", published: Sequence[PaperTable] = ()
+) -> Ablation:
     """The table of a sweep's trials.
 
     Trials that differ in nothing but the seed are one row; for arms without synthetic images, settings of the generator
     do not count as a difference.  baseline: configuration to compare with; by default the best non-synthetic one.
+    published: tables of papers to show beside it.
     """
     names = _names([result.experiment for result in results])
     groups: dict[str, list[TrialResult]] = defaultdict(list)
     unfinished = []
     for result in results:
         key = relevant(result.experiment).configuration()
-        if result.status == "finished" and metrics.case_scores(result.scores):
+        if result.status == "finished" and _scored(result):
             groups[key].append(result)
         else:
             error = result.error or ("no scores" if result.status == "finished" else "")
@@ -146,10 +155,25 @@ def ablation_table(results: Sequence[TrialResult], baseline: str = "") -> Ablati
     if against and against not in {row.configuration for row in rows}:
         known = ", ".join(f"{row.configuration} ({row.name})" for row in rows) or "a finished trial"
         raise InputError(f"baseline {against!r} is no finished configuration of this sweep", expected=known)
-    rows = _compared(rows, against)
+    classify = bool(groups) and all(_classifies(trial) for group in groups.values() for trial in group)
+    rows = _compared_areas(rows, against, groups) if classify else _compared(rows, against)
     candidate = next((row.configuration for row in rows if row.synthetic and row.configuration != against), "")
     called = {key: name for key, (name, _) in names.items()}
-    return Ablation(tuple(rows), against, candidate, tuple(unfinished), tuple(_caveats(rows)), called)
+    printed = _beside(published, results)
+    measure = "AUC" if classify else "Dice"
+    caveats = _caveats(rows, measure)
+    return Ablation(tuple(rows), against, candidate, tuple(unfinished), tuple(caveats), called, printed, measure)
+
+
+def _beside(published: Sequence[PaperTable], results: Sequence[TrialResult]) -> tuple[Beside, ...]:
+    if not (published and results):
+        return ()
+    groups: dict[str, list[TrialResult]] = defaultdict(list)
+    for result in results:
+        groups[relevant(result.experiment).configuration()].append(result)
+    roles = results[0].experiment
+    domains = {role: roles.domain(role) for role in roles.domains}
+    return tuple(beside(table, list(groups.values()), domains) for table in published)
 
 
 def relevant(experiment: Experiment) -> Experiment:
@@ -209,23 +233,27 @@ def _word(value: Any) -> str:
 
 
 def _row(trials: Sequence[TrialResult], name: str, parameters: Mapping[str, Any]) -> Row:
-    by_seed: dict[int, TrialResult] = {}
-    for trial in trials:  # the same experiment run twice is no second replicate
-        by_seed.setdefault(trial.experiment.seed, trial)
-    chosen = [by_seed[seed] for seed in sorted(by_seed)]
+    chosen = _replicates(trials)
     summaries = [metrics.summarise(trial.scores) for trial in chosen]
+    row = Row(
+        configuration=chosen[0].experiment.configuration(), name=name, parameters=parameters,
+        arm=chosen[0].experiment.arm, trials=tuple(trial.trial for trial in trials),
+        seeds=tuple(trial.experiment.seed for trial in chosen),
+        patients={}, dice=_averaged(summaries)[chosen[0].experiment.downstream.score], labels={}, hd95=math.nan,
+        missed=0.0, worst=math.nan, worst_subject="", s_scores={}, s_references={},
+        device_seconds=_averaged([{"s": trial.device_seconds} for trial in chosen])["s"],
+    )  # fmt: skip
+    if _classifies(chosen[0]):
+        return row
     cases = [(value, subject) for trial in chosen for subject, value in metrics.case_scores(trial.scores).items()]
     worst, subject = min(cases)
-    return Row(
-        configuration=chosen[0].experiment.configuration(), name=name, parameters=parameters,
-        arm=chosen[0].experiment.arm, trials=tuple(trial.trial for trial in trials), seeds=tuple(by_seed),
+    return dataclasses.replace(
+        row,
         patients=_averaged([metrics.patient_scores(trial.scores) for trial in chosen]),
-        dice=_averaged(summaries)["val/dice"],
         labels=_averaged([metrics.label_scores(trial.scores) for trial in chosen]),
         hd95=_averaged(summaries).get("val/hd95", math.nan), missed=_averaged(summaries)["val/missed"],
         worst=worst, worst_subject=subject,
         s_scores=_under("synthesis/s_score/", chosen), s_references=_under("synthesis/s_score_reference/", chosen),
-        device_seconds=_averaged([{"s": trial.device_seconds} for trial in chosen])["s"],
     )  # fmt: skip
 
 
@@ -260,7 +288,37 @@ def _compared(rows: Sequence[Row], baseline: str) -> list[Row]:
     return [dataclasses.replace(row, p_holm=p) for row, p in zip(compared, adjusted)]
 
 
-def _caveats(rows: Sequence[Row]) -> list[str]:
+def _scored(trial: TrialResult) -> bool:
+    return trial.experiment.downstream.score in metrics.summarise(trial.scores)
+
+
+def _classifies(trial: TrialResult) -> bool:
+    return trial.experiment.downstream.task == "classification"
+
+
+def _compared_areas(rows: Sequence[Row], baseline: str, groups: Mapping[str, Sequence[TrialResult]]) -> list[Row]:
+    """Rows of classifiers beside the baseline: all on the same resampled patients, replicates averaged first."""
+    found = {trials[0].experiment.configuration(): metrics.predictions(trial.scores for trial in _replicates(trials))
+             for trials in groups.values()}  # fmt: skip
+    compared = []
+    for row in rows:
+        if baseline and row.configuration != baseline:
+            difference, p = auc_difference(found[row.configuration], found[baseline])
+            row = dataclasses.replace(row, difference=difference, p=p)
+        compared.append(row)
+    adjusted = holm([row.p for row in compared])
+    return [dataclasses.replace(row, p_holm=p) for row, p in zip(compared, adjusted)]
+
+
+def _replicates(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """One trial a seed, by seed: the same experiment run twice is no second replicate."""
+    by_seed: dict[int, TrialResult] = {}
+    for trial in trials:
+        by_seed.setdefault(trial.experiment.seed, trial)
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def _caveats(rows: Sequence[Row], measure: str) -> list[str]:
     caveats = []
     effects = [row.difference for row in rows if row.difference is not None]
     if effects:
@@ -270,13 +328,13 @@ def _caveats(rows: Sequence[Row]) -> list[str]:
                 f"Only {n} validation patients: intervals are rather too narrow, and one patient more may change the "
                 "order of the rows."
             )
-        if (least := min(1.0, family * smallest_p(n))) > SIGNIFICANT:
+        if measure != "AUC" and (least := min(1.0, family * smallest_p(n))) > SIGNIFICANT:
             caveats.append(
                 f"With {n} patients and {family} comparisons the least corrected p is {least:.2g}: this table cannot "
                 "show anything at 5 %, however large the effect."
             )
         compared = max(len(row.patients) for row in rows)
-        if n < compared:
+        if n < compared and measure != "AUC":
             caveats.append(f"Some comparisons rest on {n} of {compared} patients: the others have no score in one arm.")
     if any(len(row.seeds) == 1 for row in rows):
         caveats.append("Rows with one seed mix the luck of one training with the effect.")

@@ -16,7 +16,7 @@ from ganatomy.statistics import Effect
 INK, FAINT, BLUE, ORANGE, GREY = "#1b2430", "#8b95a5", "#0072b2", "#d55e00", "#7a8594"
 
 
-def forest(effects: Sequence[tuple[str, Effect]]) -> bytes:
+def forest(effects: Sequence[tuple[str, Effect]], measure: str = "Dice") -> bytes:
     """Differences (name, Effect) with their intervals, one under the other; blue above zero, orange below."""
     names = [_short(name) for name, _ in effects]
     figure, axes = _axes(8.6, 0.9 + sum(0.22 + 0.17 * (1 + name.count("\n")) for name in names))
@@ -30,7 +30,7 @@ def forest(effects: Sequence[tuple[str, Effect]]) -> bytes:
     axes.axvline(0, color=INK, lw=0.9)
     axes.set_yticks(range(len(effects)), names)
     axes.set_ylim(len(effects) - 0.4, -0.6)
-    axes.set_xlabel("Dice points against the baseline")
+    axes.set_xlabel(f"{measure} points against the baseline")
     return _png(figure)
 
 
@@ -48,8 +48,9 @@ def paired(first: tuple[str, Mapping[str, float]], second: tuple[str, Mapping[st
     return _png(figure)
 
 
-def cost(points: Sequence[tuple[str, float, float, bool]]) -> bytes:
-    """(name, device seconds, Dice, whether synthetic data was used) as a scatter; the best of each kind is named."""
+def cost(points: Sequence[tuple[str, float, float, bool]], measure: str = "Dice") -> bytes:
+    """(name, device seconds, Dice or another measure, whether synthetic data was used) as a scatter; the best of each
+    kind is named."""
     figure, axes = _axes(8.6, 4.2)
     for synthetic, colour, label in ((False, GREY, "real images only"), (True, BLUE, "with synthetic images")):
         kind = [point for point in points if point[3] == synthetic]
@@ -70,7 +71,7 @@ def cost(points: Sequence[tuple[str, float, float, bool]]) -> bytes:
             _short(name), (seconds, score), (0, 8), textcoords="offset points", ha=side, fontsize=8, color=colour
         )
     axes.set_xlabel("device seconds of a trial")
-    axes.set_ylabel("Dice")
+    axes.set_ylabel(measure)
     axes.margins(0.1, 0.18)
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
     return _png(figure)

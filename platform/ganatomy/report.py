@@ -20,6 +20,7 @@ from rich.table import Table
 from ganatomy import figures
 from ganatomy.ablation import Ablation, Row, ablation_table, interval
 from ganatomy.experiment import plain
+from ganatomy.published import INCOMPARABLE, Beside, Figure, Finding
 from ganatomy.statistics import finite
 
 __all__ = [
@@ -33,6 +34,16 @@ __all__ = [
     "to_json",
     "write_html",
 ]
+
+
+LEGENDS = {
+    "Dice": "Dice, HD95: means over seeds. Δ: Dice points against the baseline, paired over patients, 95 % bootstrap "
+    "interval. p: permutation test, Holm-corrected. missed: structures a seed. S-score: by domain, / "
+    "what its segmentor reaches on real images.",
+    "AUC": "AUC: mean over seeds. Δ: AUC points against the baseline, on the same resampled patients, 95 % bootstrap "
+    "interval. p: from the same resamples, Holm-corrected.",
+}
+"""What the table is of -> what its columns mean."""
 
 
 def rich_table(table: Ablation) -> Table:
@@ -56,24 +67,37 @@ def render_text(table: Ablation, width: int = 120) -> str:
         console.print()
         console.print(rich_table(table))
         console.print()
-        console.print(
-            "Dice, HD95: means over seeds. Δ: Dice points against the baseline, paired over patients, 95 % bootstrap "
-            "interval. p: permutation test, Holm-corrected. missed: structures a seed. S-score: by domain, / "
-            "what its segmentor reaches on real images."
-        )
+        console.print(LEGENDS[table.measure])
     for caveat in table.caveats:
         console.print(f"! {caveat}")
+    for published in table.published:
+        _print_beside(console, published)
     for trial in table.unfinished:
         console.print(f"{trial.status}: trial {trial.trial} ({trial.name}){': ' if trial.error else ''}{trial.error}")
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
+def _print_beside(console: Console, published: Beside) -> None:
+    console.print(f"\nThe paper's figures beside ours: {published.where}\n{INCOMPARABLE}\n")
+    for headers, rows in _beside_tables(published):
+        shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        for index, header in enumerate(headers):
+            shown.add_column(header, overflow="fold", justify="left" if index == 0 else "right")
+        for row in rows:
+            shown.add_row(*row)
+        console.print(shown)
+        console.print()
+    for caveat in _beside_caveats(published):
+        console.print(f"! {caveat}")
+
+
 def to_dict(table: Ablation) -> dict[str, Any]:
     """Everything in the table as plain values for JSON; numbers it does not know are None."""
     rows = [{**plain(row), "synthetic": row.synthetic, "reading": row.reading,
              "difference": row.difference and row.difference.to_dict()} for row in table.rows]  # fmt: skip
-    whole = {**plain(table), "rows": rows, "conclusion": table.conclusion}
+    published = [_beside_dict(printed) for printed in table.published]
+    whole = {**plain(table), "rows": rows, "conclusion": table.conclusion, "published": published}
     del whole["names"]  # every row and unfinished trial has its own
     return {key: _finite(value) for key, value in whole.items()}
 
@@ -116,8 +140,9 @@ def write_html(
 
 def _headers(table: Ablation) -> list[str]:
     synthesis = ["S-score"] if any(row.s_scores for row in table.rows) else []
-    return ["configuration", "seeds", "Dice", "Δ [95 % interval]", "p Holm", "HD95 mm", "missed", "worst", *synthesis,
-            "device s", "reading"]  # fmt: skip
+    single = ["HD95 mm", "missed", "worst"] if table.measure == "Dice" else []  # what a patient has of its own
+    return ["configuration", "seeds", table.measure, "Δ [95 % interval]", "p Holm", *single, *synthesis, "device s",
+            "reading"]  # fmt: skip
 
 
 def _cells(table: Ablation, row: Row) -> list[str]:
@@ -127,10 +152,11 @@ def _cells(table: Ablation, row: Row) -> list[str]:
         f"{domain} {_number(value, 2)}" + (f"/{row.s_references[domain]:.2f}" if domain in row.s_references else "")
         for domain, value in sorted(row.s_scores.items())
     )
+    single = [_number(row.hd95, 1), f"{row.missed:.3g}", _number(row.worst, 3)]
     return [
         row.name, str(len(row.seeds)), _number(row.dice, 3),
         "" if effect is None else f"{100 * effect.mean:+.1f} [{interval(effect)}]", _number(row.p_holm, 3),
-        _number(row.hd95, 1), f"{row.missed:.3g}", _number(row.worst, 3),
+        *(single if table.measure == "Dice" else []),
         *([synthesis or "–"] if any(other.s_scores for other in table.rows) else []), f"{row.device_seconds:.0f}",
         reading,
     ]  # fmt: skip
@@ -145,6 +171,66 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list) else finite(value)
 
+
+# --- the papers' figures -----------------------------------------------------------------------------------------
+
+
+def _beside_tables(published: Beside) -> list[tuple[list[str], list[list[str]]]]:
+    """Headers and rows of the figures, and of the claims where the paper makes some."""
+    figures = (
+        ["in the paper", "metric", "paper", "ours (± SD over seeds)"],
+        [_figure_cells(f) for f in published.figures],
+    )
+    claims = (
+        ["the paper's claim", "metric", "paper Δ", "our Δ [95 % interval]", "p Holm", "here"],
+        [_finding_cells(f) for f in published.findings],
+    )
+    return [part for part in (figures, claims) if part[1]]
+
+
+def _figure_cells(figure: Figure) -> list[str]:
+    ours = _number(figure.ours, 3)
+    if math.isfinite(figure.deviation):
+        ours += f" ± {figure.deviation:.3f}"
+    seeds = f" ({figure.seeds} seed{'s' * (figure.seeds != 1)})" if figure.seeds else ""
+    return [figure.name, figure.metric, f"{figure.paper:.3f} {figure.spread}".rstrip(), ours + seeds]
+
+
+def _finding_cells(finding: Finding) -> list[str]:
+    effect = finding.effect
+    ours = "–"
+    if effect is not None:
+        bounds = f"{effect.low:+.3f}, {effect.high:+.3f}" if math.isfinite(effect.low) else "unknown"
+        ours = f"{effect.mean:+.3f} [{bounds}], {effect.n} {finding.units}"
+    paper = f"{finding.paper:+.3f}" if math.isfinite(finding.paper) else "–"
+    return [finding.says, finding.metric, paper, ours, _number(finding.p_holm, 3), finding.reading]
+
+
+def _beside_caveats(published: Beside) -> list[str]:
+    lacking = f"{published.absent} more of the table's figures are of configurations that this sweep does not have."
+    return [*published.caveats, *([lacking] if published.absent else [])]
+
+
+def _beside_dict(published: Beside) -> dict[str, Any]:
+    findings = [{**plain(finding), "effect": finding.effect and finding.effect.to_dict(), "reading": finding.reading}
+                for finding in published.findings]  # fmt: skip
+    return {**plain(published), "findings": findings, "warning": INCOMPARABLE}
+
+
+def _beside_html(published: Beside) -> str:
+    say = html.escape
+    tables = ""
+    for headers, rows in _beside_tables(published):
+        head = "".join(f"<th>{say(header)}</th>" for header in headers)
+        body = "".join("<tr>" + "".join(f"<td>{say(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+        tables += f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>\n'
+    caveats = "".join(f"<li>{say(caveat)}</li>" for caveat in _beside_caveats(published))
+    return f"""<h2>The paper's figures beside ours: {say(published.where)}</h2>
+<p>{say(INCOMPARABLE)}</p>{tables}<ul>{caveats}</ul>
+"""
+
+
+# --- the page ----------------------------------------------------------------------------------------------------
 
 STYLE = """
 :root { color-scheme: light }
@@ -184,6 +270,13 @@ def _page(
         + f"<td>{say(row.worst_subject)} ({_number(row.worst, 3)})</td></tr>\n"
         for row in table.rows
     )
+    structures = (
+        f"""<h2>Dice of each structure, and the worst case</h2><div class="wide"><table>
+<tr><th>configuration</th>{"".join(f"<th>{say(label)}</th>" for label in labels)}<th>worst subject (Dice)</th></tr>
+{by_label}</table></div>"""
+        if table.measure == "Dice"
+        else ""
+    )
     pictures = {**_figures(table), **panels}
     shown = "".join(
         f'<figure><img alt="{say(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
@@ -201,10 +294,8 @@ def _page(
 <ul>{"".join(f"<li>{say(caveat)}</li>" for caveat in table.caveats)}</ul>
 <h2>Configurations</h2><div class="wide"><table><tr>{head}</tr>
 {body}</table></div>
-<h2>Dice of each structure, and the worst case</h2><div class="wide"><table>
-<tr><th>configuration</th>{"".join(f"<th>{say(label)}</th>" for label in labels)}<th>worst subject (Dice)</th></tr>
-{by_label}</table></div>
-<h2>Figures</h2>{shown}
+{structures}
+{"".join(map(_beside_html, table.published))}<h2>Figures</h2>{shown}
 <h2>Trials not in the table</h2>{f"<ul>{lost}</ul>" if lost else "<p>None: every trial finished.</p>"}
 </main></body></html>
 """
@@ -214,13 +305,14 @@ def _figures(table: Ablation) -> dict[str, bytes]:
     effects = [(row.name, row.difference) for row in table.rows if row.difference is not None]
     drawn = {}
     if effects:
-        drawn["Difference to the baseline, Dice points, with 95 % intervals over patients"] = figures.forest(effects)
-    if table.baseline and table.candidate:
+        caption = f"Difference to the baseline, {table.measure} points, with 95 % intervals over patients"
+        drawn[caption] = figures.forest(effects, table.measure)
+    if table.baseline and table.candidate and table.row(table.candidate).patients:
         pair = table.row(table.baseline), table.row(table.candidate)
         drawn["Every patient, without and with synthetic data"] = figures.paired(
             *((row.name, row.patients) for row in pair)
         )
     if table.rows:
         points = [(row.name, row.device_seconds, row.dice, row.synthetic) for row in table.rows]
-        drawn["Dice against the device time of a trial"] = figures.cost(points)
+        drawn[f"{table.measure} against the device time of a trial"] = figures.cost(points, table.measure)
     return drawn
