@@ -79,7 +79,7 @@ class Report(Command):
 
         directory = sweep_directory(self.workspace.absolute(), self.sweep)
         plan = read_plan(directory)
-        table = ablation_table(read_results(directory))
+        table = ablation_table(read_results(directory), published=plan.published())
         print(to_json(table) if self.json else render_text(table))
         if self.html is not None:
             facts = {"cohort": plan.cohort, "digest": plan.cohort_digest, "search space": plan.space}

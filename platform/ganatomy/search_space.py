@@ -39,6 +39,47 @@ def never(values: Values) -> bool:
 
 
 @dataclass(frozen=True)
+class PaperFigure:
+    """A number that a paper prints.
+
+    name: what it calls the row.  point: values that our configuration of it has.  value: in the metric's own unit (Dice
+    in [0, 1]).  spread: as printed, such as ``± 0.03``.  metric: its name in a trial's summary; ``{B}`` in it stands
+    for the domain that plays role B.
+    """
+
+    name: str
+    point: Values
+    value: float
+    spread: str = ""
+    metric: str = "val/dice"
+
+
+@dataclass(frozen=True)
+class PaperClaim:
+    """An effect that a paper reports: the configuration with the values ``more`` has a greater ``metric`` than the one
+    with the values ``less``."""
+
+    says: str
+    more: Values
+    less: Values
+    metric: str = "val/dice"
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of a paper, to be shown beside a sweep of the same study.
+
+    where: paper, table, data.  caveats: in sentences, what is inconsistent or missing in it, and which of its orders
+    are not to be expected here.
+    """
+
+    where: str
+    figures: tuple[PaperFigure, ...]
+    claims: tuple[PaperClaim, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class SearchSpace:
     """What a sweep varies.
 
@@ -49,6 +90,7 @@ class SearchSpace:
     the sweep asks for one (a demonstration that both give the same).
     full: what ``base`` is at the paper's size; None where there is but one size.  full_points: the points at that size,
     where those of ``points`` say something of the small one (the width of a network); by default the same.
+    published: what the papers say of these points; a report shows it beside what the sweep found.
     """
 
     name: str
@@ -60,6 +102,7 @@ class SearchSpace:
     two_workers: Callable[[Values], bool] = never
     full: Experiment | None = None
     full_points: tuple[Values, ...] = ()
+    published: tuple[PaperTable, ...] = ()
 
     def at_full_size(self) -> SearchSpace:
         """The same study at the paper's size. InputError where the space has none."""

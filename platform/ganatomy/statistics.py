@@ -15,6 +15,9 @@ from scipy import stats
 RESAMPLES = 10_000
 """Bootstrap replicates; also the number of sign patterns up to which a permutation test counts them all."""
 
+SIGNIFICANT = 0.05
+"""The p at and below which anything is said to be shown."""
+
 Values = Sequence[float] | NDArray[np.float64]
 
 
@@ -89,6 +92,29 @@ def permutation_test(a: Values, b: Values, *, seed: int = 0) -> float:
         pair, statistic, permutation_type="samples", vectorized=True, n_resamples=RESAMPLES, rng=seed
     )
     return float(result.pvalue)
+
+
+def paired_t(a: Values, b: Values, *, level: float = 0.95) -> tuple[Effect, float]:
+    """Mean of ``a - b`` with Student's interval, and its two-sided p: for units too few to resample, such as seeds.
+
+    An infinite interval and a p of NaN with fewer than two units.
+    """
+    differences = _differences(a, b)
+    n = len(differences)
+    mean = float(differences.mean()) if n else math.nan
+    if n < 2:
+        return Effect(mean, -math.inf, math.inf, n, level, resamples=0), math.nan
+    error = float(differences.std(ddof=1)) / math.sqrt(n)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
+    p = 2 * float(stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
+    return Effect(mean, mean - half, mean + half, n, level, resamples=0), p
+
+
+def shown(effect: Effect, p: float) -> int:
+    """1 or -1 where an effect is shown to be positive or negative: its interval and its (corrected) p agree; else 0."""
+    if not p <= SIGNIFICANT:
+        return 0
+    return int(effect.low > 0) - int(effect.high < 0)
 
 
 def smallest_p(n: int) -> float:
