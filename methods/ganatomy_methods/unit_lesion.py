@@ -19,8 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganatomy.contracts import UNLABELLED, Adam, Batch, Method, Phase, Synthetic, Task, Update
+from ganatomy_methods.common.lesions import BLEND_EXPONENT, MINIMUM_INTENSITY
 from ganatomy_methods.common.losses import l1
 from ganatomy_methods.common.networks import CONV, InstanceNorm, ResidualBlock, normal02, require_multiple, scaled
+from ganatomy_methods.common.patches import LesionPatches
 from ganatomy_methods.common.settings import require_within
 
 
@@ -33,6 +35,11 @@ class UnitLesionConfig:
     residual_blocks: of each encoder and each generator, besides the shared one.
     discriminator_layers: strided convolutions, each halving the side.  width: factor on all inner channels.
     learning_rate, weight_decay: of all networks.
+
+    Of the patches (section 3.2): patch_side, pixels.  window: s, side of a window over the larger side of the box.
+    crops: windows of each lesion.  normals: n, images without lesion for each with one.  minimum_intensity: darker
+    normal patches are dropped.  source_share: of the patients without lesion, kept to receive lesions.
+    blend: n of the blending factor (section 3.3).
     """
 
     adversarial_weight: float = 10.0
@@ -45,12 +52,21 @@ class UnitLesionConfig:
     width: float = 1.0
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4
+    patch_side: int = 128
+    window: float = 2.0
+    crops: int = 2
+    normals: int = 10
+    minimum_intensity: float = MINIMUM_INTENSITY
+    source_share: float = 0.5
+    blend: float = BLEND_EXPONENT
 
     def __post_init__(self) -> None:
         weights = ("adversarial_weight", "kl_weight", "reconstruction_weight", "cycle_kl_weight", "cycle_weight")
         others = ("residual_blocks", "learning_rate", "weight_decay")
         require_within(self, **dict.fromkeys((*weights, *others), (0, math.inf)))
-        require_within(self, width=(0.01, math.inf), discriminator_layers=(1, 8))
+        require_within(self, width=(0.01, math.inf), discriminator_layers=(1, 8), patch_side=(8, math.inf))
+        require_within(self, window=(1, math.inf), crops=(1, math.inf), normals=(1, math.inf))
+        require_within(self, minimum_intensity=(0, 1), source_share=(0.01, 0.99), blend=(0.01, math.inf))
 
 
 def kl_to_prior(mean: Tensor) -> Tensor:
@@ -165,6 +181,8 @@ class UnitLesion(Method):
     roles: ClassVar[tuple[str, ...]] = ("H", "L")
     multiple_of: ClassVar[int] = 4
     generators: ClassVar[tuple[str, ...]] = ("E_H", "E_L", "E_shared", "G_shared", "G_H", "G_L")
+    on_patches: ClassVar[bool] = True
+    synthesis_settings: ClassVar[frozenset[str]] = frozenset({"blend"})
     config: UnitLesionConfig
 
     def __init__(self, config: UnitLesionConfig, task: Task) -> None:
@@ -178,6 +196,19 @@ class UnitLesion(Method):
         self.G_L = Decoder(*parts)
         self.D_H = Discriminator(task.ndim, config.width, config.discriminator_layers)
         self.D_L = Discriminator(task.ndim, config.width, config.discriminator_layers)
+
+    @classmethod
+    def patches(cls, config: UnitLesionConfig) -> LesionPatches:
+        """How patches are cut from whole images and put back."""
+        return LesionPatches(
+            config.patch_side,
+            config.window,
+            config.crops,
+            config.normals,
+            config.minimum_intensity,
+            config.source_share,
+            config.blend,
+        )
 
     def encoder(self, role: str) -> nn.Sequential:
         """The whole encoder of ``role``: patch [N, 1, *S] -> mean μ of its code, [N, 256·width, *S/4]."""

@@ -162,6 +162,59 @@ class Phase:
     may_stop: bool = True
 
 
+Corners = tuple[int, int, int, int]
+"""(x0, y0, x1, y1) in pixels, half open: x along W, y along H."""
+
+
+class Patches(Protocol):
+    """How a method that works on patches of 2D images cuts them, and puts a translated one back.
+
+    Images are named by their subject; sides are (height, width). What is random is a function of ``seed``.
+    """
+
+    @property
+    def side(self) -> int:
+        """Of the square patches that the networks are given."""
+        ...
+
+    @property
+    def source_share(self) -> float:
+        """Share in (0, 1) of the patients without a lesion who are kept from training, to receive lesions later."""
+        ...
+
+    def of_lesions(
+        self, boxes: Mapping[str, Corners], sides: Mapping[str, tuple[int, int]], seed: int
+    ) -> dict[str, list[Corners]]:
+        """Image with a lesion -> the windows to cut around its box."""
+        ...
+
+    def of_normals(
+        self,
+        windows: Mapping[str, Sequence[Corners]],
+        normals: Sequence[str],
+        sides: Mapping[str, tuple[int, int]],
+        seed: int,
+    ) -> list[tuple[str, Corners]]:
+        """(image without a lesion, window to cut of it) for the windows of the lesions."""
+        ...
+
+    def sources(self, negatives: Sequence[str], used: Sequence[str], patients: Mapping[str, str]) -> list[str]:
+        """The negatives that may receive a lesion: none whose patient was among those ``used`` for training."""
+        ...
+
+    def cut(self, image: Tensor, window: Corners) -> Tensor:
+        """The window of ``image`` [1, H, W] as a patch [1, side, side]."""
+        ...
+
+    def worth(self, patch: Tensor) -> bool:
+        """Whether a patch without a lesion shows enough to learn from."""
+        ...
+
+    def paste(self, image: Tensor, window: Corners, patch: Tensor) -> tuple[Tensor, Corners]:
+        """``image`` with the translated patch in its window, and the box of the lesion that is there now."""
+        ...
+
+
 class Update(Protocol):
     """One optimisation step of the named networks, everything else frozen.
 
@@ -203,6 +256,13 @@ class Method(nn.Module, ABC):
     """Role -> role whose labels its images are given when synthetic images are made of them, each that of another
     patient: what the method is asked to draw. Images of other roles come with labels of their own."""
 
+    on_patches: ClassVar[bool] = False
+    """True when its images are patches around lesions, cut as ``patches`` says: the platform trains it on those, and
+    what it makes are whole images with a lesion pasted in. False: whole images, or crops from anywhere."""
+
+    synthesis_settings: ClassVar[frozenset[str]] = frozenset()
+    """Names in Config that matter only after training: trials that differ in nothing else share their networks."""
+
     ndims: ClassVar[frozenset[int]] = frozenset({2, 3})
     multiple_of: ClassVar[int] = 8
     """Spatial sides that the networks take are multiples of this; the platform pads and crops around them."""
@@ -227,6 +287,11 @@ class Method(nn.Module, ABC):
             )
         self.config = config
         self.task = task
+
+    @classmethod
+    def patches(cls, config: Any) -> Patches:
+        """How patches are cut and pasted under ``config``. Raises InputError for a method that works on none."""
+        raise InputError(f"{cls.__name__} works on no patches", expected="a method with on_patches")
 
     def networks(self) -> dict[str, nn.Module]:
         """Name -> network: the children that have parameters."""

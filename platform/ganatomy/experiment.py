@@ -304,6 +304,10 @@ class Experiment:
         unused = "min_probability" if task == "segmentation" else "min_dice"
         _check(not getattr(self.filter, unused), f"filter.{unused}", getattr(self.filter, unused),
                f"0 with downstream.task = {task}")  # fmt: skip
+        if task == "segmentation" and method.on_patches and self.arm in SYNTHETIC_ARMS:
+            raise InputError(f"downstream.task = segmentation with method {self.method.name}",
+                             expected="classification: its images have a class and a box, and no label",
+                             remedy="--set downstream.task=classification, and a classifier as downstream.network")  # fmt: skip
         if task == "classification":
             _check(self.arm != "joint", "arm", self.arm, f"real, classical or offline with downstream.task = {task}")
 

@@ -36,6 +36,7 @@ from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history, run_task, train
 from ganatomy.downstream import score_records, task_of
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Filter, Labels, Score, digest, plain, resolve
+from ganatomy.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.loop import Record
 from ganatomy.metrics import LESION, case_scores, s_score, summarise
 from ganatomy.single_flight import LeaseLost, single_flight
@@ -59,6 +60,7 @@ STAGE = "stage.json"
 SCORES = "scores.json"
 KEPT = "kept.json"
 SYNTHETIC = "synthetic"
+PATCHES = "patches"
 
 REFERENCE_SEED = 2**32 - 1
 """Seed of the independent segmentors behind the S-score, so that none is ever an arm's own model."""
@@ -165,12 +167,16 @@ class Stages:
 
     def fit(self) -> Stage:
         """Train the method's networks."""
-        experiment = self.experiment
+        experiment, store, data = self.experiment, self.store_path, self._data()
         method, budget = experiment.method_class(), plain(experiment.budget)
+        if method.on_patches:
+            patches = self.patches()
+            store, data = patches.directory / PATCHES, {"patches": patches.key}
+            experiment = patch_experiment(experiment)
         inputs = {
-            **self._data(),
+            **data,
             "domains": experiment.domains,
-            "method": {"name": experiment.method.name, **plain(experiment.method_config())},
+            "method": {"name": experiment.method.name, **self._settings(trained=True)},
             "code": _code_digest(method),
             "training": experiment.training,
             "budget": budget if method.trains_segmentors else {**budget, "segmentor_steps": None},
@@ -180,25 +186,52 @@ class Stages:
         }
 
         def work(directory: Path, published: Published) -> None:
-            train(FitGenerator(self.store_path, experiment, directory), directory, self.workers, published)
+            train(FitGenerator(store, experiment, directory), directory, self.workers, published)
 
         return self._compute("fit", inputs, work, follow=True, costs=True)
+
+    def patches(self) -> Stage:
+        """Cut what a method on patches is trained on, by the lesions' boxes."""
+        experiment, rules = self.experiment, rules_of(self.experiment)
+        after = experiment.method_class().synthesis_settings
+        inputs = {
+            "store": self.store.digest,
+            "domains": experiment.domains,
+            "target": experiment.target,
+            "labels": experiment.labels,
+            "rules": {name: value for name, value in plain(rules).items() if name not in after},
+            "code": _code_digest(type(rules)),
+            "seed": experiment.seed,
+        }
+
+        def work(directory: Path) -> None:
+            _clear_partial(directory, PATCHES)
+            write_store(
+                directory / PATCHES,
+                name=self.store.name,
+                labels=self.store.labels,
+                domains=self.store.domains,
+                digest=key_of("patches", inputs),
+                items=patch_items(self.store, experiment),
+            )
+
+        return self._compute("patches", inputs, self._apart(work), costs=True)
 
     def synthesised(self) -> Stage:
         """Write the images that the fitted generators make for the target domain, once, with the labels they carry: the
         method's own where it gives some, else their source's. Images that it says have none are left out."""
         fit = self.fit()
+        make = film_items if self.experiment.method_class().on_patches else synthetic_items
 
         def work(directory: Path) -> None:
-            for left in directory.glob(f".{SYNTHETIC}.*.part"):  # by a process that was killed while it wrote
-                shutil.rmtree(left, ignore_errors=True)
+            _clear_partial(directory, SYNTHETIC)
             made = write_store(
                 directory / SYNTHETIC,
                 name=f"{self.store.name}-synthetic",
                 labels=self.store.labels,
                 domains=self.store.domains,
                 digest=fit.key,
-                items=synthetic_items(self.method(fit), self.experiment, self.store, fit.key, self._device()),
+                items=make(self.method(fit), self.experiment, self.store, fit.key, self._device()),
             )
             if not len(made):
                 domain = self.experiment.target_domain()
@@ -209,7 +242,7 @@ class Stages:
                     remedy="label some, swap source and target, or choose another method",
                 )
 
-        inputs = {"fit": fit.key, "target": self.experiment.target}
+        inputs = {"fit": fit.key, "target": self.experiment.target, "settings": self._settings(trained=False)}
         if self.experiment.method_class().draws_from_noise:
             inputs["drawing"] = plain(self.experiment.drawing)
         return self._compute("synthesise", inputs, self._apart(work), costs=True)
@@ -342,6 +375,11 @@ class Stages:
             "sampling": experiment.sampling,
         }
 
+    def _settings(self, *, trained: bool) -> dict[str, Any]:
+        """The method's settings that its training depends on, or those that matter only after it."""
+        settings, after = plain(self.experiment.method_config()), self.experiment.method_class().synthesis_settings
+        return {name: value for name, value in settings.items() if (name in after) != trained}
+
     def _segmentor_inputs(self) -> dict[str, Any]:
         downstream = self.experiment.downstream
         return {
@@ -427,6 +465,12 @@ class Stages:
 
 def _ignore(*_: Any) -> None:
     return None
+
+
+def _clear_partial(directory: Path, store: str) -> None:
+    """Remove what a process left that was killed while it wrote a store."""
+    for left in directory.glob(f".{store}.*.part"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def key_of(kind: str, inputs: Mapping[str, Any]) -> str:
