@@ -360,11 +360,15 @@ class MultimodalMR(Method):
         label = torch.stack([lesion.label for lesion in placed]).to(structure.device)
         # One by one: in a batch, sums of another order would make a brain depend on its neighbours.
         images = [self._rendered(f[None], y[None]) for f, y in zip(maps.without_lesion(structure, label), label)]
+        outside = torch.cat([brain.outside for brain in drawn]) > 0.5
         closed, whole = tuple(brain.error <= threshold for brain in drawn), tuple(lesion.whole for lesion in placed)
         return RegisteredBrains(
-            images={role: torch.cat([image[k] for image in images]) for k, role in enumerate(self.roles)},
+            images={
+                role: torch.cat([image[k] for image in images]).masked_fill(outside, -1)
+                for k, role in enumerate(self.roles)
+            },
             label=label,
-            outside=torch.cat([brain.outside for brain in drawn])[:, 0] > 0.5,
+            outside=outside[:, 0],
             donors=tuple(lesion.donor for lesion in placed),
             accepted=tuple(both == (True, True) for both in zip(closed, whole)),
             figures={

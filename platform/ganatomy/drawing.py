@@ -141,15 +141,15 @@ def centred(affine: Any, shape: Sequence[int]) -> NDArray[np.float64]:
     return affine
 
 
-def fitted(label: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]:
-    """``label`` cropped or padded evenly to ``shape``."""
-    out = np.zeros(tuple(shape), np.uint8)
+def fitted(volume: NDArray[Any], shape: Sequence[int], outside: float = 0) -> NDArray[Any]:
+    """``volume`` cropped or padded evenly to ``shape``, with ``outside`` beyond its edge."""
+    out = np.full(tuple(shape), outside, volume.dtype)
     into, taken = [], []
-    for have, want in zip(label.shape, shape, strict=True):
+    for have, want in zip(volume.shape, shape, strict=True):
         side, gap = min(have, want), abs(have - want) // 2
         into.append(slice(gap, gap + side) if want > have else slice(0, side))
         taken.append(slice(gap, gap + side) if have > want else slice(0, side))
-    out[tuple(into)] = label[tuple(taken)]
+    out[tuple(into)] = volume[tuple(taken)]
     return out
 
 

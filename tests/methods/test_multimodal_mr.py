@@ -425,6 +425,7 @@ def test_brains_from_noise_are_registered_and_each_its_own():
         assert image.shape == (3, 1, SIDE, SIDE)
         assert image.dtype == torch.float32
         assert image.abs().max() <= 1
+        assert (image[:, 0][drawn.outside] == -1).all()
     assert not (drawn.outside & (drawn.label > 0)).any()
     assert len(drawn.closed) == len(drawn.whole) == len(drawn.donors) == 3
     assert drawn.accepted == tuple(c and w for c, w in zip(drawn.closed, drawn.whole))
