@@ -31,7 +31,7 @@ from ganatomy.contracts import UNLABELLED, Images, InputError, Method
 from ganatomy.downstream import task_of
 from ganatomy.experiment import Experiment, plain, pseudonym
 from ganatomy.imaging import Intensity
-from ganatomy.inference import MAX_VOXELS, evaluating, synthesize_volume
+from ganatomy.inference import MAX_VOXELS, Made, evaluating, synthesize_labelled
 from ganatomy.model_card import model_card
 from ganatomy.store import Record, Store
 from ganatomy.tables import write_atomically
@@ -68,42 +68,45 @@ class Generator:
         return self.rules.domains[self.experiment.domain(role)]
 
     def role(self, name: str) -> str:
-        """The role called ``name``, or played by the domain called ``name``. Raises InputError where there is none."""
-        by_domain = {domain: role for role, domain in self.experiment.domains.items() if role in self.routes}
-        if name in self.routes:
-            return name
-        if name in by_domain:
-            return by_domain[name]
-        known = ", ".join(f"{role} ({domain})" for domain, role in by_domain.items())
-        raise InputError(f"the generator has no role or domain {name!r}", expected=f"one of {known}")
+        """The role called ``name``, or played by the domain, or the state of one, called ``name``.
+
+        Raises InputError where there is none, and where a domain plays several roles.
+        """
+        domains = self.experiment.domains
+        exact = [role for role in self.method.roles if name in (role, domains[role])]
+        loose = [r for r in self.method.roles if name in (self.experiment.domain(r), self.experiment.state(r))]
+        found = exact[:1] or loose
+        if len(found) == 1:
+            return found[0]
+        problem = "several roles of domain" if found else "no role or domain"
+        known = ", ".join(f"{role} ({domains[role]})" for role in self.method.roles)
+        raise InputError(f"the generator has {problem} {name!r}", expected=f"one of {known}")
 
     def route(self, source: str | None = None, target: str | None = None) -> tuple[str, str]:
         """(source role, target role) by role or domain. Left out: the experiment's target, and what leads there."""
         sources = [self.role(source)] if source else list(self.routes)
-        wanted = self.role(target) if target else None
-        if wanted is None and any(self.experiment.target in self.routes[role] for role in sources):
-            wanted = self.experiment.target
-        for role in sources:
-            for made in self.routes[role]:
-                if wanted in (None, made):
-                    return role, made
+        ways = [(role, made) for role in sources for made in self.routes.get(role, ())]
+        wanted = self.role(target) if target else self.experiment.target
+        chosen = [way for way in ways if way[1] == wanted] or (ways if not target else [])
+        if chosen:
+            return chosen[0]
         known = ", ".join(f"{role} to {made}" for role, all_made in self.routes.items() for made in all_made)
         raise InputError(
             f"the generator cannot make {target or 'anything'} from {source or 'anything'}", expected=known
         )
 
-    def synthesize(
+    def make(
         self,
         image: np.ndarray | torch.Tensor,
         source_role: str,
         label: np.ndarray | None = None,
         max_voxels: int = MAX_VOXELS,
-    ) -> dict[str, np.ndarray]:
-        """All translations of one whole image of any size: role -> float32 [D, H, W] in [-1, 1].
+    ) -> dict[str, Made]:
+        """All translations of one whole image of any size, with what the method says of them, by role.
 
         image: [D, H, W] in [-1, 1], of ``source_role``.  label: its class ids, for methods that look at them.
         """
-        made = synthesize_volume(
+        made = synthesize_labelled(
             self.method,
             image,
             source_role,
@@ -112,7 +115,17 @@ class Generator:
             device=self.device,
             max_voxels=max_voxels,
         )
-        return {role: volume for (role, kind), volume in made.items() if kind == "translated"}
+        return {role: item for (role, kind), item in made.items() if kind == "translated"}
+
+    def synthesize(
+        self,
+        image: np.ndarray | torch.Tensor,
+        source_role: str,
+        label: np.ndarray | None = None,
+        max_voxels: int = MAX_VOXELS,
+    ) -> dict[str, np.ndarray]:
+        """The images alone of ``make``: role -> float32 [D, H, W] in [-1, 1]."""
+        return {role: item.image for role, item in self.make(image, source_role, label, max_voxels).items()}
 
 
 def save_generator(
@@ -173,8 +186,9 @@ def load_generator(directory: Path | str, device: torch.device | str = "cpu") ->
     Raises InputError when files are missing, damaged or of another version, or the method's package is not installed.
     """
     directory = Path(directory)
-    fingerprint, config = _read_json(directory / FINGERPRINT), _read_json(directory / CONFIG)
+    fingerprint = _read_json(directory / FINGERPRINT)
     _check_whole(directory, fingerprint)
+    config = _read_json(directory / CONFIG)
     experiment = Experiment.from_dict(config["experiment"])
     with torch.random.fork_rng(devices=[]):
         method = experiment.method_class()(experiment.method_config(), task_of(experiment, config["classes"]))

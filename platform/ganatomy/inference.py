@@ -6,9 +6,9 @@ Everything here takes and gives images [D, H, W] (a 2D image is [1, H, W]) in [-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -113,11 +113,13 @@ class Made:
 
     image: float32 [D, H, W] in [-1, 1].  label: what the method says that it shows, uint8 [D, H, W]; None where it says
     nothing else than the label of its source.  labelled: False where the method says that it knows of no label.
+    maps: name -> float32 [D, H, W] in [0, 1], what else it says of the image.
     """
 
     image: np.ndarray
     label: np.ndarray | None = None
     labelled: bool = True
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def label_of(self, source: np.ndarray | None) -> np.ndarray | None:
         """The label to keep beside the image: the method's own word, or that of its ``source``."""
@@ -155,11 +157,11 @@ def synthesize_labelled(
     device: torch.device | str = "cpu",
     max_voxels: int = MAX_VOXELS,
 ) -> dict[tuple[str, str], Made]:
-    """As ``synthesize_volume``, each image with the label that ``contracts.Synthetic`` gives it.
+    """As ``synthesize_volume``, each image with the label and the maps that ``contracts.Synthetic`` gives it.
 
     Where windows overlap, a voxel has the class that most of them say, weighed as their images are.
     """
-    made: list[tuple[tuple[str, str], int]] = []  # what it is -> channels that say its label, one a class
+    made: list[_Channels] = []
 
     def forward(stacked: Tensor) -> Tensor:
         labels = (
@@ -170,8 +172,8 @@ def synthesize_labelled(
         made.clear()
         for item in synthetic:
             said = [] if item.label is None else [_one_hot(item.label, method.task.classes).to(item.image)]
-            channels += [item.image, *said]
-            made.append(((item.role, item.kind), sum(one.shape[1] for one in said)))
+            channels += [item.image, *said, *(one.to(item.image) for one in item.maps.values())]
+            made.append(_Channels((item.role, item.kind), sum(one.shape[1] for one in said), tuple(item.maps)))
         return torch.cat(channels, dim=1)
 
     channels = [torch.tensor(np.asarray(image, np.float32))]  # a copy: a mapped image may not be written to
@@ -183,8 +185,21 @@ def synthesize_labelled(
             forward, torch.stack(channels), sampling, method.multiple_of, device, max_voxels,
             finish=lambda output: output.float().clamp(-1, 1),
         )  # fmt: skip
-    parts = volume.split([part for _, said in made for part in (1, said)]) if made else []
-    return {key: _made(parts[2 * i][0], parts[2 * i + 1]) for i, (key, _) in enumerate(made)}
+    parts = volume.split([channels.count for channels in made]) if made else []
+    return {channels.key: _made(part, channels) for part, channels in zip(parts, made)}
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """What the channels of one synthetic image are: the image, its label with one a class if any, then its maps."""
+
+    key: tuple[str, str]
+    said: int
+    maps: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        return 1 + self.said + len(self.maps)
 
 
 def _one_hot(label: Tensor, classes: int) -> Tensor:
@@ -192,13 +207,15 @@ def _one_hot(label: Tensor, classes: int) -> Tensor:
     return functional.one_hot(label - UNLABELLED, classes + 1).movedim(-1, 1)
 
 
-def _made(image: Tensor, said: Tensor) -> Made:
+def _made(part: Tensor, channels: _Channels) -> Made:
+    image, said, rest = part.split([1, channels.said, len(channels.maps)])
+    maps = {name: one.clamp(0, 1).numpy() for name, one in zip(channels.maps, rest)}
     if not len(said):
-        return Made(image.numpy())
+        return Made(image[0].numpy(), maps=maps)
     label = said.argmax(0) + UNLABELLED
     if bool((label == UNLABELLED).any()):
-        return Made(image.numpy(), labelled=False)
-    return Made(image.numpy(), label.to(torch.uint8).numpy())
+        return Made(image[0].numpy(), labelled=False, maps=maps)
+    return Made(image[0].numpy(), label.to(torch.uint8).numpy(), maps=maps)
 
 
 @contextmanager

@@ -84,8 +84,12 @@ def slices_in(record: Record, state: State) -> tuple[int, ...]:
     if record.labelled:
         with_label = set(record.labelled_slices)
         return tuple(k for k in shown if (k in with_label) == (state == "lesion"))
-    said = str(record.attributes.get("class") or "")
-    return tuple(shown) if state == {"normal": "healthy"}.get(said, said) else ()
+    return tuple(shown) if state == state_of(str(record.attributes.get("class") or "")) else ()
+
+
+def state_of(klass: str) -> str:
+    """The state that an image-level class speaks of: it may be called ``normal`` where we say ``healthy``."""
+    return {"normal": "healthy"}.get(klass, klass)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,22 +13,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ganatomy.contracts import InputError, Method
+from ganatomy.donors import Donors
 from ganatomy.downstream import score_records, segment
-from ganatomy.drawing import Offers, centred, drawn_subjects, fitted, size_for
+from ganatomy.drawing import Offers, centred, drawn_subjects, size_for
 from ganatomy.experiment import Experiment, Score, pseudonym
 from ganatomy.inference import Made, synthesize_labelled
 from ganatomy.metrics import score_subject
 from ganatomy.sampling import Pool
 from ganatomy.store import Item, Record, Store
 from ganatomy.training import evaluation_images, generator_pool, label_pool, real_images
-
-TISSUE = -0.95
-"""Image values above this are of the body, not of what lies around it."""
-
-INSIDE = 0.95
-"""Share of a donated label that must lie in the body of the image that it is given to."""
-
-DONOR_TRIES = 50
 
 S_SCORE_SUBJECTS = 64
 """At most so many subjects are drawn for an S-score."""
@@ -57,32 +49,6 @@ class Given:
         affine = np.array(self.record.affine, float)
         affine[:3, 3] += affine[:3, 2] * (self.number or 0)
         return affine
-
-
-class Donors:
-    """Labels for images to be drawn into: each that of another patient, from about the same height of the body."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.offers = [
-            (entry, number, _height(entry.record, number or 0))
-            for entry in pool.entries
-            if entry.labelled
-            for number in (entry.slices if entry.slices is not None else (None,))
-        ]
-
-    def label_for(self, record: Record, image: NDArray[np.float32], number: int | None) -> NDArray[np.uint8] | None:
-        """A label [D, H, W] that fits into the body of ``image``, always the same one; None if there is none."""
-        height = _height(record, number or 0)
-        offers = [offer for offer in self.offers if offer[0].record.patient != record.patient]
-        nearest = sorted(offers, key=lambda offer: abs(offer[2] - height))[:DONOR_TRIES]
-        seed = hashlib.blake2b(f"{record.subject}\0{number}".encode(), digest_size=8).digest()
-        order = np.random.default_rng(int.from_bytes(seed, "little")).permutation(len(nearest))
-        for entry, slice_number, _ in (nearest[i] for i in order):
-            label = fitted(_part(entry.store.label(entry.record), slice_number), image.shape)
-            voxels = label > 0
-            if voxels.any() and (image[voxels] > TISSUE).mean() >= INSIDE:
-                return label
-        return None
 
 
 def given_images(
@@ -253,9 +219,3 @@ def _same_domain(experiment: Experiment, method: Method) -> bool:
 
 def _part(volume: NDArray[Any], number: int | None) -> NDArray[Any]:
     return volume if number is None else volume[number : number + 1]
-
-
-def _height(record: Record, number: int) -> float:
-    """Where in what is shown of the body a slice lies, 0 at its lower end and 1 at its upper."""
-    first, end = record.content
-    return (number - first) / max(1, end - 1 - first)
