@@ -102,6 +102,14 @@ def test_every_arm_is_scored_on_every_validation_patient(outcomes, store, arm):
     assert outcome.keys.keys() >= {"evaluate"}
 
 
+@pytest.mark.parametrize("network", ["dynunet", "segresnet"])
+def test_any_segmentor_by_name_is_trained_and_scored(tmp_path, store, network):
+    values = {"downstream.network": network, "downstream.network.width": "4"}
+    outcome = Stages(tmp_path, store.path, experiment(arm="real").with_values(values)).run()
+    assert len({score.patient for score in outcome.scores}) == 2
+    assert 0 <= outcome.summary["val/dice"] <= 1
+
+
 def test_only_synthetic_arms_have_s_scores(outcomes):
     for arm, (_, outcome) in outcomes.items():
         named = {name for name in outcome.summary if name.startswith("synthesis/s_score/")}

@@ -15,7 +15,7 @@ import pytest
 
 from ganatomy.cohort import Cohort, Domain, Intensity, Row, read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import resolve
+from ganatomy.experiment import Choice, resolve
 from ganatomy.phantom import make_cohort
 from ganatomy.results import read_plan, read_results
 from ganatomy.roles import choose_domains
@@ -131,6 +131,15 @@ def test_a_sweep_at_full_size_keeps_its_size_when_it_goes_on(phantom, workspace)
     assert resumed.base == replace(paper, cohort="phantom", domains={"A": "ct", "B": "mr"})
     small = replace(sweep, full=False).planned().search_space()
     assert small.base.sampling.size == (64, 64)
+
+
+def test_the_segmentor_is_chosen_on_the_command_line(phantom, workspace):
+    kept = [setting for setting in TINY if "network" not in setting]
+    chosen = ("downstream.network=segresnet", "downstream.network.width=4")
+    plan = Sweep(space="phantom_demo", cohort=phantom, workspace=workspace, set=(*kept, *chosen)).planned()
+    for values in plan.search_space().listed(plan.fixed, (0,)):
+        network = plan.search_space().experiment(values, plan.fixed).downstream.network
+        assert network == Choice("segresnet", {"width": 4})
 
 
 # --- real sweeps -------------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ __all__ = [
     "Ablation",
     "Row",
     "ablation_table",
+    "beside_caveats",
+    "beside_tables",
     "brief",
     "render_text",
     "rich_table",
@@ -80,7 +82,7 @@ def render_text(table: Ablation, width: int = 120) -> str:
 
 def _print_beside(console: Console, published: Beside) -> None:
     console.print(f"\nThe paper's figures beside ours: {published.where}\n{INCOMPARABLE}\n")
-    for headers, rows in _beside_tables(published):
+    for headers, rows in beside_tables(published):
         shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
         for index, header in enumerate(headers):
             shown.add_column(header, overflow="fold", justify="left" if index == 0 else "right")
@@ -88,7 +90,7 @@ def _print_beside(console: Console, published: Beside) -> None:
             shown.add_row(*row)
         console.print(shown)
         console.print()
-    for caveat in _beside_caveats(published):
+    for caveat in beside_caveats(published):
         console.print(f"! {caveat}")
 
 
@@ -175,7 +177,7 @@ def _finite(value: Any) -> Any:
 # --- the papers' figures -----------------------------------------------------------------------------------------
 
 
-def _beside_tables(published: Beside) -> list[tuple[list[str], list[list[str]]]]:
+def beside_tables(published: Beside) -> list[tuple[list[str], list[list[str]]]]:
     """Headers and rows of the figures, and of the claims where the paper makes some."""
     figures = (
         ["in the paper", "metric", "paper", "ours (± SD over seeds)"],
@@ -206,7 +208,8 @@ def _finding_cells(finding: Finding) -> list[str]:
     return [finding.says, finding.metric, paper, ours, _number(finding.p_holm, 3), finding.reading]
 
 
-def _beside_caveats(published: Beside) -> list[str]:
+def beside_caveats(published: Beside) -> list[str]:
+    """What a reader of the table must know, how much of it this sweep lacks among it."""
     lacking = f"{published.absent} more of the table's figures are of configurations that this sweep does not have."
     return [*published.caveats, *([lacking] if published.absent else [])]
 
@@ -220,11 +223,11 @@ def _beside_dict(published: Beside) -> dict[str, Any]:
 def _beside_html(published: Beside) -> str:
     say = html.escape
     tables = ""
-    for headers, rows in _beside_tables(published):
+    for headers, rows in beside_tables(published):
         head = "".join(f"<th>{say(header)}</th>" for header in headers)
         body = "".join("<tr>" + "".join(f"<td>{say(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
         tables += f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>\n'
-    caveats = "".join(f"<li>{say(caveat)}</li>" for caveat in _beside_caveats(published))
+    caveats = "".join(f"<li>{say(caveat)}</li>" for caveat in beside_caveats(published))
     return f"""<h2>The paper's figures beside ours: {say(published.where)}</h2>
 <p>{say(INCOMPARABLE)}</p>{tables}<ul>{caveats}</ul>
 """

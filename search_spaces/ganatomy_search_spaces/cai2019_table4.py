@@ -17,7 +17,7 @@ ARMS: dict[str, Values] = {
 }
 SEGMENTORS = {"PSP-Net": "pspnet", "U-Net": "unet", "Refine-Net": "refinenet"}
 
-# 40 training volumes a domain, an epoch of 40 steps: S 100 + 100 epochs, G and D 60 + 100 (section 5.2).
+# 40 training volumes a domain, an epoch of 40 steps: S 100 + 100 epochs, G and D 60 + 100 (sections 4.2 and 5.1).
 FULL_BASE = replace(
     PAPER_BASE,
     labels=Labels(fraction=0.25),

@@ -117,6 +117,13 @@ def test_monai_segmentors_refuse_what_they_cannot_take_and_grow_with_their_width
     assert sizes == sorted(set(sizes))
 
 
+@pytest.mark.parametrize("network", [*NETWORKS, *MONAI])
+def test_a_segmentor_has_one_name_for_each_of_its_tensors(network):
+    """Weights files know no aliases."""
+    weights = network(2, 1, 3, 4).state_dict()
+    assert len({tensor.data_ptr() for tensor in weights.values()}) == len(weights)
+
+
 @pytest.mark.parametrize("shape", [(2, 19, 21), (5, 17, 20)])
 @pytest.mark.parametrize("network", [*NETWORKS, *MONAI])
 def test_odd_sizes_are_padded_by_the_platform(network, shape):

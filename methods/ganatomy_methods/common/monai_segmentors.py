@@ -34,6 +34,8 @@ class DynUNet(nets.DynUNet):
             filters=widths,
         )  # fmt: skip
         self.ndim = ndim
+        # The nested skip_layers hold every block; a second name for each would be a second tensor in a weights file.
+        del self.input_block, self.downsamples, self.bottleneck, self.upsamples
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits. Raises InputError on sides that are not multiples of 8."""
