@@ -94,7 +94,7 @@ def test_a_row_averages_seeds_per_patient_before_it_compares():
 def test_settings_of_the_generator_make_no_difference_to_an_arm_without_one():
     results = [
         trial("a", experiment(arm="real", method__shape_weight=1.0, seed=0)),
-        trial("b", experiment(arm="real", mixing__ratio=3.0, filter__min_dice=0.5, seed=1)),
+        trial("b", experiment(arm="real", mixing__ratio=3.0, filter__min_dice=0.5, drawing__per_label=3.0, seed=1)),
         trial("c", experiment(arm="joint", method__shape_weight=1.0)),
         trial("d", experiment(arm="joint", method__shape_weight=0.0)),
     ]

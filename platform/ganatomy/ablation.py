@@ -181,11 +181,11 @@ def relevant(experiment: Experiment) -> Experiment:
     blank = Experiment(experiment.cohort, experiment.domains)
     if experiment.arm == "joint":
         mixing = dataclasses.replace(blank.mixing, ratio=experiment.mixing.ratio)
-        return dataclasses.replace(experiment, mixing=mixing, filter=blank.filter)
+        return dataclasses.replace(experiment, mixing=mixing, drawing=blank.drawing, filter=blank.filter)
     if experiment.arm in SYNTHETIC_ARMS:
         return experiment
     return dataclasses.replace(
-        experiment, method=blank.method, mixing=blank.mixing, filter=blank.filter,
+        experiment, method=blank.method, mixing=blank.mixing, drawing=blank.drawing, filter=blank.filter,
         labels=dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees),
         budget=dataclasses.replace(experiment.budget, generator_steps=blank.budget.generator_steps),
         training=dataclasses.replace(experiment.training, ema=blank.training.ema),
@@ -221,7 +221,7 @@ def _names(experiments: Sequence[Experiment]) -> dict[str, tuple[str, dict[str, 
 
 
 def _generators(name: str) -> bool:
-    return name.startswith(("method", "mixing", "filter")) or name in (
+    return name.startswith(("method", "mixing", "drawing", "filter")) or name in (
         "labels.gan_sees", "budget.generator_steps", "training.ema",
     )  # fmt: skip
 
