@@ -22,6 +22,7 @@ from ganatomy.ablation import Ablation, ablation_table
 from ganatomy.cohort import Cohort
 from ganatomy.contracts import InputError
 from ganatomy.phantom import make_cohort
+from ganatomy.phantom_bone import make_bone_cohort
 from ganatomy.phantom_brain import CONTRASTS, make_brain_cohort
 from ganatomy.published import INCOMPARABLE, Beside
 from ganatomy.report import beside_caveats, beside_tables, brief
@@ -57,6 +58,16 @@ STUDIES = {
         partial(make_cohort, patients={"ct": (24, 4, 0), "mr": (24, 16, 0)}, shape=(8, 48, 48)),
         "Hearts, 24 patients a domain to train on, 2 of the MR ones with labels; 16 MR patients to validate.",
         ("A=ct", "B=mr"),
+    ),
+    "gupta2019_table2": Study(
+        "Gupta et al. 2019, Table 2: the threshold of pseudo-labels",
+        partial(make_bone_cohort, patients={"lesion": (24, 20, 0), "normal": (240, 100, 0)}),
+        "Radiographs of humeri, one a patient: 24 with a lesion and 240 without to train on, 20 and 100 to validate.",
+    ),
+    "xia2019_table1": Study(
+        "Xia et al. 2019, Table 1: identity and healthiness of pseudo-healthy images",
+        partial(make_brain_cohort, patients=(24, 16, 0), shape=(8, 64, 64)),
+        "Brains in FLAIR with a lesion in half of their slices, 24 patients to train on and 16 to validate.",
     ),
     "qu2019_table2": Study(
         "Qu et al. 2019, Table 2: amount and order of synthetic images",
