@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganatomy.cohort import prepare_image
+from ganatomy.cohort import prepare_image, read_cohort
+from ganatomy.cohort_commands import Phantom
 from ganatomy.contracts import InputError
 from ganatomy.phantom_bone import PARTS, bone_film, make_bone_cohort
 
@@ -97,3 +98,13 @@ def test_nonsense_is_refused(tmp_path):
     with pytest.raises(InputError, match="separate folders"):
         make_bone_cohort(tmp_path / "c", patients=COUNTS, oracle=tmp_path / "c" / "o")
     assert not (tmp_path / "c").exists()
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    command = Phantom(out=tmp_path / "c", kind="bone", part="femur", lesions=(2, 1, 1), normals=(3, 1, 1),
+                      shape=(1, 48, 64), oracle=tmp_path / "o")  # fmt: skip
+    assert command.run() == 0
+    assert "4 with a lesion and 5 without" in capsys.readouterr().out
+    made = read_cohort(tmp_path / "c")
+    assert len(made.rows) == 9
+    assert np.asarray(Image.open(made.rows[0].image)).shape == (48, 64)

@@ -25,7 +25,7 @@ from ganatomy.metrics import LESION, NORMAL, PROBABILITY, summarise
 from ganatomy.sampling import Mixture, Pool, Sampler, resized, slices_in
 from ganatomy.store import Record as Image
 from ganatomy.store import Store, open_store
-from ganatomy.training import labelled_patients, real_images
+from ganatomy.training import evaluation_images, labelled_patients, real_images
 
 STATE: dict[str, State] = {NORMAL: "healthy", LESION: "lesion"}
 """Class -> the state of its images. The order is that of the logits."""
@@ -127,6 +127,12 @@ def classified_images(store: Store, domain: str, split: str) -> list[Image]:
                 remedy="split the cohort anew, or fill in the classes",
             )
     return images
+
+
+def scored_images(store: Store, experiment: Experiment, split: str) -> list[Image]:
+    """The images of the target domain that the downstream model is scored on: those with a label, or with a class."""
+    choose = classified_images if experiment.downstream.task == "classification" else evaluation_images
+    return choose(store, experiment.target_domain(), split)
 
 
 # --- training ------------------------------------------------------------------------------------------------------

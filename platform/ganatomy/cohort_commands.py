@@ -117,7 +117,7 @@ class CohortCheck(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom(Command):
-    """Write a procedural cohort of NIfTI volumes whose truth is known: to try things, to test, to teach.
+    """Write a procedural cohort of images whose truth is known: to try things, to test, to teach.
 
     Hearts, of which some patients have a CT and the others an MR:
     $ ganatomy phantom --out phantom --ct 20 4 4 --mr 20 8 12
@@ -125,11 +125,14 @@ class Phantom(Command):
 
     Brains with a lesion in some of their slices, in registered MR contrasts:
     $ ganatomy phantom --kind brain --out brains --patients 20 6 6 --contrasts flair t1 --oracle brains-truth
+
+    Radiographs of a long bone, some with a lesion in a known box:
+    $ ganatomy phantom --kind bone --out bones --part femur --lesions 6 20 40 --normals 200 100 200
     """
 
     out: Path
     """New folder of the cohort."""
-    kind: Literal["heart", "brain"] = "heart"
+    kind: Literal["heart", "brain", "bone"] = "heart"
     """What is imaged."""
     ct: tuple[int, int, int] = (20, 4, 4)
     """heart: patients with a CT: train, val, test."""
@@ -143,8 +146,14 @@ class Phantom(Command):
     """brain: slices that the lesion crosses; half of them by default."""
     nested: bool = False
     """brain: oedema, core and rim of the lesion are classes of their own."""
+    part: str = "humerus"
+    """bone: humerus, tibia or femur."""
+    lesions: tuple[int, int, int] = (24, 20, 40)
+    """bone: patients with a lesion: train, val, test."""
+    normals: tuple[int, int, int] = (240, 100, 200)
+    """bone: patients without."""
     shape: tuple[int, int, int] = (12, 64, 64)
-    """Voxels of a volume: slices, rows, columns."""
+    """Voxels of a volume: slices, rows, columns; a bone's radiograph has no slices."""
     pose_gap: float = 0.0
     """heart: g >= 0; hearts of MR patients are larger by 1 + g and shifted, so that distortion is rewarded."""
     swap_gap: float = 0.0
@@ -158,6 +167,8 @@ class Phantom(Command):
         """Write it."""
         if self.kind == "brain":
             return self._run_brain()
+        if self.kind == "bone":
+            return self._run_bone()
         from ganatomy.phantom import make_cohort
 
         make_cohort(
@@ -186,6 +197,16 @@ class Phantom(Command):
             oracle=self.oracle,
         )
         print(f"{self.out}: {sum(self.patients)} patients, each with {', '.join(self.contrasts)}")
+        return DONE
+
+    def _run_bone(self) -> int:
+        from ganatomy.phantom_bone import make_bone_cohort
+
+        patients = {"lesion": self.lesions, "normal": self.normals}
+        make_bone_cohort(
+            self.out, part=self.part, patients=patients, shape=self.shape[1:], seed=self.seed, oracle=self.oracle
+        )
+        print(f"{self.out}: radiographs, {sum(self.lesions)} with a lesion and {sum(self.normals)} without")
         return DONE
 
 

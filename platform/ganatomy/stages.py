@@ -27,10 +27,10 @@ from torch import nn
 from ganatomy.classification import (
     TrainClassifier,
     class_of,
-    classified_images,
     lesion_probabilities,
     make_classification,
     score_classes,
+    scored_images,
 )
 from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history, run_task, train
@@ -42,11 +42,10 @@ from ganatomy.metrics import LESION, case_scores, s_score, summarise
 from ganatomy.single_flight import LeaseLost, single_flight
 from ganatomy.store import Record as Image
 from ganatomy.store import Store, open_store, write_store
-from ganatomy.synthesis import score_synthesis, synthetic_items
+from ganatomy.synthesis import score_healing, score_synthesis, synthetic_items
 from ganatomy.training import (
     FitGenerator,
     TrainSegmentor,
-    evaluation_images,
     load_networks,
     make_method,
     make_segmentation,
@@ -138,13 +137,14 @@ class Stages:
         summary = summarise(scores)
         if self.experiment.arm in SYNTHETIC_ARMS and not self._classifies:  # an S-score is a matter of labels
             summary |= self.s_scores("val")
+            summary |= self.healthiness("val")
         return Outcome(dict(self.keys), tuple(scores), summary, sum(self._costs.values()))
 
     def scores(self, split: str) -> list[Score]:
         """Rows of the arm's downstream model on real images of the target domain."""
         model = self.model()
-        choose, score = (classified_images, score_classes) if self._classifies else (evaluation_images, score_records)
-        images = choose(self.store, self.experiment.target_domain(), split)
+        score = score_classes if self._classifies else score_records
+        images = scored_images(self.store, self.experiment, split)
         inputs = {"model": model.key, "split": split}
 
         def work(directory: Path) -> None:
@@ -304,6 +304,25 @@ class Stages:
         for domain, rows in json.loads((stage.directory / SCORES).read_text()).items():
             summary |= s_score(_rows(rows["synthetic"]), _rows(rows["real"]), domain)
         return summary
+
+    def healthiness(self, split: str) -> dict[str, float]:
+        """How healthy pseudo-healthy images are and how much they still are the same person's, never one without the
+        other (Xia et al. 2019, section 4.2); empty for a method that takes no lesion out.
+
+        f_pre is the reference segmentor of the S-score: it saw real training images only."""
+        experiment = self.experiment
+        if all(experiment.state(role) != "lesion" for role in experiment.method_class().roles):
+            return {}
+        fit, references = self.fit(), self._references()
+
+        def work(directory: Path) -> None:
+            judges = {domain: self.network(stage) for domain, stage in references.items()}
+            numbers, rows = score_healing(self.method(fit), experiment, self.store, judges, split, self._device())
+            _write_json(directory / SCORES, {"summary": numbers, "rows": rows})
+
+        keys = {domain: stage.key for domain, stage in references.items()}
+        stage = self._compute("healthiness", {"fit": fit.key, "split": split, "references": keys}, self._apart(work))
+        return dict(json.loads((stage.directory / SCORES).read_text())["summary"])
 
     # --- what the stages load and make ---------------------------------------------------------------------------
 
@@ -490,8 +509,7 @@ def kept_images(found: Mapping[int, float], rule: Filter, judgement: str, seed: 
     if not kept or not bound:
         asked = f"min_{judgement} = {threshold:g}" if not kept else f"as_many_as = {rule.as_many_as:g}"
         raise InputError(
-            f"filter.{asked} keeps none of {len(found)} synthetic images "
-            f"(best {max(found.values(), default=0.0):.2f})",
+            f"filter.{asked} keeps none of {len(found)} synthetic images (best {max(found.values(), default=0.0):.2f})",
             expected="a threshold that some image reaches",
             remedy=f"lower filter.{asked.split()[0]} or train the generator longer",
         )

@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 import ray
 from ray import tune
 
+from ganatomy.classification import scored_images
 from ganatomy.cohort import read_cohort
 from ganatomy.console import described, parse
 from ganatomy.contracts import InputError
@@ -31,7 +32,7 @@ from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, parse_settings
 from ganatomy.terminal import BAD_INPUT, guarded
 from ganatomy.tracking import Tracking
-from ganatomy.training import evaluation_images, labelled_patients
+from ganatomy.training import labelled_patients
 from ganatomy.trial import VALIDATION, run_trial
 
 # Anything at all on the head node, so that a driver needs no CPU that its own workers could be waiting for.
@@ -126,7 +127,7 @@ class Sweep:
         store = prepare(cohort, workspace / "stores")
         for experiment in experiments:  # labels without which every trial would fail, one after the other
             labelled_patients(store, experiment, experiment.target)
-            evaluation_images(store, experiment.target_domain(), "val")
+            scored_images(store, experiment, "val")
         usual = f"{cohort.name}-{space.name}" + "-full" * self.full
         plan = SweepPlan(
             name=_free_name(workspace, self.name or usual, given=bool(self.name)),
