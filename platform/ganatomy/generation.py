@@ -197,8 +197,10 @@ def _outputs(generator: Generator, job: Job, max_voxels: int) -> _Outputs:
 
     span = _span(generator, job, prepared)
     files: dict[Path, nib.Nifti1Image | Path] = {}
-    place, label_source, shown = None, "none", made.label_of(label)
-    if made.labelled and made.label is None and donor is None and job.row.label is not None:
+    states = [generator.experiment.state(role) for role in (job.source, job.target)]
+    place, label_source, shown = None, "none", made.label_of(label, *states)
+    same = made.labelled and made.label is None and states[1] in ("", states[0])
+    if (same or shown is prepared.label) and donor is None and job.row.label is not None:
         place, label_source = job.label, "carried over unchanged from the source image"
         files[cast(Path, place)] = job.row.label
     elif shown is not None and (agree or not shown.any()):

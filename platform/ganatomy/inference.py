@@ -121,11 +121,20 @@ class Made:
     labelled: bool = True
     maps: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def label_of(self, source: np.ndarray | None) -> np.ndarray | None:
-        """The label to keep beside the image: the method's own word, or that of its ``source``."""
+    def label_of(self, source: np.ndarray | None, of: str = "", claimed: str = "") -> np.ndarray | None:
+        """The label to keep beside the image, None where it is not known: the method's own word, or else that of its
+        ``source``.
+
+        of, claimed: states (``lesion``, ``healthy``) of the roles it was made of and is taken for. Where they differ,
+        the image does not show what its source did: taken for healthy it shows nothing; else nobody knows what.
+        """
         if not self.labelled:
             return None
-        return source if self.label is None else self.label
+        if self.label is not None:
+            return self.label
+        if claimed not in ("", of):
+            return np.zeros(self.image.shape, np.uint8) if claimed == "healthy" else None
+        return source
 
 
 def synthesize_volume(

@@ -19,6 +19,7 @@ from ganatomy.drawing import Offers, centred, drawn_subjects, size_for
 from ganatomy.experiment import Experiment, Score, pseudonym
 from ganatomy.inference import Made, synthesize_labelled
 from ganatomy.metrics import score_subject
+from ganatomy.metrics_pathology import PseudoHealthyCase, summarise_pseudo_healthy
 from ganatomy.sampling import Pool
 from ganatomy.store import Item, Record, Store
 from ganatomy.training import evaluation_images, generator_pool, label_pool, real_images
@@ -85,7 +86,7 @@ def synthetic_items(
         pool = generator_pool(store, experiment, role)
         for given in given_images(method, experiment, store, role, pool, donors):
             for (claimed, kind), made in _made_of(method, given, role, experiment, device).items():
-                shown = made.label_of(given.label)
+                shown = made.label_of(given.label, experiment.state(role), experiment.state(claimed))
                 if experiment.domain(claimed) == domain and shown is not None:  # a segmentor learns from labels
                     yield Item(
                         subject=given.subject(f"{role}-{kind}" if _same_domain(experiment, method) else kind),
@@ -163,7 +164,8 @@ def score_synthesis(
     for role, pool in pools.items():
         for given in given_images(method, experiment, store, role, pool, donors):
             for (claimed, kind), made in _made_of(method, given, role, experiment, device).items():
-                shown, domain = made.label_of(given.label), experiment.domain(claimed)
+                shown = made.label_of(given.label, experiment.state(role), experiment.state(claimed))
+                domain = experiment.domain(claimed)
                 if kind == "translated" and domain in judges and shown is not None and shown.any():
                     found = segment(judges[domain], made.image, experiment.sampling, device)
                     who = pseudonym(given.record.subject, store.name), pseudonym(given.record.patient, store.name)
@@ -193,6 +195,45 @@ def _drawn_scores(
                 found = segment(judges[domain], image, experiment.sampling, device)
                 for row in score_subject(found, subject.label, store.spacing(donor), store.labels, *who):
                     yield domain, row
+
+
+def score_healing(
+    method: Method,
+    experiment: Experiment,
+    store: Store,
+    judges: Mapping[str, nn.Module],
+    split: str,
+    device: torch.device,
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """How healthy, and how much the same person, images of ``split`` are out of which a method took the lesion.
+
+    That is whatever it makes of a role in state ``lesion`` with a label that is empty.  judges: domain -> f_pre,
+    trained on real training images.  Returns the numbers to log, and those of each volume by its pseudonym. Nothing of
+    a method that makes no such image.
+    """
+    parts: dict[tuple[Record, str], list[tuple[NDArray[Any], ...]]] = {}
+    for role in (role for role in method.roles if experiment.state(role) == "lesion"):
+        for given in given_images(method, experiment, store, role, _held_out(store, experiment, role, split), {}):
+            for (claimed, kind), made in _made_of(method, given, role, experiment, device).items():
+                shown = made.label_of(given.label, "lesion", experiment.state(claimed))
+                judge = judges.get(experiment.domain(claimed))
+                if judge is None or given.label is None or kind != "translated" or shown is None or shown.any():
+                    continue
+                found = [segment(judge, image, experiment.sampling, device) for image in (made.image, given.image)]
+                part = (made.image, given.image, given.label, *found)
+                parts.setdefault((given.record, claimed), []).append(part)
+    cases = {key: PseudoHealthyCase(*map(np.concatenate, zip(*stack))) for key, stack in parts.items()}
+    rows = [
+        {
+            "subject": pseudonym(record.subject, store.name),
+            "patient": pseudonym(record.patient, store.name),
+            "role": claimed,
+            "slices": len(case.made),
+            **summarise_pseudo_healthy([case]),
+        }
+        for (record, claimed), case in cases.items()
+    ]
+    return (summarise_pseudo_healthy(list(cases.values())) if cases else {}), rows
 
 
 def _usual_range(store: Store, domain: str) -> tuple[float, float]:
