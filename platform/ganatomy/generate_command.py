@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(Command):
-    """Make synthetic NIfTI of real images, on their own grid, with labels and a provenance sidecar each.
+    """Make synthetic NIfTI of real images, on their own grid, with labels, maps and a provenance sidecar each.
 
     $ ganatomy generate models:/ct-mr@champion --cohort my-cohort --out synthetic
     $ ganatomy generate models:/ct-mr@champion --image scan.nii.gz --label seg.nii.gz --out synthetic
+    $ ganatomy generate models:/mr-from-noise@champion --count 200 --cohort my-cohort --out synthetic
+
+    A method that works with states of one domain, such as slices with and without a lesion, the other way round:
+    $ ganatomy generate models:/healthy@champion --cohort my-cohort --source healthy --out with-lesions
 
     The result is itself a cohort. The same command goes on where it was interrupted; files of others are left alone.
     """
@@ -36,15 +40,22 @@ class Generate(Command):
     image: Path | None = None
     """One image instead of a cohort."""
     label: Path | None = None
-    """Label of --image, carried over."""
+    """Label of --image: carried over, or what is to be drawn into the image."""
     patient: str = ""
     """Patient of --image; appears as a pseudonym only."""
     split: tuple[Literal["train", "val", "test"], ...] = ()
     """Only images of these splits of the cohort."""
+    count: int = 0
+    """So many subjects drawn from noise, by a generator that can, with labels of --cohort (of training patients, unless
+    --split says otherwise) or of --labels. In this process, without Ray."""
+    labels: tuple[Path, ...] = ()
+    """Label files, or folders of them, to draw from instead of those of a cohort."""
+    seed: int = 0
+    """Of what --count draws: another seed, other subjects."""
     source: str = ""
-    """Domain to translate from, where the generator knows several ways."""
+    """Domain, state or role to translate from, where the generator knows several ways."""
     target: str = ""
-    """Domain to translate to; by default the one it was promoted for."""
+    """Domain, state or role to translate to; by default the one it was promoted for."""
     workers: int = 0
     """Images at the same time, on Ray; 0: as many as there are CPUs or GPUs; 1: in this process, without Ray."""
     address: str = ""
@@ -60,6 +71,8 @@ class Generate(Command):
         from ganatomy.generation import finish_generation, plan_generation
         from ganatomy.generator import load_generator
 
+        if self.count or self.labels:
+            return self._draw()
         if (self.cohort is None) == (self.image is None):
             given = "both --cohort and --image" if self.cohort else "neither --cohort nor --image"
             raise InputError(given, expected="one of them", remedy="--cohort DIR, or --image FILE")
@@ -85,6 +98,37 @@ class Generate(Command):
         count = {status: sum(result.status == status for result in results) for status in ("made", "kept", "failed")}
         print(f"{made.path}: " + ", ".join(f"{number} {status}" for status, number in count.items()))
         return UNDONE if failed else DONE
+
+    def _draw(self) -> int:
+        """Subjects from noise."""
+        import torch
+
+        from ganatomy.cohort import read_cohort
+        from ganatomy.contracts import InputError
+        from ganatomy.generation_drawn import generate_drawn, pool_of_cohort, pool_of_files
+        from ganatomy.generator import load_generator
+
+        if self.count < 1 or self.seed < 0:
+            raise InputError(f"--count {self.count} --seed {self.seed}", expected="a count >= 1 and a seed >= 0")
+        if (self.cohort is None) == (not self.labels) or self.image is not None:
+            raise InputError(
+                "--count without one source of labels", expected="one of them", remedy="--cohort DIR, or --labels FILES"
+            )
+        generator = load_generator(self._bundle(), "cuda" if torch.cuda.is_available() else "cpu")
+        cohort = read_cohort(self.cohort) if self.cohort is not None else None
+        if cohort is None:
+            pool = pool_of_files(generator, self.labels)
+        else:
+            pool = pool_of_cohort(generator, cohort, self.split or ("train",))
+        with progress("drawing") as follow:
+            results = generate_drawn(
+                generator, pool, self.out, self.count, seed=self.seed, overwrite=self.overwrite, source=cohort,
+                progress=follow,
+            )  # fmt: skip
+        made = sum(result.status == "made" for result in results)
+        short = f", {self.count - len(results)} failed the generator's own checks" if len(results) < self.count else ""
+        print(f"{self.out}: {made} made, {len(results) - made} kept{short}")
+        return UNDONE if short else DONE
 
     def _bundle(self) -> Path:
         if not self.model.startswith("models:/") and Path(self.model).is_dir():

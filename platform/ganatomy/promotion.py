@@ -21,19 +21,22 @@ from ganatomy.ablation import Ablation, ablation_table
 from ganatomy.cohort import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.distributed import Workers
+from ganatomy.drawing import Offers, fitted, size_for
 from ganatomy.experiment import TrialResult, plain, pseudonym
 from ganatomy.gate import GateResult, Verdict
+from ganatomy.generation_drawn import differences_when_drawn_elsewhere
 from ganatomy.generator import Generator, difference_when_reloaded, save_generator, write_report
 from ganatomy.inference import synthesize_volume
 from ganatomy.metrics import nearest_distances, patient_scores
 from ganatomy.registry import Registry, check_name
 from ganatomy.report import brief
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory, write_json
+from ganatomy.sampling import OUTSIDE, Pool
 from ganatomy.stages import SYNTHETIC, Stages
 from ganatomy.statistics import Effect, paired_bootstrap
-from ganatomy.store import Store, open_store
+from ganatomy.store import Record, Store, open_store
 from ganatomy.tracking import Tracking
-from ganatomy.training import generator_pool
+from ganatomy.training import generator_pool, label_pool
 
 VERDICT = "verdict.json"
 INTEGRITY_VOLUMES = 3
@@ -165,15 +168,18 @@ class _Bench:
         generators fail where patients are few.
         """
         made = open_store(stages.synthesised().directory / SYNTHETIC)
-        synthetic = [record for record in made.records() if record.kind == "translated"]
-        trained = generator_pool(self.store, stages.experiment, stages.experiment.target).entries
-        fresh = self.store.records(stages.experiment.target_domain(), "val")
-        references, patients = [self.store.image(e.record) for e in trained], [e.record.patient for e in trained]
-        owners, others = [record.patient for record in synthetic], [record.patient for record in fresh]
+        synthetic = [record for record in made.records() if record.kind in ("translated", "drawn")]
+        like = _slice_of(synthetic)
+        trained = generator_pool(self.store, stages.experiment, stages.experiment.target)
+        fresh = Pool.of(self.store, self.store.records(stages.experiment.target_domain(), "val"))
+        (references, patients), (images, others) = _shown(trained, like), _shown(fresh, like)
+        owners = [record.patient for record in synthetic]
+        # What is drawn shows a label of its patient but nobody's anatomy: it may resemble no training patient at all.
+        apart = ["" if record.kind == "drawn" else record.patient for record in synthetic]
         return gate.memorisation(
-            nearest_distances([made.image(record) for record in synthetic], owners, references, patients),
+            nearest_distances([made.image(record) for record in synthetic], apart, references, patients),
             owners,
-            nearest_distances([self.store.image(record) for record in fresh], others, references, patients),
+            nearest_distances(images, others, references, patients),
             others,
         )
 
@@ -187,6 +193,8 @@ class _Bench:
 
     def integrity(self, generator: Generator, stages: Stages) -> GateResult:
         """What the folder to be registered makes, here and in a fresh process, against the networks judged."""
+        if generator.method.draws_from_noise:
+            return gate.integrity(self._drawn_again(generator, stages))
         role, _ = generator.route()
         domain = stages.experiment.domain(role)
         shown = (self.store.records(domain, "val") or self.store.records(domain, "train"))[:INTEGRITY_VOLUMES]
@@ -200,6 +208,37 @@ class _Bench:
             name = pseudonym(record.subject, self.store.name)
             differences[name] = max(drift, difference_when_reloaded(generator, image, role))
         return gate.integrity(differences)
+
+    def _drawn_again(self, generator: Generator, stages: Stages) -> dict[str, float]:
+        """Subject -> how far what the bundle draws by its number is from what the networks judged draw."""
+        experiment, method = stages.experiment, stages.method(stages.fit())
+        pool = label_pool(self.store, experiment, experiment.target)
+        labels = Offers.of(pool, size_for(method, experiment.sampling.size)).labels
+        numbers = range(INTEGRITY_VOLUMES)
+        return differences_when_drawn_elsewhere(generator, method, labels, numbers, experiment.seed)
+
+
+def _slice_of(synthetic: Sequence[Record]) -> tuple[int, ...] | None:
+    """[1, H, W] where all synthetic images are slices of that shape; None where they are whole images."""
+    shapes = {record.shape for record in synthetic}
+    return next(iter(shapes)) if len(shapes) == 1 and all(shape[0] == 1 for shape in shapes) else None
+
+
+def _shown(pool: Pool, like: tuple[int, ...] | None) -> tuple[list[np.ndarray], list[str]]:
+    """The images of a pool and whose they are.
+
+    like: [1, H, W] of what they are to be compared with; each slice that shows something is then an image of that size.
+    """
+    images: list[np.ndarray] = []
+    patients: list[str] = []
+    for entry in pool.entries:
+        parts = [entry.store.image(entry.record)]
+        if like is not None:
+            numbers = entry.slices or range(*entry.record.content)
+            parts = [fitted(parts[0][number : number + 1], like, OUTSIDE) for number in numbers]
+        images += parts
+        patients += [entry.record.patient] * len(parts)
+    return images, patients
 
 
 # --- writing down ------------------------------------------------------------------------------------------------
