@@ -11,7 +11,7 @@ import pytest
 from ganatomy.ablation import ablation_table
 from ganatomy.experiment import Experiment, Score, TrialResult, available, resolve
 from ganatomy.metrics import predictions, summarise
-from ganatomy.published import INCOMPARABLE
+from ganatomy.published import INCOMPARABLE, ONE_SEED
 from ganatomy.report import render_text, to_json, write_html
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable
 from ganatomy.statistics import Effect, paired_bootstrap, paired_t
@@ -116,6 +116,11 @@ def test_a_claim_about_classifiers_is_judged_by_their_patients():
     assert (finding.effect, finding.p) == expected
     assert finding.units == "patients"
     assert finding.effect.n == 40
+
+
+def test_one_seed_is_said_to_be_one():
+    assert ONE_SEED not in shown(sweep()).caveats
+    assert ONE_SEED in shown(sweep()[:3]).caveats
 
 
 def test_of_several_configurations_that_agree_the_one_begun_first_counts():

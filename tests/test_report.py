@@ -180,6 +180,15 @@ def test_names_and_brief_rows_serve_whoever_writes_a_model_card():
     assert all(isinstance(cell, str) and "\n" not in cell for row in rows for cell in row.values())
 
 
+def test_healthiness_is_never_shown_without_identity():
+    made = {"synthesis/healthiness": 0.98, "synthesis/identity": 0.875, "synthesis/healthiness_sd": 0.1}
+    table = report.ablation_table([*sweep(), trial("p", experiment(arm="offline", mixing__ratio=4.0), summary=made)])
+    (cell,) = [row["healthy"] for row in report.brief(table) if row["healthy"] != "–"]
+    assert cell == "h 0.98, id 0.88"
+    assert max(map(len, report.render_text(table).splitlines())) <= 120
+    assert "healthy" not in report.brief(report.ablation_table(sweep()))[0]
+
+
 @pytest.mark.parametrize("patients", [3, 12])
 def test_text_fits_120_columns_with_nothing_cut_off(patients):
     crowded = experiment(arm="offline", mixing__order="synthetic_first", filter__min_dice=0.25,

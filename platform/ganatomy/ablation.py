@@ -36,6 +36,7 @@ class Row:
     then empty or NaN.
     missed: structures that no voxel was found of, a seed.  worst: least Dice of any subject under any seed.
     s_scores: domain -> mean S-score; s_references: what the same segmentors reach on real images.
+    synthesis: what else is measured on synthetic images (``healthiness``, ``identity``) -> mean over seeds.
     difference: Dice minus that of the baseline, paired over patients; None for the baseline itself and where there is
     none.  p, p_holm: of a permutation test, alone and corrected over all rows.
     """
@@ -55,6 +56,7 @@ class Row:
     worst_subject: str
     s_scores: Mapping[str, float]
     s_references: Mapping[str, float]
+    synthesis: Mapping[str, float]
     device_seconds: float
     difference: Effect | None = None
     p: float = math.nan
@@ -240,7 +242,7 @@ def _row(trials: Sequence[TrialResult], name: str, parameters: Mapping[str, Any]
         arm=chosen[0].experiment.arm, trials=tuple(trial.trial for trial in trials),
         seeds=tuple(trial.experiment.seed for trial in chosen),
         patients={}, dice=_averaged(summaries)[chosen[0].experiment.downstream.score], labels={}, hd95=math.nan,
-        missed=0.0, worst=math.nan, worst_subject="", s_scores={}, s_references={},
+        missed=0.0, worst=math.nan, worst_subject="", s_scores={}, s_references={}, synthesis={},
         device_seconds=_averaged([{"s": trial.device_seconds} for trial in chosen])["s"],
     )  # fmt: skip
     if _classifies(chosen[0]):
@@ -254,6 +256,7 @@ def _row(trials: Sequence[TrialResult], name: str, parameters: Mapping[str, Any]
         hd95=_averaged(summaries).get("val/hd95", math.nan), missed=_averaged(summaries)["val/missed"],
         worst=worst, worst_subject=subject,
         s_scores=_under("synthesis/s_score/", chosen), s_references=_under("synthesis/s_score_reference/", chosen),
+        synthesis={name: value for name, value in _under("synthesis/", chosen).items() if "/" not in name},
     )  # fmt: skip
 
 

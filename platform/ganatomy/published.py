@@ -23,6 +23,8 @@ INCOMPARABLE = (
     "compared with ours, their magnitudes cannot."
 )
 
+ONE_SEED = "With one seed, what appears here or is reversed does so in one training: another may say otherwise."
+
 Groups = Sequence[Sequence[TrialResult]]
 """The trials of a sweep, those of one configuration together, in the order they were begun."""
 
@@ -83,15 +85,16 @@ def beside(table: PaperTable, groups: Groups, domains: Mapping[str, str]) -> Bes
     domains: role -> domain of the sweep, for the names of metrics.
     """
     there = [figure for figure in table.figures if _trials(groups, figure.point)]
+    figures = tuple(_figure(figure, groups, domains) for figure in there)
     claims = [claim for claim in table.claims if _trials(groups, claim.more) and _trials(groups, claim.less)]
     findings = [_finding(claim, table, groups, domains) for claim in claims]
     adjusted = holm([finding.p for finding in findings])
     return Beside(
         table.where,
-        tuple(_figure(figure, groups, domains) for figure in there),
+        figures,
         tuple(replace(finding, p_holm=p) for finding, p in zip(findings, adjusted)),
         len(table.figures) - len(there),
-        table.caveats,
+        table.caveats + ((ONE_SEED,) if any(figure.seeds == 1 for figure in figures) else ()),
     )
 
 

@@ -41,7 +41,7 @@ __all__ = [
 LEGENDS = {
     "Dice": "Dice, HD95: means over seeds. Δ: Dice points against the baseline, paired over patients, 95 % bootstrap "
     "interval. p: permutation test, Holm-corrected. missed: structures a seed. S-score: by domain, / "
-    "what its segmentor reaches on real images.",
+    "what its segmentor reaches on real images. healthy: h, share of the lesion gone, and id, identity outside of it.",
     "AUC": "AUC: mean over seeds. Δ: AUC points against the baseline, on the same resampled patients, 95 % bootstrap "
     "interval. p: from the same resamples, Holm-corrected.",
 }
@@ -140,8 +140,13 @@ def write_html(
     return path
 
 
+HEALTHY = "healthy"
+"""Header of healthiness and identity: in one cell, for neither says anything without the other."""
+
+
 def _headers(table: Ablation) -> list[str]:
     synthesis = ["S-score"] if any(row.s_scores for row in table.rows) else []
+    synthesis += [HEALTHY] if any(row.synthesis for row in table.rows) else []
     single = ["HD95 mm", "missed", "worst"] if table.measure == "Dice" else []  # what a patient has of its own
     return ["configuration", "seeds", table.measure, "Δ [95 % interval]", "p Holm", *single, *synthesis, "device s",
             "reading"]  # fmt: skip
@@ -150,18 +155,27 @@ def _headers(table: Ablation) -> list[str]:
 def _cells(table: Ablation, row: Row) -> list[str]:
     effect = row.difference
     reading = "baseline" if row.configuration == table.baseline else row.reading
-    synthesis = "\n".join(
-        f"{domain} {_number(value, 2)}" + (f"/{row.s_references[domain]:.2f}" if domain in row.s_references else "")
-        for domain, value in sorted(row.s_scores.items())
-    )
     single = [_number(row.hd95, 1), f"{row.missed:.3g}", _number(row.worst, 3)]
     return [
         row.name, str(len(row.seeds)), _number(row.dice, 3),
         "" if effect is None else f"{100 * effect.mean:+.1f} [{interval(effect)}]", _number(row.p_holm, 3),
         *(single if table.measure == "Dice" else []),
-        *([synthesis or "–"] if any(other.s_scores for other in table.rows) else []), f"{row.device_seconds:.0f}",
+        *([_s_scores(row) or "–"] if any(other.s_scores for other in table.rows) else []),
+        *([_healthy(row) or "–"] if any(other.synthesis for other in table.rows) else []), f"{row.device_seconds:.0f}",
         reading,
     ]  # fmt: skip
+
+
+def _s_scores(row: Row) -> str:
+    return "\n".join(
+        f"{domain} {_number(value, 2)}" + (f"/{row.s_references[domain]:.2f}" if domain in row.s_references else "")
+        for domain, value in sorted(row.s_scores.items())
+    )
+
+
+def _healthy(row: Row) -> str:
+    shown = (("h", "healthiness"), ("id", "identity"))
+    return "\n".join(f"{short} {_number(row.synthesis[name], 2)}" for short, name in shown if name in row.synthesis)
 
 
 def _number(value: float, places: int) -> str:
