@@ -21,6 +21,7 @@ from ganatomy.sampling import Pool
 from ganatomy.stages import SYNTHETIC, Outcome, Stages
 from ganatomy.store import Item, open_store, write_store
 from ganatomy.training import load_networks, make_method
+from ganatomy_methods.common.agreement import label_index_dice
 
 ROLES = ("T1", "T2", "T1c", "FLAIR")
 SIDE = 16
@@ -240,6 +241,20 @@ def test_every_modality_has_an_s_score_of_drawn_images(offline):
     for role in ROLES:
         assert 0 <= outcome.summary[f"synthesis/s_score/{role}"] <= 1
         assert 0 <= outcome.summary[f"synthesis/s_score_reference/{role}"] <= 1
+
+
+def test_both_dice_scores_are_reported_under_names_of_their_own(offline, store):
+    """Scores on class ids, slice by slice, as of the method's own function; empty slices count 1, as in the paper."""
+    stages, outcome = offline
+    network, expected = stages.network(stages.model()), []
+    for record in store.records("FLAIR", "val"):
+        found = training.segment(network, store.image(record), EXPERIMENT.sampling, torch.device("cpu"))
+        both = (torch.from_numpy(np.array(ids)) for ids in (found, store.label(record)))
+        expected += label_index_dice(*both).tolist()
+    assert len(expected) == 3
+    assert outcome.summary["val/label_index_dice"] == pytest.approx(np.mean(expected))
+    assert outcome.summary["val/label_index_mse"] >= 0
+    assert {row.metric for row in outcome.scores} == {"dice", "hd95"}
 
 
 def test_how_much_is_drawn_changes_the_set_and_not_the_generator(workspace, store, offline, made):

@@ -18,7 +18,7 @@ from torch.nn import functional
 from ganatomy.contracts import Adam, Batch, Method, Phase, Synthetic, Task, Update
 from ganatomy.experiment import Choice, Experiment, Sampling, Score, pseudonym, resolve
 from ganatomy.inference import predict_labels
-from ganatomy.metrics import score_subject
+from ganatomy.metrics import label_index_dice, label_index_mse, score_subject
 from ganatomy.store import Record, Store
 
 ROLE = "images"
@@ -109,4 +109,19 @@ def score_records(
             found, truth = segment(network, store.image(record), sampling, device), store.label(record)
             who = pseudonym(record.subject, store.name), pseudonym(record.patient, store.name)
             rows += score_subject(found, truth, store.spacing(record), store.labels, *who)
+    return rows
+
+
+def score_label_indices(
+    network: nn.Module, store: Store, records: Iterable[Record], sampling: Sampling, device: torch.device
+) -> list[Score]:
+    """Rows ``label_index_dice`` and ``label_index_mse`` of every labelled record: scores on class ids, by slices, that
+    no other metric here can be compared with."""
+    rows: list[Score] = []
+    for record in records:
+        if record.labelled:
+            found, truth = segment(network, store.image(record), sampling, device), store.label(record)
+            who = pseudonym(record.subject, store.name), pseudonym(record.patient, store.name)
+            for measure in (label_index_dice, label_index_mse):
+                rows.append(Score(*who, measure.__name__, "class ids", measure(found, truth)))
     return rows

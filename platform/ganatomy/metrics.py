@@ -95,6 +95,26 @@ def score_subject(
     return rows
 
 
+def label_index_dice(predicted: Volume, truth: Volume) -> float:
+    """(2 Σab + ε) / (Σa² + Σb² + ε) on class *ids* as if they were intensities, ε = 1e-5, of each slice [H, W] of
+    [D, H, W] by itself, 1 where both are empty; their mean.
+
+    No Dice of classes: to call a 4 a 3 costs less than to call it a 1, and empty slices raise it. By all signs it is
+    the score in the tables of Qu et al. 2019, and only for orderings beside those.
+    """
+    _same_shape(predicted, truth)
+    found, there = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
+    overlap, total = (found * there).sum(axis=(1, 2)), (found**2 + there**2).sum(axis=(1, 2))
+    return float(np.mean((2 * overlap + 1e-5) / (total + 1e-5)))
+
+
+def label_index_mse(predicted: Volume, truth: Volume) -> float:
+    """Mean squared difference of class *ids* as if they were intensities: beside ``label_index_dice`` in the same
+    tables."""
+    _same_shape(predicted, truth)
+    return float(np.mean((np.asarray(predicted, np.float64) - truth) ** 2))
+
+
 # --- from rows to numbers ----------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ from ganatomy.classification import (
 )
 from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history, run_task, train
-from ganatomy.downstream import score_records, task_of
+from ganatomy.downstream import score_label_indices, score_records, task_of
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Filter, Labels, Score, digest, plain, resolve
 from ganatomy.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.loop import Record
@@ -138,6 +138,8 @@ class Stages:
         if self.experiment.arm in SYNTHETIC_ARMS and not self._classifies:  # an S-score is a matter of labels
             summary |= self.s_scores("val")
             summary |= self.healthiness("val")
+        if self.experiment.method_class().draws_from_noise and not self._classifies:
+            summary |= self.label_index_scores("val")
         return Outcome(dict(self.keys), tuple(scores), summary, sum(self._costs.values()))
 
     def scores(self, split: str) -> list[Score]:
@@ -323,6 +325,26 @@ class Stages:
         keys = {domain: stage.key for domain, stage in references.items()}
         stage = self._compute("healthiness", {"fit": fit.key, "split": split, "references": keys}, self._apart(work))
         return dict(json.loads((stage.directory / SCORES).read_text())["summary"])
+
+    def label_index_scores(self, split: str) -> dict[str, float]:
+        """``<split>/label_index_dice`` and ``<split>/label_index_mse`` of the arm's model: what Qu et al. 2019 call
+        Dice and MSE, beside the usual Dice and never for it."""
+        model = self.model()
+        images = scored_images(self.store, self.experiment, split)
+
+        def work(directory: Path) -> None:
+            rows = score_label_indices(
+                self.network(model), self.store, images, self.experiment.sampling, self._device()
+            )
+            _write_json(directory / SCORES, plain(rows))
+
+        stage = self._compute("label_indices", {"model": model.key, "split": split}, self._apart(work))
+        rows = read_scores(stage.directory)
+        return {
+            f"{split}/{metric}": sum(cases.values()) / len(cases)
+            for metric in ("label_index_dice", "label_index_mse")
+            if (cases := case_scores(rows, metric))
+        }
 
     # --- what the stages load and make ---------------------------------------------------------------------------
 
