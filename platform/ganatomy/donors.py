@@ -7,7 +7,10 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from ganatomy.contracts import Method
 from ganatomy.drawing import fitted
+from ganatomy.experiment import Experiment
+from ganatomy.inference import Made
 from ganatomy.sampling import Pool
 from ganatomy.store import Record
 
@@ -45,6 +48,17 @@ class Donors:
             if fits(label, image):
                 return label
         return None
+
+
+def label_shown(
+    made: Made, label: NDArray[np.uint8] | None, method: Method, experiment: Experiment, role: str, claimed: str
+) -> NDArray[np.uint8] | None:
+    """The label of an image made of ``role``, where ``label`` was given, and taken for ``claimed``; None: not known.
+
+    A donated label was drawn; one of its own an image shows only as long as it stays in its state.
+    """
+    into = experiment.state(claimed)
+    return made.label_of(label, into if role in method.label_donors else experiment.state(role), into)
 
 
 def fits(label: NDArray[np.uint8], image: NDArray[np.float32]) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import InputError
-from ganatomy.donors import fits, label_like
+from ganatomy.donors import fits, label_like, label_shown
 from ganatomy.experiment import pseudonym
 from ganatomy.generation_jobs import Job, plan_generation, rows_before
 from ganatomy.generator import Generator, load_generator, write_json
@@ -197,12 +197,12 @@ def _outputs(generator: Generator, job: Job, max_voxels: int) -> _Outputs:
 
     span = _span(generator, job, prepared)
     files: dict[Path, nib.Nifti1Image | Path] = {}
-    states = [generator.experiment.state(role) for role in (job.source, job.target)]
-    place, label_source, shown = None, "none", made.label_of(label, *states)
-    same = made.labelled and made.label is None and states[1] in ("", states[0])
-    if (same or shown is prepared.label) and donor is None and job.row.label is not None:
+    place, label_source = None, "none"
+    given = label if donor else prepared.label
+    shown = label_shown(made, given, generator.method, generator.experiment, job.source, job.target)
+    if donor is None and shown is not None and shown is prepared.label:
         place, label_source = job.label, "carried over unchanged from the source image"
-        files[cast(Path, place)] = job.row.label
+        files[cast(Path, place)] = cast(Path, job.row.label)
     elif shown is not None and (agree or not shown.any()):
         place = job.beside("dseg")
         label_source = "given by the method: what the image shows" if donor is None else "of another patient, drawn in"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ganatomy.contracts import InputError, Method
-from ganatomy.donors import Donors
+from ganatomy.donors import Donors, label_shown
 from ganatomy.downstream import score_records, segment
 from ganatomy.drawing import Offers, centred, drawn_subjects, size_for
 from ganatomy.experiment import Experiment, Score, pseudonym
@@ -86,7 +86,7 @@ def synthetic_items(
         pool = generator_pool(store, experiment, role)
         for given in given_images(method, experiment, store, role, pool, donors):
             for (claimed, kind), made in _made_of(method, given, role, experiment, device).items():
-                shown = made.label_of(given.label, experiment.state(role), experiment.state(claimed))
+                shown = label_shown(made, given.label, method, experiment, role, claimed)
                 if experiment.domain(claimed) == domain and shown is not None:  # a segmentor learns from labels
                     yield Item(
                         subject=given.subject(f"{role}-{kind}" if _same_domain(experiment, method) else kind),
@@ -164,7 +164,7 @@ def score_synthesis(
     for role, pool in pools.items():
         for given in given_images(method, experiment, store, role, pool, donors):
             for (claimed, kind), made in _made_of(method, given, role, experiment, device).items():
-                shown = made.label_of(given.label, experiment.state(role), experiment.state(claimed))
+                shown = label_shown(made, given.label, method, experiment, role, claimed)
                 domain = experiment.domain(claimed)
                 if kind == "translated" and domain in judges and shown is not None and shown.any():
                     found = segment(judges[domain], made.image, experiment.sampling, device)
@@ -215,7 +215,7 @@ def score_healing(
     for role in (role for role in method.roles if experiment.state(role) == "lesion"):
         for given in given_images(method, experiment, store, role, _held_out(store, experiment, role, split), {}):
             for (claimed, kind), made in _made_of(method, given, role, experiment, device).items():
-                shown = made.label_of(given.label, "lesion", experiment.state(claimed))
+                shown = label_shown(made, given.label, method, experiment, role, claimed)
                 judge = judges.get(experiment.domain(claimed))
                 if judge is None or given.label is None or kind != "translated" or shown is None or shown.any():
                     continue
