@@ -180,6 +180,12 @@ def test_names_and_brief_rows_serve_whoever_writes_a_model_card():
     assert all(isinstance(cell, str) and "\n" not in cell for row in rows for cell in row.values())
 
 
+def test_another_downstream_model_than_the_baselines_is_said_to_be_one():
+    assert not any("downstream model" in caveat for caveat in report.ablation_table(sweep()).caveats)
+    other = trial("q", experiment(arm="joint", downstream__network="pspnet"), -0.2)
+    assert any("downstream model" in caveat for caveat in report.ablation_table([*sweep(), other]).caveats)
+
+
 def test_healthiness_is_never_shown_without_identity():
     made = {"synthesis/healthiness": 0.98, "synthesis/identity": 0.875, "synthesis/healthiness_sd": 0.1}
     table = report.ablation_table([*sweep(), trial("p", experiment(arm="offline", mixing__ratio=4.0), summary=made)])

@@ -291,6 +291,10 @@ def _compared(rows: Sequence[Row], baseline: str) -> list[Row]:
     return [dataclasses.replace(row, p_holm=p) for row, p in zip(compared, adjusted)]
 
 
+def _downstream(row: Row) -> dict[str, Any]:
+    return {name: value for name, value in row.parameters.items() if name.startswith("downstream.")}
+
+
 def _scored(trial: TrialResult) -> bool:
     return trial.experiment.downstream.score in metrics.summarise(trial.scores)
 
@@ -339,6 +343,11 @@ def _caveats(rows: Sequence[Row], measure: str) -> list[str]:
         compared = max(len(row.patients) for row in rows)
         if n < compared and measure != "AUC":
             caveats.append(f"Some comparisons rest on {n} of {compared} patients: the others have no score in one arm.")
+    if len({json.dumps(_downstream(row), sort_keys=True) for row in rows}) > 1:
+        caveats.append(
+            "Rows whose downstream model is not the baseline's differ from it by that as well: what synthetic data did "
+            "for such a model is its difference to the row without."
+        )
     if any(len(row.seeds) == 1 for row in rows):
         caveats.append("Rows with one seed mix the luck of one training with the effect.")
     weak = {domain: value for row in rows for domain, value in row.s_references.items() if value < WEAK_REFERENCE}
