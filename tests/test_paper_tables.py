@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,5 +71,6 @@ def test_every_study_is_a_space_with_a_published_table_and_a_phantom_for_its_rol
         patients = study.phantom.keywords["patients"]
         few = dict.fromkeys(patients, (1, 1, 0)) if isinstance(patients, dict) else (1, 1, 0)
         cohort = study.phantom(tmp_path / name, name=name, patients=few)
-        base = cast_roles(space.base, cohort, study.domains)
-        assert all(base.domain(role) in cohort.domains for role in base.domains)
+        cast = replace(space, base=cast_roles(space.base, cohort, study.domains))
+        assert all(cast.base.domain(role) in cohort.domains for role in cast.base.domains)
+        assert [cast.experiment(values, {}).validate() for values in cast.listed({}, (0,))]
