@@ -134,12 +134,12 @@ def judge(
 
 def utility(
     effect: Effect, *, candidate: str = "with synthetic data", baseline: str = "the best training without it",
-    minimum_patients: int = MINIMUM_PATIENTS,
+    minimum_patients: int = MINIMUM_PATIENTS, measure: str = "Dice",
 ) -> GateResult:  # fmt: skip
     """Does it help real, held-out patients? The interval of the difference lies above zero.
 
     effect: Dice of the candidate minus Dice of the best non-synthetic configuration, paired over the *test* patients,
-    each averaged over seeds first.
+    each averaged over seeds first.  measure: ``AUC`` where it is the area under the ROC curve instead.
     """
     figures = {"difference": effect.mean, "low": effect.low, "high": effect.high, "patients": effect.n,
                "level": effect.level, "minimum_patients": minimum_patients}  # fmt: skip
@@ -152,7 +152,7 @@ def utility(
         return GateResult("utility", False, sentence, figures)
     passed = effect.low > 0
     measured = (
-        f"On {who}, {candidate} overlapped with the reference outlines by {_points(effect.mean)} Dice points "
+        f"On {who}, {candidate} {_MEASURED[measure]} by {_points(effect.mean)} {measure} points "
         f"{'more' if effect.mean >= 0 else 'less'} than {baseline} "
         f"({effect.level:.0%} interval {100 * effect.low:+.1f} to {100 * effect.high:+.1f})"
     )
@@ -257,6 +257,9 @@ def integrity(differences: Mapping[str, float], tolerance: float = 1e-4) -> Gate
     else:
         sentence = f"Reloaded elsewhere it gave the same images ({count} compared, largest difference {worst:.1g})."
     return GateResult("integrity", bool(differences) and not wrong, sentence, figures)
+
+
+_MEASURED = {"Dice": "overlapped with the reference outlines", "AUC": "told lesions from normals apart"}
 
 
 def _points(difference: float) -> str:

@@ -25,6 +25,9 @@ class Generate(Command):
     $ ganatomy generate models:/ct-mr@champion --image scan.nii.gz --label seg.nii.gz --out synthetic
     $ ganatomy generate models:/mr-from-noise@champion --count 200 --cohort my-cohort --out synthetic
 
+    A method that puts lesions into films without any; their boxes come with them, as a table and as COCO JSON:
+    $ ganatomy generate models:/lesions@champion --cohort my-films --count 50 --out with-boxes
+
     A method that works with states of one domain, such as slices with and without a lesion, the other way round:
     $ ganatomy generate models:/healthy@champion --cohort my-cohort --source healthy --out with-lesions
 
@@ -46,12 +49,12 @@ class Generate(Command):
     split: tuple[Literal["train", "val", "test"], ...] = ()
     """Only images of these splits of the cohort."""
     count: int = 0
-    """So many subjects drawn from noise, by a generator that can, with labels of --cohort (of training patients, unless
-    --split says otherwise) or of --labels. In this process, without Ray."""
+    """At most so many films with a lesion; or so many subjects drawn from noise, by a generator that can, with labels
+    of --cohort (of training patients, unless --split says otherwise) or of --labels: in this process, without Ray."""
     labels: tuple[Path, ...] = ()
     """Label files, or folders of them, to draw from instead of those of a cohort."""
     seed: int = 0
-    """Of what --count draws: another seed, other subjects."""
+    """Of what --count draws, or of where lesions go: another seed, other subjects or places."""
     source: str = ""
     """Domain, state or role to translate from, where the generator knows several ways."""
     target: str = ""
@@ -71,6 +74,8 @@ class Generate(Command):
         from ganatomy.generation import finish_generation, plan_generation
         from ganatomy.generator import load_generator
 
+        if self.cohort is not None and self._works_on_patches():
+            return self._paste()
         if self.count or self.labels:
             return self._draw()
         if (self.cohort is None) == (self.image is None):
@@ -98,6 +103,28 @@ class Generate(Command):
         count = {status: sum(result.status == status for result in results) for status in ("made", "kept", "failed")}
         print(f"{made.path}: " + ", ".join(f"{number} {status}" for status, number in count.items()))
         return UNDONE if failed else DONE
+
+    def _works_on_patches(self) -> bool:
+        from ganatomy.generator import load_generator
+
+        return load_generator(self._bundle()).method.on_patches
+
+    def _paste(self) -> int:
+        """Lesions into films that show none."""
+        import torch
+
+        from ganatomy.cohort import read_cohort
+        from ganatomy.generation_lesions import generate_lesions
+        from ganatomy.generator import load_generator
+
+        generator = load_generator(self._bundle(), "cuda" if torch.cuda.is_available() else "cpu")
+        with progress("generating") as follow:
+            done = generate_lesions(
+                generator, read_cohort(self.cohort or ""), self.out, splits=self.split or None, count=self.count,
+                seed=self.seed, overwrite=self.overwrite, progress=follow,
+            )  # fmt: skip
+        print(f"{self.out}: {done['made']} films with a lesion made, {done['kept']} kept; their boxes are in boxes.csv")
+        return DONE
 
     def _draw(self) -> int:
         """Subjects from noise."""

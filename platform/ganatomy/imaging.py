@@ -369,6 +369,29 @@ def to_native(volume: Array, prepared: Prepared, order: int = 1, fill: float | N
     return np.ascontiguousarray(orientations.apply_orientation(restored, back))
 
 
+def box_in(prepared: Prepared, corners: Sequence[float]) -> list[float]:
+    """A box of the file, in voxels of the prepared image: (x0, y0, x1, y1) or (x0, y0, z0, x1, y1, z1), as given.
+
+    Corners are edges of voxels, half a voxel from their centres; what preparation cropped away is cut off.
+    """
+    there = np.linalg.inv(prepared.affine) @ prepared.native_affine
+    return _moved(corners, there, prepared.image.shape[::-1])
+
+
+def box_out(prepared: Prepared, corners: Sequence[float]) -> list[float]:
+    """Inverse of ``box_in``: a box of the prepared image, in voxels of the file."""
+    back = np.linalg.inv(prepared.native_affine) @ prepared.affine
+    return _moved(corners, back, prepared.native_shape)
+
+
+def _moved(corners: Sequence[float], step: Array, shape: Sequence[int]) -> list[float]:
+    half = len(corners) // 2
+    edges = np.array([[*corners[:half], 0.0][:3], [*corners[half:], 1.0][:3]]).T - 0.5
+    found = np.sort(step[:3, :3] @ edges + step[:3, 3:], axis=1) + 0.5
+    found = np.clip(found, 0, np.array(shape)[:, None])
+    return [round(float(value), 4) for value in found[:half].T.ravel()]
+
+
 def spacing_of(affine: Array) -> NDArray[np.float64]:
     """Voxel sides (x, y, z) in mm."""
     return cast(NDArray[np.float64], np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0)))

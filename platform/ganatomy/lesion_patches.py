@@ -26,7 +26,7 @@ from ganatomy.training import labelled_patients, real_images
 
 AT_ONCE = 16
 SHOWN = 3
-"""Validation images of either class whose patches are cut for the pictures of the training; nothing learns of them."""
+"""Validation images without a lesion whose patches are cut, for the pictures of the training."""
 
 
 def rules_of(experiment: Experiment) -> Patches:
@@ -89,11 +89,12 @@ def part(store: Store, experiment: Experiment) -> Parting:
 
 
 def patch_items(store: Store, experiment: Experiment) -> Iterator[Item]:
-    """Every patch that the method is trained on, and a few of validation patients for the pictures of its training."""
+    """Every patch that the method is trained on; and of validation patients those with a lesion, which tell whether it
+    repeats lesions, and a few without. Nothing learns of these."""
     rules, parting = rules_of(experiment), part(store, experiment)
     yield from _cut(store, rules, parting.records, parting.boxes, parting.negatives, experiment.seed)
     shown = {image.subject: _single(image) for image in real_images(store, experiment.target_domain(), "val")}
-    boxes = dict(islice(_boxes(store, shown, required=False).items(), SHOWN))
+    boxes = _boxes(store, shown, required=False)
     normals = [name for name, image in shown.items() if class_of(image) == NORMAL][:SHOWN]
     if boxes and normals:
         yield from _cut(store, rules, shown, boxes, normals, experiment.seed)

@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 
 import nibabel
-import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from PIL import Image
 from rich.console import Console
@@ -23,6 +22,7 @@ from rich.progress import Progress as Bar
 
 from ganatomy.cohort import Cohort, Prepared, Row, prepare_image
 from ganatomy.contracts import InputError
+from ganatomy.imaging import box_in
 from ganatomy.single_flight import single_flight
 from ganatomy.store import Item, Store, open_store, write_store
 
@@ -83,7 +83,7 @@ def _prepared_items(cohort: Cohort, report: Progress, workers: int) -> Iterator[
 
 
 def _item(row: Row, prepared: Prepared) -> Item:
-    box = _box(row.box, prepared) if row.box else None
+    box = box_in(prepared, row.box) if row.box else None
     attributes = {"session": row.session, "class": row.klass, "box": box, "synthetic": row.synthetic}
     return Item(
         subject=row.subject,
@@ -99,19 +99,6 @@ def _item(row: Row, prepared: Prepared) -> Item:
         parents=row.parents,
         attributes={key: value for key, value in attributes.items() if value},
     )
-
-
-def _box(corners: Sequence[float], prepared: Prepared) -> list[float]:
-    """The box in voxels of the prepared image, (x0, y0, x1, y1) or (x0, y0, z0, x1, y1, z1) as in the file.
-
-    Corners are edges of voxels, half a voxel from their centres; what preparation cropped away is cut off.
-    """
-    half = len(corners) // 2
-    native = np.array([[*corners[:half], 0.0][:3], [*corners[half:], 1.0][:3]]).T - 0.5
-    to_prepared = np.linalg.inv(prepared.affine) @ prepared.native_affine
-    found = np.sort(to_prepared[:3, :3] @ native + to_prepared[:3, 3:], axis=1) + 0.5
-    found = np.clip(found, 0, np.array(prepared.image.shape[::-1])[:, None])
-    return [round(float(value), 4) for value in found[:half].T.ravel()]
 
 
 # --- disc space --------------------------------------------------------------------------------------------------

@@ -15,24 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ganatomy import gate
 from ganatomy.ablation import Ablation, ablation_table
+from ganatomy.classification import class_of
 from ganatomy.cohort import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.distributed import Workers
 from ganatomy.drawing import Offers, fitted, size_for
-from ganatomy.experiment import TrialResult, plain, pseudonym
+from ganatomy.experiment import Experiment, TrialResult, plain, pseudonym
 from ganatomy.gate import GateResult, Verdict
 from ganatomy.generation_drawn import differences_when_drawn_elsewhere
 from ganatomy.generator import Generator, difference_when_reloaded, save_generator, write_report
 from ganatomy.inference import synthesize_volume
-from ganatomy.metrics import nearest_distances, patient_scores
+from ganatomy.lesion_patches import part, rules_of
+from ganatomy.metrics import LESION, nearest_distances, patient_scores, predictions
 from ganatomy.registry import Registry, check_name
 from ganatomy.report import brief
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory, write_json
+from ganatomy.roc import Predictions, at_threshold, auc_difference, operating_point
 from ganatomy.sampling import OUTSIDE, Pool
-from ganatomy.stages import SYNTHETIC, Stages
+from ganatomy.stages import PATCHES, SYNTHETIC, Stages
 from ganatomy.statistics import Effect, paired_bootstrap
 from ganatomy.store import Record, Store, open_store
 from ganatomy.tracking import Tracking
@@ -83,7 +87,7 @@ def promote(
     generator, stages = bench.bundle(best, directory / "generators" / best.trial)
     verdict = gate.judge(
         [
-            gate.utility(effect, candidate=names[0], baseline=names[1]),
+            gate.utility(effect, candidate=names[0], baseline=names[1], measure=plan.measure),
             bench.memorisation(stages),
             bench.lineage(generator, stages),
             bench.integrity(generator, stages),
@@ -92,7 +96,11 @@ def promote(
         candidate=names[0],
         baseline=names[1],
     )
-    write_report(generator.directory, {"verdict": verdict.to_dict(), "table": brief(table), "sweep": plan.name})
+    report = {"verdict": verdict.to_dict(), "table": brief(table), "sweep": plan.name}
+    if plan.measure == "AUC":
+        pair = zip(("candidate", "baseline"), (candidate, baseline), strict=True)
+        report["operating_points"] = {kind: bench.operating_point(group) for kind, group in pair}
+    write_report(generator.directory, report)
     write_json(directory / VERDICT, verdict.to_dict())
     version = _register(tracking, generator, name, best, verdict) if verdict.promoted else None
     _record(tracking, plan, verdict, name, version)
@@ -130,6 +138,8 @@ class _Bench:
 
     def effect(self, candidate: Sequence[TrialResult], baseline: Sequence[TrialResult]) -> Effect:
         """Candidate minus baseline, paired over test patients, each averaged over seeds first."""
+        if self.plan.measure == "AUC":
+            return auc_difference(*(self._predictions(group, "test") for group in (candidate, baseline)))[0]
         first, second = (self._per_patient(group) for group in (candidate, baseline))
         patients = sorted(first.keys() & second.keys())
         return paired_bootstrap([first[p] for p in patients], [second[p] for p in patients])
@@ -141,15 +151,20 @@ class _Bench:
                 values[patient].append(score)
         return {patient: float(np.mean(scores)) for patient, scores in values.items()}
 
+    def _predictions(self, group: Sequence[TrialResult], split: str) -> Predictions:
+        return predictions(self.stages(result).scores(split) for result in group)
+
+    def operating_point(self, group: Sequence[TrialResult]) -> dict[str, float]:
+        """Sensitivity and specificity on test patients where the threshold, of the mean probability over seeds, is the
+        best on validation patients."""
+        held, seen = (self._predictions(group, split) for split in ("test", "val"))
+        chosen = operating_point(seen.probabilities.mean(axis=0), seen.truth)
+        return vars(at_threshold(held.probabilities.mean(axis=0), held.truth, chosen.threshold))
+
     def bundle(self, result: TrialResult, directory: Path) -> tuple[Generator, Stages]:
         """The generator of the candidate's best seed, as the folder that would be registered."""
         stages = self.stages(result)
         fit = stages.fit()
-        seen = [
-            entry.record
-            for role in result.experiment.method_class().roles
-            for entry in generator_pool(self.store, result.experiment, role).entries
-        ]
         generator = save_generator(
             directory,
             stages.method(fit),
@@ -157,9 +172,17 @@ class _Bench:
             cohort=read_cohort(self.plan.cohort),
             store=self.store,
             stages=result.stages,
-            records=seen,
+            records=self._seen(result.experiment),
         )
         return generator, stages
+
+    def _seen(self, experiment: Experiment) -> list[Record]:
+        """The images that the fit learnt from."""
+        if experiment.method_class().on_patches:
+            parting = part(self.store, experiment)
+            return [parting.records[name] for name in (*parting.boxes, *parting.negatives)]
+        roles = experiment.method_class().roles
+        return [entry.record for role in roles for entry in generator_pool(self.store, experiment, role).entries]
 
     def memorisation(self, stages: Stages) -> GateResult:
         """Are synthetic images closer to the real training images than real images that nobody trained on are?
@@ -168,6 +191,8 @@ class _Bench:
         generators fail where patients are few.
         """
         made = open_store(stages.synthesised().directory / SYNTHETIC)
+        if stages.experiment.method_class().on_patches:
+            return self._copied_lesions(stages, made)
         synthetic = [record for record in made.records() if record.kind in ("translated", "drawn")]
         like = _slice_of(synthetic)
         trained = generator_pool(self.store, stages.experiment, stages.experiment.target)
@@ -180,6 +205,22 @@ class _Bench:
             nearest_distances([made.image(record) for record in synthetic], apart, references, patients),
             owners,
             nearest_distances(images, others, references, patients),
+            others,
+        )
+
+    def _copied_lesions(self, stages: Stages, made: Store) -> GateResult:
+        """The same of the patches with a lesion: a whole film is nearly all real, a copied lesion would drown in it."""
+        patches, rules = open_store(stages.patches().directory / PATCHES), rules_of(stages.experiment)
+        known, fresh = ([record for record in patches.records(split=split) if class_of(record) == LESION]
+                        for split in ("train", "val"))  # fmt: skip
+        films = made.records()
+        pasted = [rules.cut(torch.from_numpy(made.image(film).copy()), film.attributes["window"]) for film in films]
+        references, patients = [patches.image(record) for record in known], [record.patient for record in known]
+        owners, others = [film.patient for film in films], [record.patient for record in fresh]
+        return gate.memorisation(
+            nearest_distances([patch.numpy() for patch in pasted], owners, references, patients),
+            owners,
+            nearest_distances([patches.image(record) for record in fresh], others, references, patients),
             others,
         )
 

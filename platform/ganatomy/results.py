@@ -56,6 +56,11 @@ class SweepPlan:
         """Name of the number that its trials are ranked by: one task a sweep."""
         return self._fixed("downstream.task").downstream.score
 
+    @property
+    def measure(self) -> str:
+        """What that number is, to a reader."""
+        return {"val/dice": "Dice", "val/auc": "AUC"}[self.score]
+
     def _fixed(self, name: str) -> Experiment:
         return self.base.with_values({name: self.fixed[name]} if name in self.fixed else {})
 
