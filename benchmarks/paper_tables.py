@@ -24,8 +24,8 @@ from ganatomy.contracts import InputError
 from ganatomy.phantom import make_cohort
 from ganatomy.phantom_bone import make_bone_cohort
 from ganatomy.phantom_brain import CONTRASTS, make_brain_cohort
-from ganatomy.published import INCOMPARABLE, Beside
-from ganatomy.report import beside_caveats, beside_tables, brief
+from ganatomy.published import INCOMPARABLE, Comparison
+from ganatomy.report import brief, comparison_caveats, comparison_tables
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps
 from ganatomy.search_space import parse_settings
 from ganatomy.terminal import guarded
@@ -111,12 +111,12 @@ def section(name: str, plan: SweepPlan, table: Ablation) -> str:
     parts += [_bullets(table.caveats)]
     for published in table.published:
         parts += [f"### Beside it: {published.where}", INCOMPARABLE, headlines(published)]
-        parts += [_table(headers, rows) for headers, rows in beside_tables(published)]
-        parts += [_bullets(beside_caveats(published))]
+        parts += [_table(headers, rows) for headers, rows in comparison_tables(published)]
+        parts += [_bullets(comparison_caveats(published))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def headlines(published: Beside) -> str:
+def headlines(published: Comparison) -> str:
     """Which of the paper's effects appear at this size, and which do not."""
     said = []
     for reading in READINGS:

@@ -16,7 +16,7 @@ from typing import Any
 from ganatomy import metrics
 from ganatomy.contracts import InputError
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, TrialResult
-from ganatomy.published import Beside, beside
+from ganatomy.published import Comparison, compare
 from ganatomy.roc import auc_difference
 from ganatomy.search_space import PaperTable
 from ganatomy.statistics import SIGNIFICANT, Effect, holm, paired_bootstrap, permutation_test, shown, smallest_p
@@ -99,7 +99,7 @@ class Ablation:
     unfinished: tuple[Unfinished, ...] = ()
     caveats: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict, repr=False)
-    published: tuple[Beside, ...] = ()
+    published: tuple[Comparison, ...] = ()
     measure: str = "Dice"
 
     def row(self, configuration: str) -> Row:
@@ -161,13 +161,13 @@ def ablation_table(
     rows = _compared_areas(rows, against, groups) if classify else _compared(rows, against)
     candidate = next((row.configuration for row in rows if row.synthetic and row.configuration != against), "")
     called = {key: name for key, (name, _) in names.items()}
-    printed = _beside(published, results)
+    printed = _comparisons(published, results)
     measure = "AUC" if classify else "Dice"
     caveats = _caveats(rows, measure)
     return Ablation(tuple(rows), against, candidate, tuple(unfinished), tuple(caveats), called, printed, measure)
 
 
-def _beside(published: Sequence[PaperTable], results: Sequence[TrialResult]) -> tuple[Beside, ...]:
+def _comparisons(published: Sequence[PaperTable], results: Sequence[TrialResult]) -> tuple[Comparison, ...]:
     if not (published and results):
         return ()
     groups: dict[str, list[TrialResult]] = defaultdict(list)
@@ -175,7 +175,7 @@ def _beside(published: Sequence[PaperTable], results: Sequence[TrialResult]) -> 
         groups[relevant(result.experiment).configuration()].append(result)
     roles = results[0].experiment
     domains = {role: roles.domain(role) for role in roles.domains}
-    return tuple(beside(table, list(groups.values()), domains) for table in published)
+    return tuple(compare(table, list(groups.values()), domains) for table in published)
 
 
 def relevant(experiment: Experiment) -> Experiment:

@@ -68,7 +68,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Beside:
+class Comparison:
     """One table of a paper beside a sweep. absent: how many of its figures are of configurations the sweep lacks."""
 
     where: str
@@ -78,7 +78,7 @@ class Beside:
     caveats: tuple[str, ...]
 
 
-def beside(table: PaperTable, groups: Groups, domains: Mapping[str, str]) -> Beside:
+def compare(table: PaperTable, groups: Groups, domains: Mapping[str, str]) -> Comparison:
     """``table`` with our figures: of the configurations of ``groups`` that agree with its points. Where several agree,
     of the one begun first: a sweep runs its listed points before it samples others.
 
@@ -89,7 +89,7 @@ def beside(table: PaperTable, groups: Groups, domains: Mapping[str, str]) -> Bes
     claims = [claim for claim in table.claims if _trials(groups, claim.more) and _trials(groups, claim.less)]
     findings = [_finding(claim, table, groups, domains) for claim in claims]
     adjusted = holm([finding.p for finding in findings])
-    return Beside(
+    return Comparison(
         table.where,
         figures,
         tuple(replace(finding, p_holm=p) for finding, p in zip(findings, adjusted)),

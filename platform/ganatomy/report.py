@@ -20,16 +20,16 @@ from rich.table import Table
 from ganatomy import figures
 from ganatomy.ablation import Ablation, Row, ablation_table, interval
 from ganatomy.experiment import plain
-from ganatomy.published import INCOMPARABLE, Beside, Figure, Finding
+from ganatomy.published import INCOMPARABLE, Comparison, Figure, Finding
 from ganatomy.statistics import finite
 
 __all__ = [
     "Ablation",
     "Row",
     "ablation_table",
-    "beside_caveats",
-    "beside_tables",
     "brief",
+    "comparison_caveats",
+    "comparison_tables",
     "render_text",
     "rich_table",
     "to_dict",
@@ -73,16 +73,16 @@ def render_text(table: Ablation, width: int = 120) -> str:
     for caveat in table.caveats:
         console.print(f"! {caveat}")
     for published in table.published:
-        _print_beside(console, published)
+        _print_comparison(console, published)
     for trial in table.unfinished:
         console.print(f"{trial.status}: trial {trial.trial} ({trial.name}){': ' if trial.error else ''}{trial.error}")
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
 
-def _print_beside(console: Console, published: Beside) -> None:
+def _print_comparison(console: Console, published: Comparison) -> None:
     console.print(f"\nThe paper's figures beside ours: {published.where}\n{INCOMPARABLE}\n")
-    for headers, rows in beside_tables(published):
+    for headers, rows in comparison_tables(published):
         shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
         for index, header in enumerate(headers):
             shown.add_column(header, overflow="fold", justify="left" if index == 0 else "right")
@@ -90,7 +90,7 @@ def _print_beside(console: Console, published: Beside) -> None:
             shown.add_row(*row)
         console.print(shown)
         console.print()
-    for caveat in beside_caveats(published):
+    for caveat in comparison_caveats(published):
         console.print(f"! {caveat}")
 
 
@@ -98,7 +98,7 @@ def to_dict(table: Ablation) -> dict[str, Any]:
     """Everything in the table as plain values for JSON; numbers it does not know are None."""
     rows = [{**plain(row), "synthetic": row.synthetic, "reading": row.reading,
              "difference": row.difference and row.difference.to_dict()} for row in table.rows]  # fmt: skip
-    published = [_beside_dict(printed) for printed in table.published]
+    published = [_comparison_dict(printed) for printed in table.published]
     whole = {**plain(table), "rows": rows, "conclusion": table.conclusion, "published": published}
     del whole["names"]  # every row and unfinished trial has its own
     return {key: _finite(value) for key, value in whole.items()}
@@ -191,7 +191,7 @@ def _finite(value: Any) -> Any:
 # --- the papers' figures -----------------------------------------------------------------------------------------
 
 
-def beside_tables(published: Beside) -> list[tuple[list[str], list[list[str]]]]:
+def comparison_tables(published: Comparison) -> list[tuple[list[str], list[list[str]]]]:
     """Headers and rows of the figures, and of the claims where the paper makes some."""
     figures = (
         ["in the paper", "metric", "paper", "ours (± SD over seeds)"],
@@ -222,26 +222,26 @@ def _finding_cells(finding: Finding) -> list[str]:
     return [finding.says, finding.metric, paper, ours, _number(finding.p_holm, 3), finding.reading]
 
 
-def beside_caveats(published: Beside) -> list[str]:
+def comparison_caveats(published: Comparison) -> list[str]:
     """What a reader of the table must know, how much of it this sweep lacks among it."""
     lacking = f"{published.absent} more of the table's figures are of configurations that this sweep does not have."
     return [*published.caveats, *([lacking] if published.absent else [])]
 
 
-def _beside_dict(published: Beside) -> dict[str, Any]:
+def _comparison_dict(published: Comparison) -> dict[str, Any]:
     findings = [{**plain(finding), "effect": finding.effect and finding.effect.to_dict(), "reading": finding.reading}
                 for finding in published.findings]  # fmt: skip
     return {**plain(published), "findings": findings, "warning": INCOMPARABLE}
 
 
-def _beside_html(published: Beside) -> str:
+def _comparison_html(published: Comparison) -> str:
     say = html.escape
     tables = ""
-    for headers, rows in beside_tables(published):
+    for headers, rows in comparison_tables(published):
         head = "".join(f"<th>{say(header)}</th>" for header in headers)
         body = "".join("<tr>" + "".join(f"<td>{say(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
         tables += f'<div class="wide"><table><tr>{head}</tr>\n{body}</table></div>\n'
-    caveats = "".join(f"<li>{say(caveat)}</li>" for caveat in beside_caveats(published))
+    caveats = "".join(f"<li>{say(caveat)}</li>" for caveat in comparison_caveats(published))
     return f"""<h2>The paper's figures beside ours: {say(published.where)}</h2>
 <p>{say(INCOMPARABLE)}</p>{tables}<ul>{caveats}</ul>
 """
@@ -312,7 +312,7 @@ def _page(
 <h2>Configurations</h2><div class="wide"><table><tr>{head}</tr>
 {body}</table></div>
 {structures}
-{"".join(map(_beside_html, table.published))}<h2>Figures</h2>{shown}
+{"".join(map(_comparison_html, table.published))}<h2>Figures</h2>{shown}
 <h2>Trials not in the table</h2>{f"<ul>{lost}</ul>" if lost else "<p>None: every trial finished.</p>"}
 </main></body></html>
 """
