@@ -188,6 +188,7 @@ def relevant(experiment: Experiment) -> Experiment:
         return experiment
     return dataclasses.replace(
         experiment, method=blank.method, mixing=blank.mixing, drawing=blank.drawing, filter=blank.filter,
+        transfer=blank.transfer,
         labels=dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees),
         budget=dataclasses.replace(experiment.budget, generator_steps=blank.budget.generator_steps),
         training=dataclasses.replace(experiment.training, ema=blank.training.ema),
@@ -223,7 +224,7 @@ def _names(experiments: Sequence[Experiment]) -> dict[str, tuple[str, dict[str, 
 
 
 def _generators(name: str) -> bool:
-    return name.startswith(("method", "mixing", "drawing", "filter")) or name in (
+    return name.startswith(("method", "mixing", "drawing", "filter", "transfer")) or name in (
         "labels.gan_sees", "budget.generator_steps", "training.ema",
     )  # fmt: skip
 

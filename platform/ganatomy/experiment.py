@@ -136,6 +136,19 @@ class Filter:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """What is learnt from another cohort, prepared in the same workspace, because this one is too small.
+
+    generator: cohort that the method is trained on (TL_G of Gupta et al. 2019).  judge: cohort that the filter's
+    downstream model is trained on (TL_PL). By name, or by the digest of its store; "" for this one. Domains go by the
+    same names there.
+    """
+
+    generator: str = ""
+    judge: str = ""
+
+
+@dataclass(frozen=True)
 class Downstream:
     """The model the synthetic data is for.
 
@@ -209,6 +222,7 @@ class Experiment:
     mixing: Mixing = field(default_factory=Mixing)
     drawing: Drawing = field(default_factory=Drawing)
     filter: Filter = field(default_factory=Filter)
+    transfer: Transfer = field(default_factory=Transfer)
     downstream: Downstream = field(default_factory=Downstream)
     sampling: Sampling = field(default_factory=Sampling)
     budget: Budget = field(default_factory=Budget)
@@ -293,6 +307,9 @@ class Experiment:
         if self.arm == "joint" and not method.trains_segmentors:
             raise InputError(f"arm=joint with method {self.method.name}", expected="a method that trains segmentors",
                              remedy="use arm=offline")  # fmt: skip
+        if self.arm == "joint":
+            _check(not self.transfer.generator, "transfer.generator", self.transfer.generator,
+                   "none: a joint model is trained on its own cohort")  # fmt: skip
         self._check_task(method)
         self.method_config()
         resolve("networks", self.downstream.network.name)
@@ -305,9 +322,11 @@ class Experiment:
         _check(not getattr(self.filter, unused), f"filter.{unused}", getattr(self.filter, unused),
                f"0 with downstream.task = {task}")  # fmt: skip
         if task == "segmentation" and method.on_patches and self.arm in SYNTHETIC_ARMS:
-            raise InputError(f"downstream.task = segmentation with method {self.method.name}",
-                             expected="classification: its images have a class and a box, and no label",
-                             remedy="--set downstream.task=classification, and a classifier as downstream.network")  # fmt: skip
+            raise InputError(
+                f"downstream.task = segmentation with method {self.method.name}",
+                expected="classification: its images have a class and a box, and no label",
+                remedy="--set downstream.task=classification, and a classifier as downstream.network",
+            )
         if task == "classification":
             _check(self.arm != "joint", "arm", self.arm, f"real, classical or offline with downstream.task = {task}")
 

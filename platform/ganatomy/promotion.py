@@ -163,6 +163,12 @@ class _Bench:
 
     def bundle(self, result: TrialResult, directory: Path) -> tuple[Generator, Stages]:
         """The generator of the candidate's best seed, as the folder that would be registered."""
+        if elsewhere := result.experiment.transfer.generator:
+            raise InputError(
+                f"trial {result.trial} has its generator from cohort {elsewhere}",
+                expected="a generator trained on the cohort of the sweep",
+                remedy="promote it from a sweep on that cohort, whose patients it may repeat",
+            )
         stages = self.stages(result)
         fit = stages.fit()
         generator = save_generator(

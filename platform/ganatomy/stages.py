@@ -35,7 +35,18 @@ from ganatomy.classification import (
 from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history, run_task, train
 from ganatomy.downstream import score_label_indices, score_records, task_of
-from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Filter, Labels, Score, digest, plain, resolve
+from ganatomy.experiment import (
+    SYNTHETIC_ARMS,
+    Experiment,
+    Filter,
+    Labels,
+    Score,
+    Transfer,
+    digest,
+    nearest,
+    plain,
+    resolve,
+)
 from ganatomy.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.loop import Record
 from ganatomy.metrics import LESION, case_scores, s_score, summarise
@@ -168,7 +179,9 @@ class Stages:
     # --- the stages ----------------------------------------------------------------------------------------------
 
     def fit(self) -> Stage:
-        """Train the method's networks."""
+        """Train the method's networks, on the cohort that they are to come from."""
+        if self.experiment.transfer.generator:
+            return self._borrowed("fit", self._elsewhere(self.experiment.transfer.generator).fit())
         experiment, store, data = self.experiment, self.store_path, self._data()
         method, budget = experiment.method_class(), plain(experiment.budget)
         if method.on_patches:
@@ -244,7 +257,8 @@ class Stages:
                     remedy="label some, swap source and target, or choose another method",
                 )
 
-        inputs = {"fit": fit.key, "target": self.experiment.target, "settings": self._settings(trained=False)}
+        own = {"store": self.store.digest, "labels": self.experiment.labels}  # a fit may be another cohort's
+        inputs = {"fit": fit.key, **own, "target": self.experiment.target, "settings": self._settings(trained=False)}
         if self.experiment.method_class().draws_from_noise:
             inputs["drawing"] = plain(self.experiment.drawing)
         return self._compute("synthesise", inputs, self._apart(work), costs=True)
@@ -254,7 +268,7 @@ class Stages:
         to be, by their label or by their class."""
         rule = self.experiment.filter
         made = self.synthesised()
-        judge = self.downstream(self.experiment.target, follow=False) if any(vars(rule).values()) else None
+        judge = self._judge() if any(vars(rule).values()) else None
 
         def work(directory: Path) -> None:
             synthetic = open_store(made.directory / SYNTHETIC)
@@ -370,6 +384,35 @@ class Stages:
     def _judgement(self) -> str:
         """What synthetic images are judged by."""
         return "probability" if self._classifies else "dice"
+
+    def _judge(self) -> Stage:
+        """The downstream model trained on real images only: of this cohort, or of one that has more of them."""
+        target, name = self.experiment.target, self.experiment.transfer.judge
+        if not name:
+            return self.downstream(target, follow=False)
+        return self._borrowed("judge", self._elsewhere(name).downstream(target, follow=False))
+
+    def _elsewhere(self, name: str) -> Stages:
+        """The stages of the same experiment on another cohort of the workspace, all of it seen, nothing transferred."""
+        stores = {
+            path.name: path for path in sorted(self.store_path.parent.iterdir()) if (path / "store.json").exists()
+        }
+        named = {open_store(path).name: path for path in stores.values()}
+        path = stores.get(name) or named.get(name)
+        if path is None:
+            raise InputError(
+                f"transfer from cohort {name!r}, of which there is no store in {self.store_path.parent}",
+                expected=nearest(name, named),
+                remedy="run a sweep on that cohort in this workspace first",
+            )
+        alone = replace(self.experiment, transfer=Transfer(), labels=Labels())
+        return Stages(self.workspace, path, alone, self.workers, say=self.say, may_train=self.may_train)
+
+    def _borrowed(self, kind: str, stage: Stage) -> Stage:
+        """Another cohort's stage, whose cost is this trial's too."""
+        self.keys[kind] = stage.key
+        self._costs[stage.key] = stage.record["device_seconds"]
+        return stage
 
     def _judged(self, judge: nn.Module | None, synthetic: Store) -> dict[int, float]:
         """Index of a synthetic image -> how surely it is what it is meant to be; 1 where nobody judges."""
