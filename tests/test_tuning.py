@@ -203,6 +203,20 @@ def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(phantom, workspace):
     assert "keeps none" in run.data.tags["error"]
 
 
+@pytest.mark.parametrize(("options", "says"), [
+    (("--workers-per-trial", "64", "--set", *TINY, "budget.batch=64"), "64 workers needs 64"),
+    (("--gpus-per-worker", "32", "--set", *TINY), "2 workers needs 64"),
+])  # fmt: skip
+def test_workers_that_the_cluster_has_no_room_for_are_refused(phantom, workspace, options, says):
+    """Waiting for them would end in a time-out, hours later."""
+    process = start(workspace, "--space", "phantom_demo", "--cohort", str(phantom), "--name", "crowd", *options)
+    assert process.wait(timeout=120) == 2
+    last = (workspace / "output.txt").read_text().strip().splitlines()[-1]
+    assert says in last
+    assert "remedy" in last
+    assert not (workspace / "sweeps" / "crowd").exists()
+
+
 def test_the_cohort_of_these_tests_is_what_it_says(phantom):
     cohort = read_cohort(phantom)
     assert len(cohort.patients("test", "mr")) == 5
