@@ -72,9 +72,7 @@ def main() -> None:
     store = cohort_store(workspace)
     runs = list(product(options.seeds, (0.0, 1.0)))
     with ProcessPoolExecutor(options.processes) as pool:
-        jobs = {
-            (seed, weight): pool.submit(s_scores, workspace, store, settings, weight, seed) for seed, weight in runs
-        }
+        jobs = {(seed, weight): pool.submit(s_scores, workspace, store, given, weight, seed) for seed, weight in runs}
         scores = {}
         for done, (run, job) in enumerate(jobs.items(), start=1):
             scores[run] = job.result()
