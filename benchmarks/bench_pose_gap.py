@@ -5,7 +5,7 @@ translation then fools the discriminator, and cycle consistency does not notice 
 S-score does: an independent segmentor, trained on real images, must find a synthetic image's structures where the label
 it carries says they are. Prints a table of S-scores with shape weight 0 and 1 over several seeds.
 
-    python benchmarks/bench_pose_gap.py [--seeds 0 1 2] [--workspace DIR] [--processes 2]
+    python benchmarks/bench_pose_gap.py [--seeds 0 1 2] [--workspace DIR] [--processes 2] [--set NAME=VALUE ...]
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def cohort_store(workspace: Path) -> Path:
     return prepare(read_cohort(folder), workspace / "stores").path
 
 
-def s_scores(workspace: Path, store: Path, weight: float, seed: int) -> dict[str, float]:
+def s_scores(workspace: Path, store: Path, settings: dict[str, str], weight: float, seed: int) -> dict[str, float]:
     """S-scores of one generator on validation patients. Everything it needs is kept in the workspace."""
     import torch
 
@@ -53,22 +53,26 @@ def s_scores(workspace: Path, store: Path, weight: float, seed: int) -> dict[str
     from ganatomy_search_spaces.phantom_demo import BASE
 
     torch.set_num_threads(1)
-    values = {**SETTINGS, "method.shape_weight": weight, "seed": seed}
+    values = {**SETTINGS, **settings, "method.shape_weight": weight, "seed": seed}
     experiment = replace(BASE, cohort="pose-gap", domains={"A": "ct", "B": "mr"}).with_values(values)
     return Stages(workspace, store, experiment).s_scores("val")
 
 
 def main() -> None:
+    from ganatomy.search_space import parse_settings
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workspace", type=Path, default=Path("workspace/pose-gap"))
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="e.g. budget.segmentor_steps=4000")
     options = parser.parse_args()
+    given = parse_settings(options.set)
     workspace, began = options.workspace.absolute(), time.perf_counter()
     store = cohort_store(workspace)
     runs = list(product(options.seeds, (0.0, 1.0)))
     with ProcessPoolExecutor(options.processes) as pool:
-        jobs = {(seed, weight): pool.submit(s_scores, workspace, store, weight, seed) for seed, weight in runs}
+        jobs = {(seed, weight): pool.submit(s_scores, workspace, store, given, weight, seed) for seed, weight in runs}
         scores = {}
         for done, (run, job) in enumerate(jobs.items(), start=1):
             scores[run] = job.result()

@@ -427,3 +427,63 @@ def test_contrast_and_noise_change_the_image_alone(pool):
         assert one.image.min() >= -1
         assert one.image.max() <= 1
         assert (one.image - other.image).abs().mean() < 0.3
+
+
+# --- states ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def half_ill(tmp_path_factory):
+    """Three volumes: a lesion in slices 2 to 4, none at all, and no label; the first and last slice show nothing."""
+    images = [addressed(number=number)[0] for number in range(3)]
+    for image in images:
+        image[0] = image[-1] = -1
+    ill = np.zeros(SHAPE, np.uint8)
+    ill[2:5, 3:6, 4:7] = 1
+    return make_store(tmp_path_factory.mktemp("states") / "s", images, [ill, np.zeros(SHAPE, np.uint8), None])
+
+
+def test_slices_of_a_state_and_no_others_are_drawn(half_ill):
+    pool = Pool.of(half_ill, half_ill.records())
+    ill, well = pool.in_state("lesion", 2), pool.in_state("healthy", 2)
+    assert [entry.slices for entry in ill.entries] == [(2, 3, 4)]
+    assert [entry.slices for entry in well.entries] == [(1, 5, 6, 7), (1, 2, 3, 4, 5, 6, 7)]  # no label: no state
+    assert pool.in_state("", 2) is pool
+    whole = Sampling(2, SHAPE[1:], foreground=0.7)
+    drawn = Sampler({"P": ill, "H": well}, whole, 4, seed=3)
+    numbers = {"P": set(), "H": set()}
+    for step in range(30):
+        batch = drawn.batch(step)
+        assert (batch["P"].label > 0).flatten(1).any(1).all()
+        assert not (batch["H"].label > 0).any()
+        for role, images in batch.items():
+            for image, subject in zip(images.image, images.subjects):
+                index = round((float(image[0, 0, 0]) + 0.9) * 2**15) - int(subject[1:]) * int(np.prod(SHAPE))
+                numbers[role].add((subject, index // (SHAPE[1] * SHAPE[2])))
+    assert numbers["P"] == {("s0", k) for k in (2, 3, 4)}
+    assert numbers["H"] == {("s0", k) for k in (1, 5, 6, 7)} | {("s1", k) for k in range(1, 8)}
+
+
+def test_a_withheld_label_still_tells_the_state(half_ill):
+    """Whether a slice shows a lesion is a weak label, which unpaired methods need of every image."""
+    ill = Pool.of(half_ill, half_ill.records(), patients=()).in_state("lesion", 2)
+    batch = Sampler({"P": ill}, Sampling(2, SHAPE[1:], 0.5), 4, seed=3).batch(0)["P"]
+    assert (batch.label == UNLABELLED).all()
+    assert set(batch.subjects) == {"s0"}
+
+
+def test_a_volume_is_in_the_state_of_its_worst_slice(half_ill):
+    pool = Pool.of(half_ill, half_ill.records())
+    assert [entry.record.subject for entry in pool.in_state("lesion", 3).entries] == ["s0"]
+    assert [entry.record.subject for entry in pool.in_state("healthy", 3).entries] == ["s1"]
+
+
+def test_without_a_label_the_class_of_an_image_is_its_state(tmp_path):
+    image = addressed((1, 8, 8))[0]
+    items = [
+        Item(name, name, "xr", "train", image, attributes={"class": name}) for name in ("lesion", "normal", "unknown")
+    ]
+    store = write_store(tmp_path / "s", name="c", labels={}, domains={"xr": {}}, digest="d", items=items)
+    pool = Pool.of(store, store.records())
+    assert [entry.record.subject for entry in pool.in_state("lesion", 2).entries] == ["lesion"]
+    assert [entry.record.subject for entry in pool.in_state("healthy", 2).entries] == ["normal"]

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from ganatomy.cohort import Cohort, Domain, Intensity, Row, read_cohort
+from ganatomy.cohort import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Choice, resolve
 from ganatomy.phantom import make_cohort
 from ganatomy.results import read_plan, read_results
-from ganatomy.roles import choose_domains
 from ganatomy.tuning import Sweep, main
 
 ROOT = Path(__file__).parents[1]
@@ -42,39 +41,7 @@ def phantom(tmp_path_factory) -> Path:
     return folder
 
 
-def cohort_of(labelled: dict[str, int]) -> Cohort:
-    """Domain -> number of labelled training patients, on paper only."""
-    domains = {name: Domain(name, name.upper(), Intensity.parse("percentile:0.5:99.5")) for name in labelled}
-    rows = [
-        Row(f"{name}{k}", f"{name}{k}", name, Path("x.nii"), Path("y.nii"), "train")
-        for name, count in labelled.items()
-        for k in range(count)
-    ]
-    return Cohort(Path("c"), "c", domains, {1: "heart"}, rows=tuple(rows))
-
-
 # --- before anything is spent ------------------------------------------------------------------------------------
-
-
-def test_the_domain_with_fewer_labels_is_the_target_unless_told():
-    cohort = cohort_of({"mr": 3, "ct": 20})
-    assert choose_domains(cohort, "", "") == ("ct", "mr")
-    assert choose_domains(cohort, "mr", "") == ("mr", "ct")
-    assert choose_domains(cohort, "", "ct") == ("mr", "ct")
-
-
-@pytest.mark.parametrize(
-    ("labelled", "source", "target", "says"),
-    [
-        ({"ct": 3}, "", "", "has one domain"),
-        ({"ct": 3, "mr": 2, "t1": 1}, "", "", "--source and --target"),
-        ({"ct": 3, "mr": 2}, "ctt", "", "did you mean 'ct'"),
-        ({"ct": 3, "mr": 2}, "ct", "ct", "both ct"),
-    ],
-)
-def test_domains_that_cannot_be_chosen_are_refused(labelled, source, target, says):
-    with pytest.raises(InputError, match=says):
-        choose_domains(cohort_of(labelled), source, target)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +191,20 @@ def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(phantom, workspace):
     run = tracking.client.get_run(results["offline"].run_id)
     assert run.info.status == "FAILED"
     assert "keeps none" in run.data.tags["error"]
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (("--workers-per-trial", "64", "--set", *TINY, "budget.batch=64"), "64 workers needs 64"),
+    (("--gpus-per-worker", "32", "--set", *TINY), "2 workers needs 64"),
+])  # fmt: skip
+def test_workers_that_the_cluster_has_no_room_for_are_refused(phantom, workspace, options, says):
+    """Waiting for them would end in a time-out, hours later."""
+    process = start(workspace, "--space", "phantom_demo", "--cohort", str(phantom), "--name", "crowd", *options)
+    assert process.wait(timeout=120) == 2
+    last = (workspace / "output.txt").read_text().strip().splitlines()[-1]
+    assert says in last
+    assert "remedy" in last
+    assert not (workspace / "sweeps" / "crowd").exists()
 
 
 def test_the_cohort_of_these_tests_is_what_it_says(phantom):

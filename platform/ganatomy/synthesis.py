@@ -160,7 +160,10 @@ def score_synthesis(
             rows[domain]["synthetic"].append(row)
         return {domain: both for domain, both in rows.items() if both["synthetic"]}
     pools = {role: _held_out(store, experiment, role, split) for role in method.roles}
-    donors = {role: Donors(pools[donor]) for role, donor in method.label_donors.items()}
+    # Training patients may donate too: a split of one patient has nobody else.
+    donors = {
+        role: Donors(pools[donor] + label_pool(store, experiment, donor)) for role, donor in method.label_donors.items()
+    }
     for role, pool in pools.items():
         for given in given_images(method, experiment, store, role, pool, donors):
             for (claimed, kind), made in _made_of(method, given, role, experiment, device).items():

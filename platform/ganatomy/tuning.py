@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -97,15 +97,29 @@ class Sweep:
 
     def run(self) -> int:
         """Run or resume; 0 when all trials came to an end, 1 when none finished, 130 when interrupted."""
-        plan = self.resumed() if self.resume else self.planned()
-        return run_sweep(plan, self.workspace.absolute(), address=self.address, resume=bool(self.resume))
+        try:
+            if self.resume:
+                plan = self.resumed()
+                self._find_room(plan)
+            else:
+                plan = self.planned(self._find_room)
+            return run_sweep(plan, self.workspace.absolute(), resume=bool(self.resume))
+        finally:
+            ray.shutdown()
 
     def resumed(self) -> SweepPlan:
         """The plan of the sweep to go on with."""
         return read_plan(sweep_directory(self.workspace.absolute(), self.resume))
 
-    def planned(self) -> SweepPlan:
-        """Check everything that can be checked before anything is spent, prepare the cohort, and write the plan."""
+    def _find_room(self, plan: SweepPlan) -> None:
+        start_ray(self.address)
+        _fitting(plan)
+
+    def planned(self, find_room: Callable[[SweepPlan], None] = lambda plan: None) -> SweepPlan:
+        """Check everything that can be checked before anything is spent, prepare the cohort, and write the plan.
+
+        find_room: called with the plan before it is written or recorded; raises where nothing can run it.
+        """
         if not self.space or self.cohort is None:
             raise InputError("nothing to run", expected="--space NAME --cohort DIR, or --resume SWEEP")
         self._check_amounts()
@@ -149,6 +163,7 @@ class Sweep:
             sampler_seed=self.seed,
             tracking_uri=tracking.uri,
         )
+        find_room(plan)
         run_id = tracking.sweep_run(plan.name, {"space": plan.space, "cohort": f"{cohort.name} {store.digest}"})
         patients = {domain: len(cohort.patients(domain=domain)) for domain in cohort.domains}
         tracking.log_dataset(run_id, cohort.name, store.digest, profile={"patients": patients, "images": len(store)})
@@ -172,20 +187,20 @@ class Sweep:
 # --- running -----------------------------------------------------------------------------------------------------
 
 
-def run_sweep(plan: SweepPlan, workspace: Path, *, address: str = "", resume: bool = False) -> int:
-    """Run a planned sweep to its end, or go on with it; prints progress, then the ablation table. Returns exit code."""
+def run_sweep(plan: SweepPlan, workspace: Path, *, resume: bool = False) -> int:
+    """Run a planned sweep to its end, or go on with it; prints progress, then the ablation table. Returns exit code.
+
+    Ray must have been started.
+    """
     from ganatomy.report import ablation_table, render_text
 
     directory = workspace / "sweeps" / plan.name
     tracking = Tracking(plan.tracking_uri or None, workspace)
     progress = SweepProgress(plan, directory, tracking)
-    start_ray(address)
     began = time.time()
-    try:
-        tuner = _restored(plan, workspace, progress) if resume else _tuner(plan, workspace, progress)
-        tuner.fit()
-    finally:
-        ray.shutdown()
+    tuner = _restored(plan, workspace, progress) if resume else _tuner(plan, workspace, progress)
+    tuner.fit()
+    ray.shutdown()
     results = read_results(directory)
     unfinished = progress.conclude(began)
     if not any(result.status == "finished" for result in results):
@@ -203,6 +218,8 @@ def start_ray(address: str = "") -> None:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0: Tune itself prints nothing
     ray.init(
         address=address or None,
+        # One core can play two workers; a cluster that we join says itself what it has.
+        num_cpus=max(2, os.cpu_count() or 1) if address == "local" else None,
         log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env={"env_vars": TRAIN_ENVIRONMENT},
@@ -275,17 +292,25 @@ def _run_config(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tu
 
 
 def _fitting(plan: SweepPlan) -> int:
-    """Trials whose workers fit the cluster at the same time; at least one.
+    """Trials whose workers fit the cluster at the same time. InputError where not even one does: it would wait in vain.
 
     One more where drivers hold nothing and their work is single tasks, so that a trial that waits for another's stage
     leaves no processor idle. A group of workers too many would wait until Train gives it up.
     """
     total = ray.cluster_resources()
-    fits = [total.get("CPU", 1.0) / (plan.workers * plan.cpus)]
-    if plan.gpus:
-        fits.append(total.get("GPU", 0.0) / (plan.workers * plan.gpus))
-        if fits[-1] * plan.workers < 1 and total.get("GPU", 0.0) == 0:
-            raise InputError("--gpus-per-worker given, but the cluster has no GPU", remedy="leave it out to use CPUs")
+    largest = max(plan.workers, 2 if plan.apart else 1)  # a space may train one of its trials on two workers
+    fits = []
+    for kind, each in (("CPU", plan.cpus), ("GPU", plan.gpus)):
+        if not each:
+            continue
+        have = total.get(kind, 0.0)
+        if have < largest * each:
+            raise InputError(
+                f"the cluster has {have:g} {kind}s; a trial of {largest} workers needs {largest * each:g}",
+                expected="room for the workers of one trial",
+                remedy=f"bring up more nodes, or fewer --workers-per-trial or --{kind.lower()}s-per-worker",
+            )
+        fits.append(have / (plan.workers * each))
     return max(1, int(min(fits))) + (plan.apart and plan.workers == 1)
 
 
