@@ -9,6 +9,7 @@ from PIL import Image
 from ganatomy.cohort import prepare_image, read_cohort
 from ganatomy.cohort_commands import Phantom
 from ganatomy.contracts import InputError
+from ganatomy.inspection import check_cohort
 from ganatomy.phantom_bone import PARTS, bone_film, make_bone_cohort
 
 SHAPE = (64, 64)
@@ -108,3 +109,22 @@ def test_from_the_command_line(tmp_path, capsys):
     made = read_cohort(tmp_path / "c")
     assert len(made.rows) == 9
     assert np.asarray(Image.open(made.rows[0].image)).shape == (48, 64)
+
+
+def test_boxes_that_cannot_be_are_set_aside(tmp_path):
+    made = make_bone_cohort(tmp_path / "c", patients=COUNTS)
+    table = (made.path / "images.csv").read_text().splitlines()
+    header = table[0].split(",")
+    lines = [line.split(",") for line in table[1:]]
+    first, second, third = (next(i for i, line in enumerate(lines) if line[0] == name)
+                            for name in ("p0000", "p0001", "p0006"))  # fmt: skip
+    lines[first][header.index("box_x1")] = "65"  # beyond a film of 64
+    lines[second][header.index("box_y0")] = lines[second][header.index("box_y1")]  # empty
+    for name, value in zip(("box_x0", "box_y0", "box_x1", "box_y1"), "1234"):
+        lines[third][header.index(name)] = value  # of a film without lesion
+    (made.path / "images.csv").write_text("\n".join([table[0], *(",".join(line) for line in lines)]) + "\n")
+    kept, findings = check_cohort(made.path)
+    assert {row.subject for row in made.rows} - {row.subject for row in kept.rows} == {"p0000", "p0001", "p0006"}
+    reasons = "; ".join(finding.reason for finding in findings.of("quarantine"))
+    assert "64 x 64 voxels has box" in reasons
+    assert "of class normal and has a box" in reasons

@@ -97,6 +97,7 @@ def _examine(row: Row, cohort: Cohort) -> Finding | Facts:
     try:
         native = load_native(row.image, row.label, row.mask, row.channel, cohort.label_values, cohort.classes)
         normalise(native, intensity)
+        _check_box(row, native.volume.shape)
     except InputError as error:
         reason = error.what + (f" (expected {error.expected})" if error.expected else "")
         return Finding(str(row.image), "quarantine", reason, error.remedy)
@@ -114,6 +115,21 @@ def _examine(row: Row, cohort: Cohort) -> Finding | Facts:
         intensity=tuple(float(value) for value in np.percentile(values, PERCENTILES)),
         volumes=volumes,
     )
+
+
+def _check_box(row: Row, shape: Sequence[int]) -> None:
+    """Refuse a box that cannot be that of a lesion in this image: what is cut by it would show something else."""
+    if row.box is None:
+        return
+    half = len(row.box) // 2
+    low, high, sides = row.box[:half], row.box[half:], shape[:half]
+    if half not in (2, 3) or not all(0 <= a < b <= side for a, b, side in zip(low, high, sides)):
+        raise InputError(f"{row.image} of {' x '.join(map(str, sides))} voxels has box {row.box}",
+                         expected="corners within the image, the first before the second",
+                         remedy="correct box_*, in voxels of the file")  # fmt: skip
+    if row.klass in ("normal", "healthy"):
+        raise InputError(f"{row.image} is of class {row.klass} and has a box", expected="one or the other",
+                         remedy="correct the class, or empty box_*")  # fmt: skip
 
 
 def _copies(rows: Sequence[Row]) -> dict[tuple[Path, int | None], Finding]:
