@@ -24,7 +24,8 @@ from ganatomy.experiment import Filter, Sampling, Score, TrialResult, pseudonym
 from ganatomy.metrics import predictions, summarise
 from ganatomy.report import ablation_table, render_text, write_html
 from ganatomy.sampling import resized
-from ganatomy.stages import Stages, kept_images
+from ganatomy.selection import kept_images
+from ganatomy.stages import Stages
 from ganatomy.store import Item, write_store
 
 CPU = torch.device("cpu")

@@ -20,14 +20,11 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
 from ganatomy.classification import (
     TrainClassifier,
-    class_of,
-    lesion_probabilities,
     make_classification,
     score_classes,
     scored_images,
@@ -38,7 +35,6 @@ from ganatomy.downstream import score_label_indices, score_records, task_of
 from ganatomy.experiment import (
     SYNTHETIC_ARMS,
     Experiment,
-    Filter,
     Labels,
     Score,
     Transfer,
@@ -49,9 +45,9 @@ from ganatomy.experiment import (
 )
 from ganatomy.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.loop import Record
-from ganatomy.metrics import LESION, case_scores, s_score, summarise
+from ganatomy.metrics import case_scores, s_score, summarise
+from ganatomy.selection import judged, judgement, kept_images
 from ganatomy.single_flight import LeaseLost, single_flight
-from ganatomy.store import Record as Image
 from ganatomy.store import Store, open_store, write_store
 from ganatomy.synthesis import score_healing, score_synthesis, synthetic_items
 from ganatomy.training import (
@@ -272,9 +268,10 @@ class Stages:
 
         def work(directory: Path) -> None:
             synthetic = open_store(made.directory / SYNTHETIC)
-            found = self._judged(self.network(judge) if judge else None, synthetic)
-            kept = kept_images(found, rule, self._judgement, self.experiment.seed)
-            _write_json(directory / KEPT, {"kept": kept, self._judgement: found, "of": len(found)})
+            network, said = self.network(judge) if judge else None, judgement(self.experiment)
+            found = judged(network, synthetic, self.experiment, self._device())
+            kept = kept_images(found, rule, said, self.experiment.seed)
+            _write_json(directory / KEPT, {"kept": kept, said: found, "of": len(found)})
 
         inputs = {"synthesise": made.key, **plain(rule), "judge": judge.key if judge else None}
         return self._compute("filter", inputs, self._apart(work), costs=True)
@@ -380,11 +377,6 @@ class Stages:
     def _classifies(self) -> bool:
         return self.experiment.downstream.task == "classification"
 
-    @property
-    def _judgement(self) -> str:
-        """What synthetic images are judged by."""
-        return "probability" if self._classifies else "dice"
-
     def _judge(self) -> Stage:
         """The downstream model trained on real images only: of this cohort, or of one that has more of them."""
         target, name = self.experiment.target, self.experiment.transfer.judge
@@ -413,21 +405,6 @@ class Stages:
         self.keys[kind] = stage.key
         self._costs[stage.key] = stage.record["device_seconds"]
         return stage
-
-    def _judged(self, judge: nn.Module | None, synthetic: Store) -> dict[int, float]:
-        """Index of a synthetic image -> how surely it is what it is meant to be; 1 where nobody judges."""
-        images = synthetic.records()
-        if judge is None:
-            return {image.index: 1.0 for image in images}
-        sampling, device = self.experiment.sampling, self._device()
-        if self._classifies:
-            found = lesion_probabilities(judge, synthetic, images, sampling, device)
-            return {image.index: p if class_of(image) == LESION else 1 - p for image, p in found}
-        return {image.index: self._dice(judge, synthetic, image) for image in images}
-
-    def _dice(self, judge: nn.Module, synthetic: Store, image: Image) -> float:
-        rows = score_records(judge, synthetic, [image], self.experiment.sampling, self._device())
-        return next(iter(case_scores(rows).values()), 0.0)
 
     def _kept(self, stage: Stage) -> tuple[Path, tuple[int, ...]]:
         """The synthetic set that a filter stage looked at, and the indices of the images it kept."""
@@ -560,28 +537,6 @@ def _clear_partial(directory: Path, store: str) -> None:
 def key_of(kind: str, inputs: Mapping[str, Any]) -> str:
     """Key of the stage of this kind that depends on these inputs."""
     return digest({"kind": kind, "format": FORMAT, "inputs": plain(inputs)})
-
-
-def kept_images(found: Mapping[int, float], rule: Filter, judgement: str, seed: int) -> list[int]:
-    """The images that reach the rule's threshold; of more than ``rule.as_many_as`` lets through, so many at random.
-
-    found: image -> what it reaches in [0, 1].  judgement: ``dice`` or ``probability``.  Kept sets are nested in the
-    threshold where there is no bound. InputError where none is left.
-    """
-    threshold = getattr(rule, f"min_{judgement}")
-    kept = [index for index, score in found.items() if score >= threshold]
-    bound = sum(score >= rule.as_many_as for score in found.values()) if rule.as_many_as else len(kept)
-    if not kept or not bound:
-        asked = f"min_{judgement} = {threshold:g}" if not kept else f"as_many_as = {rule.as_many_as:g}"
-        raise InputError(
-            f"filter.{asked} keeps none of {len(found)} synthetic images (best {max(found.values(), default=0.0):.2f})",
-            expected="a threshold that some image reaches",
-            remedy=f"lower filter.{asked.split()[0]} or train the generator longer",
-        )
-    if bound >= len(kept):
-        return kept
-    chosen = np.random.default_rng(seed).permutation(len(kept))[:bound]  # not the best: those are the same at every t
-    return [kept[i] for i in sorted(chosen)]
 
 
 def read_scores(directory: Path) -> list[Score]:
