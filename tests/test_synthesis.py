@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tiny
 
+from ganatomy.donors import INSIDE, TISSUE, Donors
 from ganatomy.experiment import Budget, Choice, Experiment, Sampling
 from ganatomy.sampling import Pool
 from ganatomy.stages import SYNTHETIC, Stages
 from ganatomy.store import Item, open_store, write_store
-from ganatomy.synthesis import INSIDE, TISSUE, Donors
 
 SHAPE = (6, 16, 16)
 
