@@ -19,7 +19,16 @@ from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, TrialResult
 from ganatomy.published import Comparison, compare
 from ganatomy.roc import auc_difference
 from ganatomy.search_space import PaperTable
-from ganatomy.statistics import SIGNIFICANT, Effect, holm, paired_bootstrap, permutation_test, shown, smallest_p
+from ganatomy.statistics import (
+    SIGNIFICANT,
+    Effect,
+    counted,
+    holm,
+    paired_bootstrap,
+    permutation_test,
+    shown,
+    smallest_p,
+)
 
 FEW_PATIENTS = 10
 WEAK_REFERENCE = 0.8
@@ -122,10 +131,11 @@ class Ablation:
         row = self.row(self.candidate)
         effect = row.difference
         assert effect is not None
+        who = counted(effect.n, "patient")
         return (
             f"On the validation patients, synthetic data is {row.reading}: the best configuration with it ({row.name}) "
             f"scores {100 * effect.mean:+.1f} {self.measure} points against the baseline "
-            f"({self.row(self.baseline).name}), 95 % interval {interval(effect)}, {effect.n} patients."
+            f"({self.row(self.baseline).name}), 95 % interval {interval(effect)}, {who}."
         )
 
 
@@ -333,13 +343,13 @@ def _caveats(rows: Sequence[Row], measure: str) -> list[str]:
         n, family = min(effect.n for effect in effects), len(effects)
         if n < FEW_PATIENTS:
             caveats.append(
-                f"Only {n} validation patients: intervals are rather too narrow, and one patient more may change the "
-                "order of the rows."
+                f"Only {counted(n, 'validation patient')}: intervals are rather too narrow, and one patient more may "
+                "change the order of the rows."
             )
         if measure != "AUC" and (least := min(1.0, family * smallest_p(n))) > SIGNIFICANT:
             caveats.append(
-                f"With {n} patients and {family} comparisons the least corrected p is {least:.2g}: this table cannot "
-                "show anything at 5 %, however large the effect."
+                f"With {counted(n, 'patient')} and {counted(family, 'comparison')} the least corrected p is "
+                f"{least:.2g}: this table cannot show anything at 5 %, however large the effect."
             )
         compared = max(len(row.patients) for row in rows)
         if n < compared and measure != "AUC":

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ganatomy.contracts import InputError
-from ganatomy.statistics import Effect, Values, finite, group_medians, rank_test, smallest_p
+from ganatomy.statistics import Effect, Values, counted, finite, group_medians, rank_test, smallest_p
 
 GATES = ("utility", "memorisation", "lineage", "integrity")
 
@@ -143,11 +143,12 @@ def utility(
     """
     figures = {"difference": effect.mean, "low": effect.low, "high": effect.high, "patients": effect.n,
                "level": effect.level, "minimum_patients": minimum_patients}  # fmt: skip
-    who = f"{effect.n} held-out patient{'' if effect.n == 1 else 's'}"
+    who = counted(effect.n, "held-out patient")
     if effect.n < minimum_patients or not math.isfinite(effect.mean):
+        told = f"; the difference is {100 * effect.mean:+.1f} {measure} points" if math.isfinite(effect.mean) else ""
         sentence = (
-            f"Not shown to help: there are {who}, and with fewer than {minimum_patients} "
-            "an improvement cannot be told from luck."
+            f"Not shown to help: there {'is' if effect.n == 1 else 'are'} {who}, "
+            f"and with fewer than {minimum_patients} an improvement cannot be told from luck{told}."
         )
         return GateResult("utility", False, sentence, figures)
     passed = effect.low > 0
@@ -234,9 +235,11 @@ def lineage(parents: Iterable[str], held_out: Iterable[str]) -> GateResult:
         missing = "the patients it was made from" if not known else "the held-out patients"
         return GateResult("lineage", False, f"Could not be checked: {missing} are not recorded.", figures)
     if shared:
-        sentence = f"{len(shared)} of {len(judges)} held-out patients had a part in making it: {_listed(shared)}."
+        who = counted(len(judges), "held-out patient")
+        sentence = f"{len(shared)} of {who} had a part in making it: {_listed(shared)}."
     else:
-        sentence = f"None of the {len(judges)} held-out patients is among the {len(known)} patients it was made from."
+        who = "The held-out patient is not" if len(judges) == 1 else f"None of the {len(judges)} held-out patients is"
+        sentence = f"{who} among the {counted(len(known), 'patient')} it was made from."
     return GateResult("lineage", not shared, sentence, figures)
 
 

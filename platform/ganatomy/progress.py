@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -80,9 +82,10 @@ class SweepProgress(tune.Callback):
                 f"tracking server away: {len(late)} runs have metrics to send; --resume {self.plan.name} sends them"
             )
         if missing:
+            where = shlex.quote(os.path.relpath(self.directory.parent.parent))
             self._say(
                 f"interrupted with {missing} of {self.plan.trials} trials to go; nothing is lost: "
-                f"python sweep.py --resume {self.plan.name}"
+                f"python sweep.py --resume {self.plan.name} --workspace {where}"
             )
         else:
             self._say(f"sweep {self.plan.name} done in {_duration(time.time() - began)}")

@@ -168,3 +168,8 @@ def _resamples(n: int, resamples: int, seed: int) -> NDArray[np.intp]:
     indices = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
     indices.flags.writeable = False
     return indices
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 patient``, ``2 patients``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
