@@ -28,6 +28,23 @@ def workspace(tmp_path, empty_database, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def one_thread_and_no_pictures():
+    """For tests of many small trainings: threads cost them more than they give, and so does drawing."""
+    import tiny
+    import torch
+
+    from ganatomy import training
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "sheet", training.sheet)
+        tiny.draw_dots()
+        yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory):
     """A real Ray of this test session's own, with two CPUs whatever the machine has."""

@@ -43,15 +43,7 @@ EXPERIMENT = Experiment(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread_and_no_pictures():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "sheet", training.sheet)
-        tiny.draw_dots()
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
 
 def brain(number: int, contrast: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,11 +9,10 @@ from dataclasses import replace
 import nibabel
 import numpy as np
 import pytest
-import tiny
 import torch
 from test_drawing import EXPERIMENT, ROLES, SIDE, SPLITS, brain
 
-from ganatomy import promotion, training
+from ganatomy import promotion
 from ganatomy.cli import main
 from ganatomy.cohort import Cohort, Domain, Intensity, Row, prepare_image, read_cohort
 from ganatomy.contracts import InputError
@@ -36,15 +35,7 @@ LABELS = {1: "oedema", 2: "core"}
 AFFINE = np.array([[2.0, 0, 0, -10], [0, 1.5, 0, 4], [0, 0, 3.0, 7], [0, 0, 0, 1]])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread_and_no_pictures():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "sheet", training.sheet)
-        tiny.draw_dots()
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,10 @@ import nibabel
 import numpy as np
 import pytest
 import tiny
-import torch
 from mlflow import MlflowClient
 
 from ganatomy import promotion as room
 from ganatomy import stages as stages_room
-from ganatomy import training
 from ganatomy.cohort import Cohort, Domain, Intensity, Row
 from ganatomy.contracts import InputError
 from ganatomy.gate import Verdict
@@ -43,17 +41,15 @@ CYCLEGAN = {"method": "cyclegan", "method.generator": "unet_t1", "method.width":
             "method.discriminator_layers": 1, "budget.generator_steps": 4}  # fmt: skip
 
 
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread_and_no_pictures():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _no_tracking_server():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "sheet", training.sheet)
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
             patch.delenv(name, raising=False)
-        tiny.draw_dots()
         yield
-    torch.set_num_threads(before)
 
 
 def make_cohort(folder: Path) -> Cohort:

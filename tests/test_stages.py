@@ -19,14 +19,14 @@ import tiny
 import torch
 from tiny import experiment
 
-from ganatomy import stages as room
-from ganatomy import training
+from ganatomy import artefacts as room
+from ganatomy.artefacts import Artefacts, Stage, key_of
 from ganatomy.contracts import UNLABELLED, InputError, labelled
 from ganatomy.distributed import HISTORY, NETWORKS, read_history
 from ganatomy.experiment import ARMS, Sampling, pseudonym
 from ganatomy.sampling import Mixture, Pool, Sampler
 from ganatomy.single_flight import LeaseLost
-from ganatomy.stages import SYNTHETIC, Outcome, Stage, Stages, key_of
+from ganatomy.stages import SYNTHETIC, Outcome, Stages
 from ganatomy.store import open_store
 from ganatomy.training import (
     FitGenerator,
@@ -41,15 +41,7 @@ from ganatomy_methods.shape_consistent import ShapeConsistent
 TRAINED = ("fit", "downstream")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread_and_no_pictures():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "sheet", training.sheet)
-        tiny.draw_dots()
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +157,7 @@ def keys_of(tmp_path, store, monkeypatch):
         self.keys[kind] = key_of(kind, inputs)
         return Stage(kind, self.keys[kind], tmp_path / kind)
 
-    monkeypatch.setattr(Stages, "_compute", planned)
+    monkeypatch.setattr(Artefacts, "compute", planned)
 
     def keys_of(values, store=store):
         stages = Stages(tmp_path, store.path, experiment(**values))
@@ -611,8 +603,8 @@ def test_a_failed_stage_can_be_tried_again(tmp_path, store):
         raise OSError("no luck")
 
     with pytest.raises(OSError, match="no luck"):
-        watched.stages._compute("toy", {"x": 1}, fail)
-    made = watched.stages._compute("toy", {"x": 1}, lambda directory, published: time.sleep(0))
+        watched.stages.artefacts.compute("toy", {"x": 1}, fail)
+    made = watched.stages.artefacts.compute("toy", {"x": 1}, lambda directory, published: time.sleep(0))
     assert made.finished()
     assert made.record["device_seconds"] >= 0
 

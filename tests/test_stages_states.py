@@ -6,10 +6,9 @@ import json
 
 import numpy as np
 import pytest
-import tiny
 import torch
 
-from ganatomy import synthesis, training
+from ganatomy import synthesis
 from ganatomy.contracts import Synthetic
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
 from ganatomy.phantom_brain import brain_case
@@ -27,15 +26,7 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread_and_no_pictures():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "sheet", training.sheet)
-        tiny.draw_dots()
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +73,7 @@ def test_offline_arm_teaches_a_lesion_segmentor_and_the_images_are_judged(method
     healthy = [record for record in made.records() if not made.label(record).any()]
     assert {record.patient for record in made.records()} <= {"p0", "p1", "p2"}
     assert len(healthy) >= 6  # of three training patients with two slices each
-    (stage,) = [stage for stage in stages._finished.values() if stage.kind == "healthiness"]
+    (stage,) = [stage for stage in stages.artefacts.finished.values() if stage.kind == "healthiness"]
     rows = json.loads((stage.directory / SCORES).read_text())["rows"]
     assert [row["slices"] for row in rows] == [2, 2]  # of two validation patients
     assert {row["patient"] for row in rows}.isdisjoint({"p3", "p4"})  # by their pseudonyms

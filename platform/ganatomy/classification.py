@@ -25,7 +25,7 @@ from ganatomy.metrics import LESION, NORMAL, PROBABILITY, summarise
 from ganatomy.sampling import Mixture, Pool, Sampler, resized, slices_in
 from ganatomy.store import Record as Image
 from ganatomy.store import Store, open_store
-from ganatomy.training import evaluation_images, labelled_patients, real_images
+from ganatomy.training import evaluation_images, labelled_patients, make_loop, real_images
 
 STATE: dict[str, State] = {NORMAL: "healthy", LESION: "lesion"}
 """Class -> the state of its images. The order is that of the logits."""
@@ -158,18 +158,15 @@ class TrainClassifier:
         store, experiment, budget = open_store(self.store), self.experiment, self.experiment.budget
         method = make_classification(experiment)
         mixtures = {name: self._mixture(store, name) for name in STATE}
-        return Loop(
+        return make_loop(
+            experiment,
             method,
             Sampler(mixtures, experiment.sampling, budget.batch, experiment.seed, augment=self.augment, whole=True),
             method.phases(0, budget.segmentor_steps),
-            training=experiment.training,
-            batch=budget.batch,
-            reports=budget.validations,
-            seed=experiment.seed,
-            device=device,
+            self._validator(store, device),
             rank=rank,
             world=world,
-            validate=self._validator(store, device),
+            device=device,
         )
 
     def _mixture(self, store: Store, name: str) -> Mixture:

@@ -7,22 +7,18 @@ trains its generator once, the real-only baseline is trained once a seed. A fini
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
+from ganatomy.artefacts import Artefacts, Follow, Grown, Stage, Work, code_digest, key_of
 from ganatomy.classification import (
     TrainClassifier,
     make_classification,
@@ -30,7 +26,7 @@ from ganatomy.classification import (
     scored_images,
 )
 from ganatomy.contracts import InputError, Method
-from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history, run_task, train
+from ganatomy.distributed import Workers, run_task, train
 from ganatomy.downstream import score_label_indices, score_records, task_of
 from ganatomy.experiment import (
     SYNTHETIC_ARMS,
@@ -38,7 +34,6 @@ from ganatomy.experiment import (
     Labels,
     Score,
     Transfer,
-    digest,
     nearest,
     plain,
     resolve,
@@ -46,8 +41,8 @@ from ganatomy.experiment import (
 from ganatomy.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.loop import Record
 from ganatomy.metrics import case_scores, s_score, summarise
+from ganatomy.results import write_json
 from ganatomy.selection import judged, judgement, kept_images
-from ganatomy.single_flight import LeaseLost, single_flight
 from ganatomy.store import Store, open_store, write_store
 from ganatomy.synthesis import score_healing, score_synthesis, synthetic_items
 from ganatomy.training import (
@@ -59,10 +54,6 @@ from ganatomy.training import (
     real_images,
 )
 
-FORMAT = 1
-"""Part of every key: raised when what a stage leaves, or how it computes it, changes."""
-
-STAGE = "stage.json"
 SCORES = "scores.json"
 KEPT = "kept.json"
 SYNTHETIC = "synthetic"
@@ -70,15 +61,6 @@ PATCHES = "patches"
 
 REFERENCE_SEED = 2**32 - 1
 """Seed of the independent segmentors behind the S-score, so that none is ever an arm's own model."""
-
-Published = Callable[[], None]
-"""Called whenever a stage's history may have grown."""
-
-Work = Callable[[Path, Published], None]
-"""Computes a stage in the folder it is given."""
-
-Follow = Callable[["Stage", Record], None]
-"""Called with a stage and a new record of its history: the progress of the stages that train a trial's own networks."""
 
 
 @dataclass(frozen=True)
@@ -92,29 +74,11 @@ class Outcome:
     device_seconds: float
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One finished stage on disk. Its record ``stage.json`` holds the inputs that its key is the hash of."""
-
-    kind: str
-    key: str
-    directory: Path
-
-    @cached_property
-    def record(self) -> dict[str, Any]:
-        """The content of ``stage.json``."""
-        return cast(dict[str, Any], json.loads((self.directory / STAGE).read_text()))
-
-    def finished(self) -> bool:
-        """Complete on disk."""
-        return (self.directory / STAGE).exists()
-
-
 @dataclass
 class Stages:
     """Runs an Experiment's stages in a workspace.
 
-    store: folder of the prepared cohort.  workers: how training stages are spread.  follow: see ``Follow``.
+    store: folder of the prepared cohort.  workers: how training stages are spread.  follow: see ``artefacts.Follow``.
     say: told, in a sentence, what is being computed or waited for.  may_train: False where only what was trained before
     may be judged; a missing fit or downstream model is then an InputError.
     """
@@ -132,9 +96,8 @@ class Stages:
         self.store: Store = open_store(self.store_path)
         for role in self.experiment.domains:  # an unknown domain is an InputError here, before anything is spent
             self.store.records(self.experiment.domain(role))
-        self.keys: dict[str, str] = {}
-        self._finished: dict[str, Stage] = {}
-        self._costs: dict[str, float] = {}
+        self.artefacts = Artefacts(self.workspace / "stages", self.workers, self.say, self.may_train)
+        self.keys = self.artefacts.keys
 
     # --- the whole trial -----------------------------------------------------------------------------------------
 
@@ -147,7 +110,7 @@ class Stages:
             summary |= self.healthiness("val")
         if self.experiment.method_class().draws_from_noise and not self._classifies:
             summary |= self.label_index_scores("val")
-        return Outcome(dict(self.keys), tuple(scores), summary, sum(self._costs.values()))
+        return Outcome(dict(self.keys), tuple(scores), summary, sum(self.artefacts.costs.values()))
 
     def scores(self, split: str) -> list[Score]:
         """Rows of the arm's downstream model on real images of the target domain."""
@@ -158,9 +121,9 @@ class Stages:
 
         def work(directory: Path) -> None:
             network, sampling = self.network(model), self.experiment.sampling
-            _write_json(directory / SCORES, plain(score(network, self.store, images, sampling, self._device())))
+            write_json(directory / SCORES, plain(score(network, self.store, images, sampling, self._device())))
 
-        stage = self._compute("evaluate", inputs, self._apart(work))
+        stage = self.artefacts.compute("evaluate", inputs, self._apart(work))
         return read_scores(stage.directory)
 
     def model(self) -> Stage:
@@ -188,7 +151,7 @@ class Stages:
             **data,
             "domains": experiment.domains,
             "method": {"name": experiment.method.name, **self._settings(trained=True)},
-            "code": _code_digest(method),
+            "code": code_digest(method),
             "training": experiment.training,
             "budget": budget if method.trains_segmentors else {**budget, "segmentor_steps": None},
             "segmentor": self._segmentor_inputs() if method.trains_segmentors else None,
@@ -196,10 +159,10 @@ class Stages:
             "seed": experiment.seed,
         }
 
-        def work(directory: Path, published: Published) -> None:
-            train(FitGenerator(store, experiment, directory), directory, self.workers, published)
+        def work(directory: Path, grown: Grown) -> None:
+            train(FitGenerator(store, experiment, directory), directory, self.workers, grown)
 
-        return self._compute("fit", inputs, work, follow=True, costs=True)
+        return self.artefacts.compute("fit", inputs, work, follow=self._forward, costs=True)
 
     def patches(self) -> Stage:
         """Cut what a method on patches is trained on, by the lesions' boxes."""
@@ -211,7 +174,7 @@ class Stages:
             "target": experiment.target,
             "labels": experiment.labels,
             "rules": {name: value for name, value in plain(rules).items() if name not in after},
-            "code": _code_digest(type(rules)),
+            "code": code_digest(type(rules)),
             "seed": experiment.seed,
         }
 
@@ -226,7 +189,7 @@ class Stages:
                 items=patch_items(self.store, experiment),
             )
 
-        return self._compute("patches", inputs, self._apart(work), costs=True)
+        return self.artefacts.compute("patches", inputs, self._apart(work), costs=True)
 
     def synthesised(self) -> Stage:
         """Write the images that the fitted generators make for the target domain, once, with the labels they carry: the
@@ -257,7 +220,7 @@ class Stages:
         inputs = {"fit": fit.key, **own, "target": self.experiment.target, "settings": self._settings(trained=False)}
         if self.experiment.method_class().draws_from_noise:
             inputs["drawing"] = plain(self.experiment.drawing)
-        return self._compute("synthesise", inputs, self._apart(work), costs=True)
+        return self.artefacts.compute("synthesise", inputs, self._apart(work), costs=True)
 
     def filtered(self) -> Stage:
         """Choose the synthetic images to keep: those that a real-only downstream model takes for what they are meant
@@ -271,10 +234,10 @@ class Stages:
             network, said = self.network(judge) if judge else None, judgement(self.experiment)
             found = judged(network, synthetic, self.experiment, self._device())
             kept = kept_images(found, rule, said, self.experiment.seed)
-            _write_json(directory / KEPT, {"kept": kept, said: found, "of": len(found)})
+            write_json(directory / KEPT, {"kept": kept, said: found, "of": len(found)})
 
         inputs = {"synthesise": made.key, **plain(rule), "judge": judge.key if judge else None}
-        return self._compute("filter", inputs, self._apart(work), costs=True)
+        return self.artefacts.compute("filter", inputs, self._apart(work), costs=True)
 
     def downstream(self, role: str, kept: Stage | None = None, *, augment: bool = False, follow: bool = True) -> Stage:
         """Train the downstream model of ``role`` on real images, and on the kept synthetic ones if given."""
@@ -293,13 +256,13 @@ class Stages:
             "seed": experiment.seed,
         }
 
-        def work(directory: Path, published: Published) -> None:
+        def work(directory: Path, grown: Grown) -> None:
             synthetic, indices = self._kept(kept) if kept else (None, ())
             trainer = TrainClassifier if self._classifies else TrainSegmentor
             build = trainer(self.store_path, experiment, directory, role, synthetic, indices, augment)
-            train(build, directory, self.workers, published)
+            train(build, directory, self.workers, grown)
 
-        return self._compute("downstream", inputs, work, follow=follow, costs=True)
+        return self.artefacts.compute("downstream", inputs, work, follow=self._forward if follow else None, costs=True)
 
     def s_scores(self, split: str) -> dict[str, float]:
         """S-score of every domain that images were synthesised into, each beside the reference segmentor's own Dice on
@@ -309,10 +272,12 @@ class Stages:
         def work(directory: Path) -> None:
             judges = {domain: self.network(stage) for domain, stage in references.items()}
             found = score_synthesis(self.method(fit), self.experiment, self.store, judges, split, self._device())
-            _write_json(directory / SCORES, plain(found))
+            write_json(directory / SCORES, plain(found))
 
         keys = {domain: stage.key for domain, stage in references.items()}
-        stage = self._compute("s_score", {"fit": fit.key, "split": split, "references": keys}, self._apart(work))
+        stage = self.artefacts.compute(
+            "s_score", {"fit": fit.key, "split": split, "references": keys}, self._apart(work)
+        )
         summary: dict[str, float] = {}
         for domain, rows in json.loads((stage.directory / SCORES).read_text()).items():
             summary |= s_score(_rows(rows["synthetic"]), _rows(rows["real"]), domain)
@@ -331,10 +296,12 @@ class Stages:
         def work(directory: Path) -> None:
             judges = {domain: self.network(stage) for domain, stage in references.items()}
             numbers, rows = score_healing(self.method(fit), experiment, self.store, judges, split, self._device())
-            _write_json(directory / SCORES, {"summary": numbers, "rows": rows})
+            write_json(directory / SCORES, {"summary": numbers, "rows": rows})
 
         keys = {domain: stage.key for domain, stage in references.items()}
-        stage = self._compute("healthiness", {"fit": fit.key, "split": split, "references": keys}, self._apart(work))
+        stage = self.artefacts.compute(
+            "healthiness", {"fit": fit.key, "split": split, "references": keys}, self._apart(work)
+        )
         return dict(json.loads((stage.directory / SCORES).read_text())["summary"])
 
     def label_index_scores(self, split: str) -> dict[str, float]:
@@ -347,9 +314,9 @@ class Stages:
             rows = score_label_indices(
                 self.network(model), self.store, images, self.experiment.sampling, self._device()
             )
-            _write_json(directory / SCORES, plain(rows))
+            write_json(directory / SCORES, plain(rows))
 
-        stage = self._compute("label_indices", {"model": model.key, "split": split}, self._apart(work))
+        stage = self.artefacts.compute("label_indices", {"model": model.key, "split": split}, self._apart(work))
         rows = read_scores(stage.directory)
         return {
             f"{split}/{metric}": sum(cases.values()) / len(cases)
@@ -403,7 +370,7 @@ class Stages:
     def _borrowed(self, kind: str, stage: Stage) -> Stage:
         """Another cohort's stage, whose cost is this trial's too."""
         self.keys[kind] = stage.key
-        self._costs[stage.key] = stage.record["device_seconds"]
+        self.artefacts.costs[stage.key] = stage.record["device_seconds"]
         return stage
 
     def _kept(self, stage: Stage) -> tuple[Path, tuple[int, ...]]:
@@ -445,50 +412,11 @@ class Stages:
         downstream = self.experiment.downstream
         return {
             **plain(downstream),
-            "code": _code_digest(resolve("networks", downstream.network.name)),
+            "code": code_digest(resolve("networks", downstream.network.name)),
             "budget": {**plain(self.experiment.budget), "generator_steps": None},
         }
 
     # --- machinery -----------------------------------------------------------------------------------------------
-
-    def _compute(
-        self, kind: str, inputs: Mapping[str, Any], work: Work, *, follow: bool = False, costs: bool = False
-    ) -> Stage:
-        """The stage with these inputs: as it lies on disk, or computed now, or waited for while another computes it."""
-        key = key_of(kind, inputs)
-        if key in self._finished:
-            return self._finished[key]
-        stage = Stage(kind, key, self.workspace / "stages" / kind / key)
-        follower = HistoryFollower(stage.directory, partial(self._forward, stage) if follow else lambda record: None)
-        if kind in ("fit", "downstream") and not self.may_train and not stage.finished():
-            raise InputError(
-                f"the networks of {kind} {key} are not in workspace {self.workspace}",
-                expected="what the sweep trained; other sources or another cohort make another key",
-                remedy="run the sweep anew with the installed version",
-            )
-        said: list[str] = []
-
-        def waiting() -> None:
-            if not said:
-                said.append(f"waiting for {kind} {key}, which another process is computing")
-                self.say(said[0])
-            follower.poll()
-
-        while not stage.finished():
-            # Suspended for so long that another took over: from here on wait for that one.
-            with suppress(LeaseLost), single_flight(stage.directory, stage.finished, waiting) as still_mine:
-                if still_mine is not None:
-                    self.say(f"computing {kind} {key}")
-                    began = time.perf_counter()
-                    work(stage.directory, follower.poll)
-                    still_mine()
-                    self._conclude(stage, plain(inputs), time.perf_counter() - began)
-        follower.poll()
-        self.keys[kind] = key
-        self._finished[key] = stage
-        if costs:
-            self._costs[key] = stage.record["device_seconds"]
-        return stage
 
     def _forward(self, stage: Stage, record: Record) -> None:
         """Hand on a record. A fit that joint and offline arms share scores its own segmentor: the offline arm's model
@@ -496,21 +424,6 @@ class Stages:
         if stage.kind == "fit" and self.experiment.arm != "joint":
             record = {name: value for name, value in record.items() if not name.startswith("val/")}
         self.follow(stage, record)
-
-    def _conclude(self, stage: Stage, inputs: Any, seconds: float) -> None:
-        """Declare the stage complete: from here on it is never computed again."""
-        history = read_history(stage.directory)
-        record = {
-            "format": FORMAT,
-            "kind": stage.kind,
-            "key": stage.key,
-            "inputs": inputs,
-            "device_seconds": history[-1]["budget/device_seconds"] if history else seconds,
-            "workers": self.workers.count,
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        _write_json(stage.directory / STAGE, record)
-        discard_checkpoints(stage.directory)
 
     def _apart(self, work: Callable[[Path], None]) -> Work:
         """A stage that trains nothing, run where the trial's resources are."""
@@ -534,11 +447,6 @@ def _clear_partial(directory: Path, store: str) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def key_of(kind: str, inputs: Mapping[str, Any]) -> str:
-    """Key of the stage of this kind that depends on these inputs."""
-    return digest({"kind": kind, "format": FORMAT, "inputs": plain(inputs)})
-
-
 def read_scores(directory: Path) -> list[Score]:
     """The rows that an evaluate stage left."""
     return _rows(json.loads((directory / SCORES).read_text()))
@@ -546,34 +454,3 @@ def read_scores(directory: Path) -> list[Score]:
 
 def _rows(values: Iterable[Mapping[str, Any]]) -> list[Score]:
     return [Score(**row) for row in values]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(value, indent=1))
-    beside.replace(path)
-
-
-def _code_digest(thing: Any) -> str:
-    """Hash of the sources behind ``thing``: its own file and those of its package that it draws on, however indirectly.
-
-    Whoever edits a method or a loss gets new results, not yesterday's.
-    """
-    hasher = hashlib.blake2b(digest_size=8)
-    for name in sorted(_modules_behind(thing.__module__)):
-        file = inspect.getsourcefile(sys.modules[name])
-        hasher.update(Path(file).read_bytes() if file else b"")
-    return hasher.hexdigest()
-
-
-@cache
-def _modules_behind(module: str) -> frozenset[str]:
-    """``module`` and every module of the same top-level package that it takes something from."""
-    package, found, ahead = module.partition(".")[0], {module}, [module]
-    while ahead:
-        for value in vars(sys.modules[ahead.pop()]).values():
-            name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
-            if isinstance(name, str) and name.partition(".")[0] == package and name not in found:
-                found.add(name)
-                ahead.append(name)
-    return frozenset(found & sys.modules.keys())

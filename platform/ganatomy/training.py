@@ -19,7 +19,7 @@ from ganatomy.distributed import NETWORKS
 from ganatomy.downstream import ROLE, Segmentation, multiple_of, score_records, segment, task_of
 from ganatomy.experiment import Budget, Experiment, Sampling, pseudonym
 from ganatomy.inference import synthesize_volume
-from ganatomy.loop import Loop, Record
+from ganatomy.loop import Draws, Loop, Record
 from ganatomy.metrics import summarise
 from ganatomy.panels import Column, panel, sheet, write_png
 from ganatomy.sampling import Entry, Mixture, Pool, Sampler, label_subset
@@ -150,6 +150,33 @@ def load_networks(method: Method, directory: Path) -> Method:
     return method.eval()
 
 
+def make_loop(
+    experiment: Experiment,
+    method: Method,
+    draws: Draws,
+    phases: Sequence[Phase],
+    validate: Callable[[Method, int], Record],
+    *,
+    rank: int,
+    world: int,
+    device: torch.device,
+) -> Loop:
+    """One rank's loop, trained as the experiment's budget and training settings say."""
+    return Loop(
+        method,
+        draws,
+        phases,
+        training=experiment.training,
+        batch=experiment.budget.batch,
+        reports=experiment.budget.validations,
+        seed=experiment.seed,
+        device=device,
+        rank=rank,
+        world=world,
+        validate=validate,
+    )
+
+
 @dataclass(frozen=True)
 class FitGenerator:
     """Builds the loop that trains the experiment's method.
@@ -171,18 +198,15 @@ class FitGenerator:
         if method.trains_segmentors:
             pools |= _supervision(store, experiment, pools)
         pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
-        return Loop(
+        return make_loop(
+            experiment,
             method,
             Sampler(pools, _grown(experiment.sampling, method), budget.batch, experiment.seed),
             phases,
-            training=experiment.training,
-            batch=budget.batch,
-            reports=budget.validations,
-            seed=experiment.seed,
-            device=device,
+            self._validator(store, phases, device),
             rank=rank,
             world=world,
-            validate=self._validator(store, phases, device),
+            device=device,
         )
 
     def _validator(
@@ -231,7 +255,8 @@ class TrainSegmentor:
         mixture = Mixture(real, made, experiment.mixing, budget.segmentor_steps)
         method = make_segmentation(experiment, store.classes)
         phases = method.phases(0, budget.segmentor_steps)
-        return Loop(
+        return make_loop(
+            experiment,
             method,
             Sampler(
                 {ROLE: mixture},
@@ -241,14 +266,10 @@ class TrainSegmentor:
                 augment=self.augment,
             ),
             phases,
-            training=experiment.training,
-            batch=budget.batch,
-            reports=budget.validations,
-            seed=experiment.seed,
-            device=device,
+            self._validator(store, phases, device),
             rank=rank,
             world=world,
-            validate=self._validator(store, phases, device),
+            device=device,
         )
 
     def _validator(

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ganatomy.artefacts import Stage
 from ganatomy.distributed import Workers
 from ganatomy.experiment import Experiment, TrialResult, plain
 from ganatomy.loop import Record
 from ganatomy.results import RESULT, SweepPlan, read_result, write_result
 from ganatomy.search_space import SearchSpace
-from ganatomy.stages import Outcome, Stage, Stages
+from ganatomy.stages import Outcome, Stages
 from ganatomy.terminal import one_line
 from ganatomy.tracking import Journal, Tracking
 from ganatomy.training import PANELS
