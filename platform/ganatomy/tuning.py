@@ -17,12 +17,15 @@ from typing import Any, Literal, cast
 
 import ray
 from ray import tune
+from ray.tune.search import ConcurrencyLimiter, Searcher
 
+from ganatomy import nodes
 from ganatomy.cohort import read_cohort
 from ganatomy.console import described, parse
 from ganatomy.contracts import InputError
 from ganatomy.distributed import TRAIN_ENVIRONMENT
-from ganatomy.experiment import resolve
+from ganatomy.experiment import available, resolve
+from ganatomy.installation import SOURCES, demanded
 from ganatomy.loop import check_share
 from ganatomy.preparation import prepare
 from ganatomy.progress import SweepProgress
@@ -87,6 +90,8 @@ class Sweep:
     """MLflow server or store; MLFLOW_TRACKING_URI, else an SQLite store in the workspace."""
     address: str = ""
     """Ray cluster to run on; RAY_ADDRESS, else a running one on this machine, else one of its own."""
+    nodes: int = 0
+    """Wait, at most ten minutes, until so many nodes have joined the cluster."""
     workspace: Path = field(default_factory=lambda: Path(os.environ.get("GANATOMY_WORKSPACE") or "workspace"))
     """Folder of sweeps, stores, stages and the embedded MLflow store; on a cluster, one that every node sees."""
     debug: bool = False
@@ -96,10 +101,9 @@ class Sweep:
         """Run or resume; 0 when all trials came to an end, 1 when none finished, 130 when interrupted."""
         try:
             if self.resume:
-                plan = self.resumed()
-                self._find_room(plan)
+                plan = self._settled(self.resumed())
             else:
-                plan = self.planned(self._find_room)
+                plan = self.planned(self._settled)
             return run_sweep(plan, self.workspace.absolute(), resume=bool(self.resume))
         finally:
             ray.shutdown()
@@ -108,14 +112,24 @@ class Sweep:
         """The plan of the sweep to go on with."""
         return read_plan(sweep_directory(self.workspace.absolute(), self.resume))
 
-    def _find_room(self, plan: SweepPlan) -> None:
-        start_ray(self.address)
+    def _settled(self, plan: SweepPlan) -> SweepPlan:
+        """Join the cluster; the plan as it can run there. InputError where it has no room, or a node is not like us."""
+        workspace, packages = self.workspace.absolute(), _packages(plan)
+        start_ray(self.address, demanded(packages))
+        nodes.await_nodes(self.nodes, _say)
+        if len(nodes.alive()) > 1:
+            cohort = None if self.resume else Path(plan.cohort)
+            with nodes.inquiry(packages, workspace=workspace, cohort=cohort, store=Path(plan.store)) as question:
+                nodes.check_nodes(question, _say)
+            # Drivers stay on the head node, and work whose node dies is done again elsewhere.
+            plan = replace(plan, apart=True)
         _fitting(plan)
+        return plan
 
-    def planned(self, find_room: Callable[[SweepPlan], None] = lambda plan: None) -> SweepPlan:
+    def planned(self, settled: Callable[[SweepPlan], SweepPlan] = lambda plan: plan) -> SweepPlan:
         """Check everything that can be checked before anything is spent, prepare the cohort, and write the plan.
 
-        find_room: called with the plan before it is written or recorded; raises where nothing can run it.
+        settled: fits the plan to the cluster before it is written or recorded; raises where nothing can run it.
         """
         if not self.space or self.cohort is None:
             raise InputError("nothing to run", expected="--space NAME --cohort DIR, or --resume SWEEP")
@@ -157,7 +171,7 @@ class Sweep:
             sampler_seed=self.seed,
             tracking_uri=tracking.uri,
         )
-        find_room(plan)
+        plan = settled(plan)
         run_id = tracking.sweep_run(plan.name, {"space": plan.space, "cohort": f"{cohort.name} {store.digest}"})
         patients = {domain: len(cohort.patients(domain=domain)) for domain in cohort.domains}
         tracking.log_dataset(run_id, cohort.name, store.digest, profile={"patients": patients, "images": len(store)})
@@ -193,7 +207,9 @@ def run_sweep(plan: SweepPlan, workspace: Path, *, resume: bool = False) -> int:
     progress = SweepProgress(plan, directory, tracking)
     began = time.time()
     tuner = _restored(plan, workspace, progress) if resume else _tuner(plan, workspace, progress)
-    tuner.fit()
+    with nodes.inquiry(_packages(plan), workspace=workspace, store=Path(plan.store)) as question:
+        nodes.call_roll(question, progress.say)
+        tuner.fit()
     ray.shutdown()
     results = read_results(directory)
     unfinished = progress.conclude(began)
@@ -203,8 +219,11 @@ def run_sweep(plan: SweepPlan, workspace: Path, *, resume: bool = False) -> int:
     return 130 if unfinished else 0
 
 
-def start_ray(address: str = "") -> None:
-    """Join the cluster at ``address``, at RAY_ADDRESS or running on this machine, or start one of its own."""
+def start_ray(address: str = "", sources: str = "") -> None:
+    """Join the cluster at ``address``, at RAY_ADDRESS or running on this machine, or start one of its own.
+
+    sources: what workers are held to (see ``installation.demanded``).
+    """
     logging.getLogger("ray.tune").setLevel(
         logging.CRITICAL
     )  # failed trials are told by SweepProgress, in one line each
@@ -216,8 +235,18 @@ def start_ray(address: str = "") -> None:
         num_cpus=max(2, os.cpu_count() or 1) if address == "local" else None,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": TRAIN_ENVIRONMENT},
+        runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, SOURCES: sources}},
     )
+
+
+def _packages(plan: SweepPlan) -> list[str]:
+    """The packages whose sources decide what the sweep computes."""
+    named = (available("spaces").get(plan.space, plan.space), plan.base.method.name, plan.base.downstream.network.name)
+    return nodes.packages_of(*named)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _trainable(plan: SweepPlan, workspace: Path) -> Any:
@@ -259,10 +288,9 @@ def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tu
     return tune.Tuner(
         _trainable(plan, workspace),
         tune_config=tune.TuneConfig(
-            search_alg=search,
+            search_alg=AsManyAsFit(search, plan),
             scheduler=asha if plan.scheduler == "asha" else None,
             num_samples=plan.trials,
-            max_concurrent_trials=plan.concurrent or _fitting(plan),
         ),
         run_config=_run_config(plan, workspace, progress),
     )
@@ -285,27 +313,58 @@ def _run_config(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tu
     )
 
 
+class AsManyAsFit(ConcurrencyLimiter):
+    """Starts as many trials as have room, at most ``--concurrent``, counted anew as nodes join and leave.
+
+    More would hold nothing but memory of the head node, and wait there for workers until Train gives them up.
+    """
+
+    def __init__(self, searcher: Searcher, plan: SweepPlan) -> None:
+        self.plan = plan
+        super().__init__(searcher, self._room())
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Values of the next trial, if there is room for one."""
+        self.max_concurrent = self._room()
+        return cast("dict[str, Any] | None", super().suggest(trial_id))
+
+    def _room(self) -> int:
+        workers = nodes.slots(nodes.working(), self.plan.cpus, self.plan.gpus)
+        fits = max(1, workers // self.plan.workers) + _spare(self.plan)
+        return min(self.plan.concurrent or fits, fits)
+
+
+def _spare(plan: SweepPlan) -> int:
+    """One trial more where drivers hold nothing and their work is single tasks, so that a trial that waits for
+    another's stage leaves no processor idle."""
+    return int(plan.apart and plan.workers == 1)
+
+
 def _fitting(plan: SweepPlan) -> int:
     """Trials whose workers fit the cluster at the same time. InputError where not even one does: it would wait in vain.
 
-    One more where drivers hold nothing and their work is single tasks, so that a trial that waits for another's stage
-    leaves no processor idle. A group of workers too many would wait until Train gives it up.
+    A worker lies on one node, so what nodes have left over does not add up. A group of workers too many would wait
+    until Train gives it up.
     """
-    total = ray.cluster_resources()
-    largest = max(plan.workers, 2 if plan.apart else 1)  # a space may train one of its trials on two workers
-    fits = []
+    space, present = cast(SearchSpace, resolve("spaces", plan.space)), nodes.working()
+    pairs = any(space.two_workers({**point, **plan.fixed}) for point in space.listed(plan.fixed, plan.seeds))
+    largest = max(plan.workers, 2 if pairs else 1)
     for kind, each in (("CPU", plan.cpus), ("GPU", plan.gpus)):
-        if not each:
-            continue
-        have = total.get(kind, 0.0)
+        have = sum(node["Resources"].get(kind, 0.0) for node in present)
         if have < largest * each:
             raise InputError(
                 f"the cluster has {have:g} {kind}s; a trial of {largest} workers needs {largest * each:g}",
                 expected="room for the workers of one trial",
                 remedy=f"bring up more nodes, or fewer --workers-per-trial or --{kind.lower()}s-per-worker",
             )
-        fits.append(have / (plan.workers * each))
-    return max(1, int(min(fits))) + (plan.apart and plan.workers == 1)
+    workers = nodes.slots(present, plan.cpus, plan.gpus)
+    if workers < largest:
+        raise InputError(
+            f"the nodes of the cluster have room for {workers} workers of {plan.cpus:g} CPUs and {plan.gpus:g} GPUs",
+            expected=f"room for the {largest} workers of one trial, each on one node",
+            remedy="bring up more nodes, or fewer --cpus-per-worker or --gpus-per-worker",
+        )
+    return max(1, workers // plan.workers) + _spare(plan)
 
 
 def _free_name(workspace: Path, name: str, *, given: bool) -> str:
