@@ -20,7 +20,7 @@ from ganatomy import preparation
 from ganatomy.cohort import Cohort, Domain, Intensity, Row, prepare_image, read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.preparation import prepare
-from ganatomy.store import open_store
+from ganatomy.store import FORMAT, open_store
 
 INTENSITY = Intensity("window", -100.0, 300.0)
 
@@ -112,7 +112,7 @@ def test_a_changed_image_or_rule_is_another_store(cohort, tmp_path):
 def test_a_store_of_another_version_is_not_built_over(cohort, tmp_path):
     store = prepare(cohort, tmp_path)
     header = store.path / "store.json"
-    header.write_text(header.read_text().replace('"format": 1', '"format": 0'))
+    header.write_text(header.read_text().replace(f'"format": {FORMAT}', '"format": 0'))
     with pytest.raises(InputError, match="another version"):
         prepare(cohort, tmp_path)
 

@@ -217,13 +217,13 @@ def disc(workspace: Path) -> Iterator[Check]:
 def stores(workspace: Path) -> Iterator[Check]:
     """That every prepared store in the workspace can be opened by this version."""
     from ganatomy.contracts import InputError
-    from ganatomy.store import open_store
+    from ganatomy.store import Store
 
     folders = sorted(path for path in (workspace / "stores").glob("*") if path.is_dir())
     opened = 0
     for folder in folders:
         try:
-            open_store(folder)
+            Store(folder)
             opened += 1
         except InputError as error:
             yield Check("stores", "fail", error.what, error.remedy or f"remove {folder}: it is made again when needed")

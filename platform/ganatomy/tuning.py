@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -32,6 +32,7 @@ from ganatomy.progress import SweepProgress
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, parse_settings
+from ganatomy.store import CACHE, URL, publish_store
 from ganatomy.terminal import BAD_INPUT, guarded
 from ganatomy.tracking import Tracking
 from ganatomy.training import evaluation_images, labelled_patients
@@ -94,6 +95,11 @@ class Sweep:
     """Wait, at most ten minutes, until so many nodes have joined the cluster."""
     workspace: Path = field(default_factory=lambda: Path(os.environ.get("GANATOMY_WORKSPACE") or "workspace"))
     """Folder of sweeps, stores, stages and the embedded MLflow store; on a cluster, one that every node sees."""
+    store_cache: str = ""
+    """Folder on each node's own disc that the prepared cohort is copied to before it is read, once; a node's own
+    GANATOMY_STORE_CACHE if not given, else it is read where it lies."""
+    store_url: str = ""
+    """Also put the prepared cohort there (s3://BUCKET/FOLDER), for such copies to come from; GANATOMY_STORE_URL."""
     debug: bool = False
     """Show tracebacks."""
 
@@ -115,16 +121,23 @@ class Sweep:
     def _settled(self, plan: SweepPlan) -> SweepPlan:
         """Join the cluster; the plan as it can run there. InputError where it has no room, or a node is not like us."""
         workspace, packages = self.workspace.absolute(), _packages(plan)
-        start_ray(self.address, demanded(packages))
+        places = {CACHE: self.store_cache, URL: self.store_url}
+        start_ray(
+            self.address, {SOURCES: demanded(packages), **{name: value for name, value in places.items() if value}}
+        )
         nodes.await_nodes(self.nodes, _say)
         if len(nodes.alive()) > 1:
             cohort = None if self.resume else Path(plan.cohort)
-            with nodes.inquiry(packages, workspace=workspace, cohort=cohort, store=Path(plan.store)) as question:
+            with nodes.inquiry(packages, workspace=workspace, cohort=cohort, store=self._store_to_see(plan)) as question:
                 nodes.check_nodes(question, _say)
             # Drivers stay on the head node, and work whose node dies is done again elsewhere.
             plan = replace(plan, apart=True)
         _fitting(plan)
         return plan
+
+    def _store_to_see(self, plan: SweepPlan) -> Path | None:
+        """The store that nodes read where it lies, or copy from there."""
+        return None if self.store_url or os.environ.get(URL) else Path(plan.store)
 
     def planned(self, settled: Callable[[SweepPlan], SweepPlan] = lambda plan: plan) -> SweepPlan:
         """Check everything that can be checked before anything is spent, prepare the cohort, and write the plan.
@@ -149,6 +162,8 @@ class Sweep:
         workspace = self.workspace.absolute()
         tracking = Tracking(self.tracking_uri or None, workspace)
         store = prepare(cohort, workspace / "stores")
+        if url := self.store_url or os.environ.get(URL):
+            publish_store(store.path, url)
         for experiment in experiments:  # labels without which every trial would fail, one after the other
             labelled_patients(store, experiment, experiment.target)
             evaluation_images(store, experiment.target_domain(), "val")
@@ -207,7 +222,7 @@ def run_sweep(plan: SweepPlan, workspace: Path, *, resume: bool = False) -> int:
     progress = SweepProgress(plan, directory, tracking)
     began = time.time()
     tuner = _restored(plan, workspace, progress) if resume else _tuner(plan, workspace, progress)
-    with nodes.inquiry(_packages(plan), workspace=workspace, store=Path(plan.store)) as question:
+    with nodes.inquiry(_packages(plan), workspace=workspace) as question:
         nodes.call_roll(question, progress.say)
         tuner.fit()
     ray.shutdown()
@@ -219,10 +234,10 @@ def run_sweep(plan: SweepPlan, workspace: Path, *, resume: bool = False) -> int:
     return 130 if unfinished else 0
 
 
-def start_ray(address: str = "", sources: str = "") -> None:
+def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -> None:
     """Join the cluster at ``address``, at RAY_ADDRESS or running on this machine, or start one of its own.
 
-    sources: what workers are held to (see ``installation.demanded``).
+    environment: variables of its workers, beside those that Train needs.
     """
     logging.getLogger("ray.tune").setLevel(
         logging.CRITICAL
@@ -235,7 +250,7 @@ def start_ray(address: str = "", sources: str = "") -> None:
         num_cpus=max(2, os.cpu_count() or 1) if address == "local" else None,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, SOURCES: sources}},
+        runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, **(environment or {})}},
     )
 
 
