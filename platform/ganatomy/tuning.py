@@ -127,8 +127,8 @@ class Sweep:
         )
         nodes.await_nodes(self.nodes, _say)
         if len(nodes.alive()) > 1:
-            cohort = None if self.resume else Path(plan.cohort)
-            with nodes.inquiry(packages, workspace=workspace, cohort=cohort, store=self._store_to_see(plan)) as question:
+            cohort, store = None if self.resume else Path(plan.cohort), self._store_to_see(plan)
+            with nodes.inquiry(packages, workspace=workspace, cohort=cohort, store=store) as question:
                 nodes.check_nodes(question, _say)
             # Drivers stay on the head node, and work whose node dies is done again elsewhere.
             plan = replace(plan, apart=True)
