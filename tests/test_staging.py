@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from object_server import serve
 from tiny import make_store
 
 from ganatomy import staging
@@ -188,3 +189,38 @@ def test_an_address_that_cannot_be_read_is_named(store, cache, monkeypatch, tmp_
         open_store(store.path)
     with pytest.raises(InputError, match="mend --store-url"):
         publish_store(store.path, "nonsense://bucket")
+
+
+@pytest.fixture
+def bucket():
+    server = serve()
+    options = f"endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1"
+    yield server.objects, f"s3://key:secret@bucket/stores?{options}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_object_store_holds_what_nodes_fetch(store, cache, bucket, monkeypatch, tmp_path):
+    objects, url = bucket
+    publish_store(store.path, url)
+    assert {name.rpartition("/")[2] for name in objects} == {file.name for file in store.path.iterdir()}
+    assert all(objects[f"/bucket/stores/{store.path.name}/{file.name}"] == file.read_bytes()
+               for file in store.path.iterdir())  # fmt: skip
+    monkeypatch.setenv(URL, url)
+    assert same(open_store(tmp_path / "not" / "mounted" / store.path.name), store)
+
+
+def test_an_object_store_that_hands_out_damaged_files_is_not_believed_and_its_secret_not_told(
+    store, cache, bucket, monkeypatch
+):
+    objects, url = bucket
+    publish_store(store.path, url)
+    monkeypatch.setenv(URL, url)
+    name = f"/bucket/stores/{store.path.name}/records.arrow"
+    objects[name] = objects[name][:-1] + b"?"
+    with pytest.raises(InputError, match="did not arrive as it was prepared") as damaged:
+        open_store(store.path)
+    del objects[name]
+    with pytest.raises(InputError, match=r"records\.arrow of store .* cannot be fetched") as lost:
+        open_store(store.path)
+    assert "secret" not in str(damaged.value) + str(lost.value)

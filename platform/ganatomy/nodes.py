@@ -260,7 +260,8 @@ class Roll:
         self._nodes = [node for node in self._nodes if node["NodeID"] in present]
         fresh = [node for node in now if node["NodeID"] not in self._known]
         self._known |= present
-        self._asked |= send(fresh, self.question)
+        if fresh:
+            self._asked |= send(fresh, self.question)
         ready = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0] if self._asked else []
         for reference in ready:
             node = self._asked.pop(reference)
@@ -280,10 +281,15 @@ class Roll:
 _roll: Roll | None = None  # like Ray's own connection, one a process: Tune keeps what needs it in files of its own
 
 
-def call_roll(question: Mapping[str, Any], say: Say) -> None:
-    """Follow who joins and leaves from now on; every node now alive counts as having agreed."""
+@contextlib.contextmanager
+def roll_called(question: Mapping[str, Any], say: Say) -> Iterator[None]:
+    """Follow who joins and leaves meanwhile; every node now alive counts as having agreed."""
     global _roll
     _roll = Roll(question, say)
+    try:
+        yield
+    finally:
+        _roll = None
 
 
 def working() -> list[Node]:

@@ -10,6 +10,7 @@ Also the only room that knows pyarrow.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -17,7 +18,7 @@ import os
 import secrets
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from ganatomy.contracts import InputError
 from ganatomy.experiment import plain
 from ganatomy.staging import HEADER, file_hash, staged
+from ganatomy.tracking_store import shown
 
 FORMAT = 2
 """Version of the layout on disk. A store of another version is refused, never half understood."""
@@ -212,16 +214,19 @@ def publish_store(path: Path, url: str) -> None:
 
     InputError when the place cannot be written.
     """
-    try:
+    with _reachable(f"store {path} cannot be put to {shown(url)}", "mend --store-url, or leave it out"):
         there, header = _Published(url, path.name), (path / HEADER).read_bytes()
-        if there.header == header:
-            return
-        for file in [*(path / name for name in json.loads(header)["files"]), path / HEADER]:  # last, what declares it
-            there.put(file)
+        if there.header != header:
+            for name in [*json.loads(header)["files"], HEADER]:  # last, what declares it
+                there.put(path / name)
+
+
+@contextlib.contextmanager
+def _reachable(otherwise: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"store {path} cannot be put to {url}: {error}", remedy="mend --store-url, or leave it out"
-        ) from error
+        raise InputError(f"{otherwise}: {shown(str(error))}", remedy=remedy) from error
 
 
 class _Shared:
@@ -244,7 +249,6 @@ class _Published:
     def __init__(self, url: str, name: str) -> None:
         from pyarrow.fs import FileSystem
 
-        self.url, self.name = url, name
         self.system, root = FileSystem.from_uri(url)
         self.folder = f"{root.rstrip('/')}/{name}"
         try:
@@ -258,24 +262,27 @@ class _Published:
         """The store called ``name`` at GANATOMY_STORE_URL, if there is one; InputError if nobody can tell."""
         if not (url := os.environ.get(URL)):
             return None
-        try:
+        with _reachable(f"{URL} {shown(url)} cannot be read", "mend it on this node, or unset it"):
             there = cls(url, name)
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(
-                f"{URL} {url} cannot be read: {error}", remedy="mend it on this node, or unset it"
-            ) from error
         # Synthetic sets all have one name, and are not put there: they come from the shared folder.
         return there if there.header and json.loads(there.header)["digest"] == name else None
 
     def __str__(self) -> str:
-        return f"{self.url.rstrip('/')}/{self.name}"
+        return self.folder
 
     def fetch(self, name: str, to: Path) -> None:
-        with self.system.open_input_stream(f"{self.folder}/{name}") as source, to.open("wb") as target:
+        with (
+            _reachable(f"{name} of store {self} cannot be fetched", "try again; see whether its server is well"),
+            self.system.open_input_stream(f"{self.folder}/{name}") as source,
+            to.open("wb") as target,
+        ):
             shutil.copyfileobj(source, target, 16 * 2**20)
 
     def put(self, file: Path) -> None:
-        self.system.create_dir(self.folder, recursive=True)
+        from pyarrow.fs import LocalFileSystem
+
+        if isinstance(self.system, LocalFileSystem):  # an object store has no folders
+            self.system.create_dir(self.folder, recursive=True)
         with file.open("rb") as source, self.system.open_output_stream(f"{self.folder}/{file.name}") as target:
             shutil.copyfileobj(source, target, 16 * 2**20)
 

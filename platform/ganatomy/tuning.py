@@ -222,8 +222,10 @@ def run_sweep(plan: SweepPlan, workspace: Path, *, resume: bool = False) -> int:
     progress = SweepProgress(plan, directory, tracking)
     began = time.time()
     tuner = _restored(plan, workspace, progress) if resume else _tuner(plan, workspace, progress)
-    with nodes.inquiry(_packages(plan), workspace=workspace) as question:
-        nodes.call_roll(question, progress.say)
+    with (
+        nodes.inquiry(_packages(plan), workspace=workspace) as question,
+        nodes.roll_called(question, progress.say),
+    ):
         tuner.fit()
     ray.shutdown()
     results = read_results(directory)
