@@ -53,8 +53,8 @@ class SweepProgress(tune.Callback):
         self.latest[trial.trial_id] = result
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **_: Any) -> None:
-        """Between events: a line when it has been quiet for long. Nodes may come and go when no trial is left to start."""
-        working()
+        """Between events: a line when it has been quiet for long."""
+        working()  # nodes come and go when no trial is left to start, too
         if time.monotonic() - self.spoke > QUIET_S:
             running = [trial.trial_id for trial in trials if trial.status == "RUNNING"]
             self.say(f"{self._counts()}; running: {'; '.join(map(self._doing, running)) or 'none'}; {self._outlook()}")
