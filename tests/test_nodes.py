@@ -159,7 +159,7 @@ def free():
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-with nodes.inquiry(["ganatomy"], workspace=folder) as question, nodes.roll_called(question, said.append):
+with nodes.inquiry(["ganatomy"], workspace=folder) as question, nodes.roll_called(question, said.append, nodes.alive()):
     good = cluster.add_node(num_cpus=2)
     wait(lambda: len(nodes.working()) == 2)
     found["good"] = nodes.slots(nodes.working(), 1, 0)

@@ -1,4 +1,4 @@
-"""`ray up`, `ray submit cluster.yaml sweep.py`, a host that dies in the midst and comes back: the same final table.
+"""`ray up`, `ray submit cluster.yaml sweep.py …`, a host that dies in the midst and comes back: the same final table.
 
 Two hosts with addresses of their own on this machine (see two_hosts), brought up by the repository's cluster.yaml with
 nothing changed but addresses, keys, and where the environment comes from, which is this machine's instead of installed.
@@ -54,6 +54,8 @@ def cluster_file(hosts: Hosts, shared: Path) -> Path:
             )
             for command in config[key]
         ]
+    # The worker reads stores from its own disc.
+    config["worker_start_ray_commands"][-1] = f"GANATOMY_STORE_CACHE=~/stores {config['worker_start_ray_commands'][-1]}"
     path = hosts.folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
@@ -129,6 +131,9 @@ def test_a_sweep_over_two_hosts_survives_one_of_them_and_comes_to_what_one_machi
     after = finished(sweep)
     assert len(after) == 5
     assert {trial: after[trial] for trial in before} == before
+    assert all(status == "finished" for status, *_ in table(sweep).values())
+    [prepared] = (shared / "workspace" / "stores").glob("[!.]*")
+    assert len([*(hosts.folder / "work.home" / "stores").glob(f"{prepared.name}-*")]) == 1
 
     # The same on one machine, with the same seeds.
     alone = hosts.client(
@@ -136,6 +141,8 @@ def test_a_sweep_over_two_hosts_survives_one_of_them_and_comes_to_what_one_machi
         *(*SWEEP, "--cohort", str(cohort), *options),
         timeout=900,
         RAY_AUTH_MODE="disabled",
+        GLOO_SOCKET_IFNAME="br0",
+        OMP_NUM_THREADS="1",
     )
     assert alone.returncode == 0, alone.stderr[-3000:]
     assert table(sweep) == table(tmp_path / "alone" / "sweeps" / "far")

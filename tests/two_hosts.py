@@ -6,6 +6,7 @@ process kills every process of that host and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -76,6 +77,7 @@ class Hosts:
         sh("ip", "-n", client, "link", "add", "br0", "type", "bridge")
         sh("ip", "-n", client, "addr", "add", f"{self.addresses['client']}/24", "dev", "br0")
         sh("ip", "-n", client, "link", "set", "br0", "up")
+        sh("ip", "-n", client, "route", "add", "default", "dev", "br0")  # leads nowhere; says which address is ours
         for name in ("head", "work"):
             space = self.names[name]
             sh("ip", "-n", client, "link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0", "netns", space)
@@ -104,8 +106,13 @@ class Hosts:
     def down(self) -> None:
         for name in list(self.processes):
             self.pull_the_plug(name)
-        for process in self.left_behind():
-            os.kill(process, 9)  # a command of the client's that a test gave up
+        until = time.monotonic() + 20
+        while (left := self.left_behind()) and time.monotonic() < until:
+            if time.monotonic() > until - 10:
+                for process in left:  # a command of the client's that a test gave up
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(process, 9)
+            time.sleep(0.2)
         for space in self.names.values():
             subprocess.run(["ip", "netns", "del", space], capture_output=True)
 

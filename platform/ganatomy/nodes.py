@@ -188,12 +188,15 @@ def _appears(path: Path) -> bool:
     return True
 
 
-def check_nodes(question: Mapping[str, Any], say: Say) -> None:
-    """InputError naming the first node that differs from us, or does not see what we see, before anything is spent."""
-    found = faults(look(question), ask(alive(), question, say), question)
+def check_nodes(question: Mapping[str, Any], say: Say) -> list[Node]:
+    """The nodes now alive, all of which agree with us. InputError naming the first that differs, or does not see what
+    we see, before anything is spent."""
+    nodes = alive()
+    found = faults(look(question), ask(nodes, question, say), question)
     if found:
         more = f" (and {len(found) - 1} more such faults: ganatomy doctor --cluster)" if len(found) > 1 else ""
         raise InputError(f"{found[0].what}{more}", remedy=found[0].remedy)
+    return nodes
 
 
 def await_nodes(count: int, say: Say, patience: float = JOINING_S) -> None:
@@ -234,14 +237,15 @@ class Roll:
     """The nodes that work for a sweep. Nodes may leave; those that join are asked, in the background, and counted from
     when they agree with us. One that does not is told of, and kept busy, so that Ray places no trial on it.
 
-    question: an open ``inquiry``.
+    question: an open ``inquiry``.  agreed: nodes that have been asked before.
     """
 
-    def __init__(self, question: Mapping[str, Any], say: Say, every: float = 2.0) -> None:
+    def __init__(self, question: Mapping[str, Any], say: Say, agreed: Iterable[Node], every: float = 2.0) -> None:
         self.question, self.say, self.every = question, say, every
-        self._nodes = alive()
+        self._nodes = list(agreed)
         self._known = {node["NodeID"] for node in self._nodes}
         self._asked: dict[Any, Node] = {}
+        self._silent: dict[Any, float] = {}
         self._held: list[Any] = []
         self._looked = time.monotonic()
 
@@ -261,12 +265,19 @@ class Roll:
         fresh = [node for node in now if node["NodeID"] not in self._known]
         self._known |= present
         if fresh:
-            self._asked |= send(fresh, self.question)
+            asked = send(fresh, self.question)
+            self._asked |= asked
+            self._silent |= dict.fromkeys(asked, time.monotonic())
         ready = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0] if self._asked else []
         for reference in ready:
             node = self._asked.pop(reference)
+            self._silent.pop(reference, None)
             if node["NodeID"] in present:
                 self._judge(node, _got(reference))
+        for reference, since in list(self._silent.items()):
+            if time.monotonic() - since > PATIENCE_S:
+                del self._silent[reference]
+                self.say(f"node {name_of(self._asked[reference])} has joined, but does not answer; it does not count")
 
     def _judge(self, node: Node, answer: Mapping[str, Any]) -> None:
         found = faults(look(self.question), [(name_of(node), answer)], self.question)
@@ -282,10 +293,10 @@ _roll: Roll | None = None  # like Ray's own connection, one a process: Tune keep
 
 
 @contextlib.contextmanager
-def roll_called(question: Mapping[str, Any], say: Say) -> Iterator[None]:
-    """Follow who joins and leaves meanwhile; every node now alive counts as having agreed."""
+def roll_called(question: Mapping[str, Any], say: Say, agreed: Iterable[Node]) -> Iterator[None]:
+    """Follow who joins and leaves meanwhile, beginning with the nodes that have ``agreed``."""
     global _roll
-    _roll = Roll(question, say)
+    _roll = Roll(question, say, agreed)
     try:
         yield
     finally:

@@ -44,7 +44,7 @@ class SweepProgress(tune.Callback):
     def setup(self, **_: Any) -> None:
         """The sweep begins."""
         waiting = f", {len(self.done_before)} done before" if self.done_before else ""
-        self.say(f"sweep {self.plan.name}: {self.plan.trials} trials{waiting}; watch them with `ganatomy ui`")
+        self._say(f"sweep {self.plan.name}: {self.plan.trials} trials{waiting}; watch them with `ganatomy ui`")
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -57,7 +57,7 @@ class SweepProgress(tune.Callback):
         working()  # nodes come and go when no trial is left to start, too
         if time.monotonic() - self.spoke > QUIET_S:
             running = [trial.trial_id for trial in trials if trial.status == "RUNNING"]
-            self.say(f"{self._counts()}; running: {'; '.join(map(self._doing, running)) or 'none'}; {self._outlook()}")
+            self._say(f"{self._counts()}; running: {'; '.join(map(self._doing, running)) or 'none'}; {self._outlook()}")
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """A trial finished, or the scheduler stopped it."""
@@ -78,16 +78,16 @@ class SweepProgress(tune.Callback):
         self._log_report(results)
         self.tracking.terminate(self.plan.run_id, "KILLED" if missing else "FINISHED")
         if late:
-            self.say(
+            self._say(
                 f"tracking server away: {len(late)} runs have metrics to send; --resume {self.plan.name} sends them"
             )
         if missing:
-            self.say(
+            self._say(
                 f"interrupted with {missing} of {self.plan.trials} trials to go; nothing is lost: "
                 f"python sweep.py --resume {self.plan.name}"
             )
         else:
-            self.say(f"sweep {self.plan.name} done in {_duration(time.time() - began)}")
+            self._say(f"sweep {self.plan.name} done in {_duration(time.time() - began)}")
         return missing
 
     def _log_report(self, results: Sequence[Any]) -> None:
@@ -109,7 +109,7 @@ class SweepProgress(tune.Callback):
         if not (folder / RESULT).exists():  # no experiment could be made of its values, or no run for it
             write_result(folder, TrialResult(trial, self.plan.base, status, error))
             self._count(trial)
-            self.say(f"{self._counts()}; trial {trial} failed before it began: {error}; {self._outlook()}")
+            self._say(f"{self._counts()}; trial {trial} failed before it began: {error}; {self._outlook()}")
             return
         result = read_result(folder / RESULT)
         if result.status == "running":
@@ -122,7 +122,7 @@ class SweepProgress(tune.Callback):
         self.tracking.terminate(result.run_id, STATUS[result.status], tags)  # type: ignore[arg-type]
         score = f" {SCORE} {result.summary[SCORE]:.3f}" if SCORE in result.summary else ""
         reason = f": {result.error}" if result.error else ""
-        self.say(f"{self._counts()}; {result.status}{score} [{self._name(trial)}]{reason}; {self._outlook()}")
+        self._say(f"{self._counts()}; {result.status}{score} [{self._name(trial)}]{reason}; {self._outlook()}")
 
     def _count(self, trial: str) -> None:
         """A trial that ended before the driver was killed may end once more, where Tune had not written it down."""
@@ -163,8 +163,7 @@ class SweepProgress(tune.Callback):
         path = self.directory / "trials" / trial / "name"
         return path.read_text() if path.exists() else trial
 
-    def say(self, sentence: str) -> None:
-        """Print a line with the time since the sweep began."""
+    def _say(self, sentence: str) -> None:
         self.spoke = time.monotonic()
         print(f"[{_duration(self.spoke - self.began)}] {sentence}", file=sys.stderr, flush=True)
 

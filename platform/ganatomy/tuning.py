@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -12,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -105,39 +107,41 @@ class Sweep:
 
     def run(self) -> int:
         """Run or resume; 0 when all trials came to an end, 1 when none finished, 130 when interrupted."""
-        try:
-            if self.resume:
-                plan = self._settled(self.resumed())
-            else:
-                plan = self.planned(self._settled)
+        with contextlib.ExitStack() as running:
+            running.callback(ray.shutdown)
+            settled = partial(self._settled, running)
+            plan = settled(self.resumed()) if self.resume else self.planned(settled)
             return run_sweep(plan, self.workspace.absolute(), resume=bool(self.resume))
-        finally:
-            ray.shutdown()
 
     def resumed(self) -> SweepPlan:
         """The plan of the sweep to go on with."""
         return read_plan(sweep_directory(self.workspace.absolute(), self.resume))
 
-    def _settled(self, plan: SweepPlan) -> SweepPlan:
-        """Join the cluster; the plan as it can run there. InputError where it has no room, or a node is not like us."""
-        workspace, packages = self.workspace.absolute(), _packages(plan)
-        places = {CACHE: self.store_cache, URL: self.store_url}
-        start_ray(
-            self.address, {SOURCES: demanded(packages), **{name: value for name, value in places.items() if value}}
-        )
+    def _settled(self, running: contextlib.ExitStack, plan: SweepPlan) -> SweepPlan:
+        """Join the cluster; the plan as it can run there. InputError where it has no room, or a node is not like us.
+
+        running: what it takes to follow the cluster's nodes is undone with it.
+        """
+        packages = _packages(plan)
+        places = {name: place for name, place in ((CACHE, self.store_cache), (URL, self.store_url)) if place}
+        start_ray(self.address, {SOURCES: demanded(packages), **places})
         nodes.await_nodes(self.nodes, _say)
-        if len(nodes.alive()) > 1:
-            cohort, store = None if self.resume else Path(plan.cohort), self._store_to_see(plan)
-            with nodes.inquiry(packages, workspace=workspace, cohort=cohort, store=store) as question:
-                nodes.check_nodes(question, _say)
+        question = running.enter_context(
+            nodes.inquiry(
+                packages,
+                workspace=self.workspace.absolute(),
+                cohort=None if self.resume else Path(plan.cohort),
+                store=None if self.store_url or os.environ.get(URL) else Path(plan.store),
+            )
+        )
+        agreed = nodes.alive()
+        if len(agreed) > 1:
+            agreed = nodes.check_nodes(question, _say)
             # Drivers stay on the head node, and work whose node dies is done again elsewhere.
             plan = replace(plan, apart=True)
+        running.enter_context(nodes.roll_called(question, _say, agreed))
         _fitting(plan)
         return plan
-
-    def _store_to_see(self, plan: SweepPlan) -> Path | None:
-        """The store that nodes read where it lies, or copy from there."""
-        return None if self.store_url or os.environ.get(URL) else Path(plan.store)
 
     def planned(self, settled: Callable[[SweepPlan], SweepPlan] = lambda plan: plan) -> SweepPlan:
         """Check everything that can be checked before anything is spent, prepare the cohort, and write the plan.
@@ -222,11 +226,7 @@ def run_sweep(plan: SweepPlan, workspace: Path, *, resume: bool = False) -> int:
     progress = SweepProgress(plan, directory, tracking)
     began = time.time()
     tuner = _restored(plan, workspace, progress) if resume else _tuner(plan, workspace, progress)
-    with (
-        nodes.inquiry(_packages(plan), workspace=workspace) as question,
-        nodes.roll_called(question, progress.say),
-    ):
-        tuner.fit()
+    tuner.fit()
     ray.shutdown()
     results = read_results(directory)
     unfinished = progress.conclude(began)
