@@ -108,7 +108,7 @@ def test_a_sweep_over_two_hosts_survives_one_of_them_and_comes_to_what_one_machi
 
     # What a node does not see is refused by the node's name, before anything is spent: as a command, and as a job.
     blind = [*SWEEP, "--cohort", str(elsewhere / "phantom"), "--name", "blind", "--nodes", "2", "--set", *TINY]
-    job = f"RAY_ADDRESS=http://127.0.0.1:8265 ray job submit -- python '~/ganatomy/sweep.py' {' '.join(blind)}"
+    job = f"RAY_ADDRESS=http://127.0.0.1:8265 ray job submit -- python ganatomy/sweep.py {' '.join(blind)}"
     for command in (submit(*blind), ["ray", "exec", config, job]):
         refused = hosts.client(*command, timeout=600)
         said = refused.stdout + refused.stderr
