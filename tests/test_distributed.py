@@ -24,10 +24,12 @@ from ganatomy.distributed import (
     HistoryFollower,
     Workers,
     read_history,
+    run_task,
     train,
     write_history,
 )
 from ganatomy.experiment import Training
+from ganatomy.installation import WrongNode
 from ganatomy.loop import Loop
 from ganatomy_methods.shape_consistent import ShapeConsistent, ShapeConsistentConfig
 
@@ -195,3 +197,24 @@ def test_a_killed_worker_is_restarted_and_the_result_is_that_of_an_undisturbed_r
     assert losses_of(directory) == losses_of(undisturbed / "rank-0")
     weights = torch.load(undisturbed / "rank-0.pt", weights_only=True)
     assert all(torch.equal(value, weights[name]) for name, value in load_file(directory / NETWORKS).items())
+
+
+@pytest.mark.parametrize(("wrong", "raised"), [(1, None), (99, WrongNode)])
+def test_work_that_came_to_a_node_with_other_sources_is_handed_out_again(
+    tmp_path, ray_cluster, monkeypatch, wrong, raised
+):
+    monkeypatch.setattr("ganatomy.distributed.WRONG_NODE_S", 0.1)
+
+    def work():
+        tries = len(list(tmp_path.iterdir()))
+        (tmp_path / f"try-{tries}").touch()
+        if tries < wrong:
+            raise WrongNode("node rack-2: ganatomy has other sources")
+
+    if raised:
+        with pytest.raises(raised, match="rack-2"):
+            run_task(work, Workers(here=False, max_failures=2))
+        assert len(list(tmp_path.iterdir())) == 3
+    else:
+        run_task(work, Workers(here=False))
+        assert len(list(tmp_path.iterdir())) == wrong + 1

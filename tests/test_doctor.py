@@ -204,14 +204,27 @@ def test_a_cluster_that_does_not_answer_fails_in_time():
     assert "RAY_ADDRESS" in check.remedy
 
 
-def test_a_node_with_another_version_is_named():
-    here = {"python": "3.11", "torch": "2.13.0+cpu", "ray": "2.60.0"}
-    nodes = {"10.0.0.1": {**here, "torch": "2.13.0+cu130"}, "10.0.0.2": {"python": "3.11", "torch": "2.9.0"}}
-    checks = list(doctor.compare("head:6379", {"here": here, "nodes": nodes, "resources": {"CPU": 8.0}}))
-    assert statuses(checks) == ["ok", "fail", "fail"]
-    assert "2 nodes, 8 CPU, 0 GPU" in checks[0].found
-    assert "torch is 2.9.0 on 10.0.0.2" in checks[1].found
-    assert "ray is missing on 10.0.0.2" in checks[2].found
+def test_what_is_wrong_with_nodes_is_told_with_its_remedy():
+    """Which faults there are, test_nodes tells."""
+    faults = [{"what": "torch is 2.9.0 on node 10.0.0.2, 2.13.0+cpu here", "remedy": "bring it up to date"}]
+    answer = {"nodes": ["10.0.0.1", "10.0.0.2"], "resources": {"CPU": 8.0}, "faults": faults}
+    checks = list(doctor.judged("head:6379", answer))
+    assert statuses(checks) == ["ok", "fail"]
+    assert "2 nodes, 8 CPU, 0 GPU: 10.0.0.1, 10.0.0.2" in checks[0].found
+    assert "torch is 2.9.0 on node 10.0.0.2" in checks[1].found
+    assert checks[1].remedy == "bring it up to date"
+
+
+def test_a_running_cluster_is_asked_by_the_same_questions_as_before_a_sweep(ray_cluster, tmp_path):
+    (tmp_path / "cohort").mkdir()
+    (tmp_path / "cohort" / "cohort.yaml").write_text("name: seen")
+    address = ray_cluster.get_runtime_context().gcs_address
+    [check] = doctor.cluster(address, workspace=tmp_path, cohort=tmp_path / "cohort")
+    assert check.status == "ok"
+    assert "1 nodes, 2 CPU" in check.found
+    [check] = doctor.cluster(address, workspace=tmp_path, cohort=tmp_path / "nowhere")
+    assert check.status == "fail"
+    assert "nowhere" in check.found
 
 
 def test_paths_may_be_relative(tmp_path, monkeypatch):

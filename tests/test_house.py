@@ -21,10 +21,10 @@ ROOTS = {
     "search_spaces": "ganatomy_search_spaces",
 }
 MODULES = [path for root in ROOTS for path in sorted((HOUSE / root).rglob("*.py"))]
-WRITTEN = {".py", ".md", ".toml", ".yaml", ".yml", ".lock", ".json", ""}
+WRITTEN = {".py", ".md", ".toml", ".yaml", ".yml", ".lock", ".json", ".sh", ""}
 TEXTS = [
     path
-    for place in (*ROOTS, "tests", "docs", "benchmarks", ".ci", ".")
+    for place in (*ROOTS, "tests", "docs", "benchmarks", "clusters", ".ci", ".")
     for path in sorted((HOUSE / place).glob("*" if place == "." else "**/*"))
     if path.is_file() and path.suffix in WRITTEN
 ]

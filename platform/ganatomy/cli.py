@@ -127,6 +127,7 @@ class Doctor(Command):
     """Say what is wrong with this machine, cluster, store or tracking server, and what to do about it.
 
     $ ganatomy doctor
+    $ ganatomy doctor --cluster --cohort /data/my-cohort --workspace /data/workspace
     $ RAY_ADDRESS=head:6379 ganatomy doctor --tracking-uri http://mlflow.lab:5000 --json
 
     Ends with 1 when something fails; a warning alone ends with 0.
@@ -136,14 +137,21 @@ class Doctor(Command):
     """MLflow server or store to ask; MLFLOW_TRACKING_URI, else the one embedded in the workspace."""
     address: str = ""
     """Ray cluster to ask; RAY_ADDRESS, else none."""
+    cluster: bool = False
+    """Ask the cluster that this machine belongs to: has every node the same, does it see the workspace and --cohort."""
+    cohort: Path | None = None
+    """Folder of a cohort that every node of the cluster is to see."""
     json: bool = False
     """Print JSON."""
 
     def run(self) -> int:
         """Print the examination."""
+        import os
+
         from ganatomy.doctor import examine
 
-        checks = examine(self.workspace, tracking_uri=self.tracking_uri, address=self.address)
+        address = self.address or os.environ.get("RAY_ADDRESS", "") or ("auto" if self.cluster else "")
+        checks = examine(self.workspace, tracking_uri=self.tracking_uri, address=address, cohort=self.cohort)
         sound = all(check.status != "fail" for check in checks)
         if self.json:
             print(json.dumps({"sound": sound, "checks": [asdict(check) for check in checks]}, indent=2))

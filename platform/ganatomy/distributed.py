@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ import torch
 from safetensors.torch import save_file
 
 from ganatomy.contracts import InputError
+from ganatomy.installation import WrongNode, check_sources
 from ganatomy.loop import Loop, Record
 
 HISTORY = "history.jsonl"
@@ -37,6 +39,10 @@ TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+
+WRONG_NODE_S = 5.0
+"""Pause before work that came to a node with other sources is handed out again; the node is kept busy meanwhile."""
 
 
 class Build(Protocol):
@@ -97,6 +103,7 @@ def _nothing() -> None:
 
 
 def _call(work: Callable[[], None]) -> None:
+    check_sources()
     work()
 
 
@@ -111,7 +118,8 @@ def _finish(loop: Loop, reporter: Any, directory: Path) -> None:
 def run_task(work: Callable[[], None], workers: Workers, published: Callable[[], None] = _nothing) -> None:
     """Run ``work`` (picklable) with one worker's resources: in this process if it holds them, else as a Ray task.
 
-    ``published`` is called now and then while the task runs. A task whose node died is run again.
+    ``published`` is called now and then while the task runs. A task whose node died is run again, and so is one that
+    came to a node that just joined with other sources: it will be kept from taking more.
     """
     if workers.here:
         work()
@@ -126,13 +134,17 @@ def run_task(work: Callable[[], None], workers: Workers, published: Callable[[],
         # Outside the trial's own placement group, which holds nothing.
         scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
     )(_call)
-    running = task.remote(work)
-    try:
-        while not ray.wait([running], timeout=0.5)[0]:
-            published()
-        ray.get(running)
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause or error) from None
+    for chance in range(workers.max_failures, -1, -1):
+        running = task.remote(work)
+        try:
+            while not ray.wait([running], timeout=0.5)[0]:
+                published()
+            return ray.get(running)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause or error
+            if not (chance and isinstance(cause, WrongNode)):
+                raise cause from None
+        time.sleep(WRONG_NODE_S)
 
 
 # --- history -----------------------------------------------------------------------------------------------------
@@ -249,6 +261,7 @@ def _worker(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
+    check_sources()
     context = ray.train.get_context()
     rank, directory = context.get_world_rank(), Path(config["directory"])
     loop = config["build"](rank=rank, world=context.get_world_size(), device=ray.train.torch.get_device())
@@ -301,5 +314,5 @@ def _root_cause(error: BaseException) -> BaseException:
     """The first worker's own exception, which says more than the group's."""
     for worker_error in (getattr(error, "worker_failures", None) or {}).values():
         cause = getattr(worker_error, "cause", worker_error)
-        return cause if isinstance(cause, InputError) else RuntimeError(f"a training worker failed: {cause}")
+        return cause if isinstance(cause, InputError | WrongNode) else RuntimeError(f"a worker failed: {cause}")
     return error

@@ -40,12 +40,13 @@ class Check:
     remedy: str = ""
 
 
-def examine(workspace: Path, *, tracking_uri: str = "", address: str = "") -> list[Check]:
+def examine(workspace: Path, *, tracking_uri: str = "", address: str = "", cohort: Path | None = None) -> list[Check]:
     """Run every check.
 
     workspace: the folder that sweeps write to; it need not exist yet.
     tracking_uri: MLflow server or store; ``MLFLOW_TRACKING_URI``, else the store embedded in the workspace.
     address: a running Ray cluster; ``RAY_ADDRESS``, else none is looked for.
+    cohort: a folder that every node of the cluster is to see, as it is to see the workspace.
     """
     tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     address = address or os.environ.get("RAY_ADDRESS", "")
@@ -60,7 +61,7 @@ def examine(workspace: Path, *, tracking_uri: str = "", address: str = "") -> li
         ("stores", lambda: stores(workspace)),
         ("tracking", lambda: tracking(workspace, tracking_uri)),
         ("token", token),
-        ("cluster", lambda: cluster(address)),
+        ("cluster", lambda: cluster(address, workspace=workspace, cohort=cohort)),
     ]
     return [check for name, examination in examinations for check in _survive(name, examination)]
 
@@ -216,13 +217,13 @@ def disc(workspace: Path) -> Iterator[Check]:
 def stores(workspace: Path) -> Iterator[Check]:
     """That every prepared store in the workspace can be opened by this version."""
     from ganatomy.contracts import InputError
-    from ganatomy.store import open_store
+    from ganatomy.store import Store
 
     folders = sorted(path for path in (workspace / "stores").glob("*") if path.is_dir())
     opened = 0
     for folder in folders:
         try:
-            open_store(folder)
+            Store(folder)
             opened += 1
         except InputError as error:
             yield Check("stores", "fail", error.what, error.remedy or f"remove {folder}: it is made again when needed")
@@ -296,37 +297,22 @@ def token() -> Iterator[Check]:
         yield Check("token", "ok", str(path))
 
 
-# Asked of the cluster from a process of its own: Ray ends the process that asks an address where nobody answers.
-_ASK = """
-import json, sys, ray
-from importlib.metadata import version
-ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
-@ray.remote(num_cpus=0, max_retries=0)
-def versions(names):
-    found = {"python": "%d.%d" % sys.version_info[:2]}
-    for name in names:
-        try: found[name] = version(name)
-        except Exception: found[name] = "missing"
-    return found
-names = ["ganatomy", "torch", "ray", "mlflow", "monai", "numpy"]
-nodes = [node for node in ray.nodes() if node["Alive"]]
-asked = [versions.options(scheduling_strategy=On(node["NodeID"], soft=False)).remote(names) for node in nodes]
-answers = ray.get(asked, timeout=40)
-print(json.dumps({"here": versions._function(names), "resources": ray.cluster_resources(),
-                  "nodes": {node["NodeManagerAddress"]: answer for node, answer in zip(nodes, answers)}}))
-"""
-
-
-def cluster(address: str, timeout: float = 60.0) -> Iterator[Check]:
-    """That the Ray cluster at ``address`` answers within ``timeout`` seconds, and that each node has our versions."""
+def cluster(
+    address: str, timeout: float = 60.0, *, workspace: Path | None = None, cohort: Path | None = None
+) -> Iterator[Check]:
+    """That the Ray cluster at ``address`` answers within ``timeout`` seconds, and that each node has our versions and
+    sources and sees the workspace and the cohort."""
     if not address or address == "local":
-        yield Check("cluster", "ok", "none named (RAY_ADDRESS): sweeps start Ray on this machine")
+        yield Check("cluster", "ok", "none named (RAY_ADDRESS, --cluster): sweeps start Ray on this machine")
+        return
+    if cohort is not None and not cohort.exists():
+        yield Check("cluster", "fail", f"there is no {cohort} here", "name the folder that all nodes share")
         return
     remedy = "start it (ray up cluster.yaml), correct RAY_ADDRESS, or unset it to use this machine"
+    places = ["" if path is None or not path.exists() else str(path.absolute()) for path in (workspace, cohort)]
     try:
         asked = subprocess.run(
-            [sys.executable, "-c", _ASK, address],
+            [sys.executable, "-m", "ganatomy.nodes", address, *places],
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -341,17 +327,13 @@ def cluster(address: str, timeout: float = 60.0) -> Iterator[Check]:
             "cluster", "fail", f"{address} does not answer: {lines[-1] if lines else 'no reason given'}", remedy
         )
         return
-    yield from compare(address, json.loads(asked.stdout.splitlines()[-1]))
+    yield from judged(address, json.loads(asked.stdout.splitlines()[-1]))
 
 
-def compare(address: str, answer: dict[str, Any]) -> Iterator[Check]:
-    """The versions of each node against ours. answer: ``here``, ``nodes`` (address -> versions), ``resources``."""
-    here, nodes, resources = answer["here"], answer["nodes"], answer["resources"]
+def judged(address: str, answer: dict[str, Any]) -> Iterator[Check]:
+    """What ``ganatomy.nodes`` told of the cluster: its ``nodes``, their ``resources`` and ``faults``."""
+    nodes, resources = answer["nodes"], answer["resources"]
     size = f"{len(nodes)} nodes, {resources.get('CPU', 0):.0f} CPU, {resources.get('GPU', 0):.0f} GPU"
-    yield Check("cluster", "ok", f"{address}: {size}")
-    for node, theirs in nodes.items():
-        for name, ours in here.items():
-            # A CPU build here and a CUDA build there are one release.
-            if theirs.get(name, "missing").partition("+")[0] != ours.partition("+")[0]:
-                found = f"{name} is {theirs.get(name, 'missing')} on {node}, {ours} here"
-                yield Check("cluster", "fail", found, "install requirements.lock on every node (ray up cluster.yaml)")
+    yield Check("cluster", "ok", f"{address}: {size}: {', '.join(nodes)}")
+    for fault in answer["faults"]:
+        yield Check("cluster", "fail", fault["what"], fault["remedy"])

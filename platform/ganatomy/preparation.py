@@ -24,7 +24,7 @@ from ganatomy.cohort import Cohort, Prepared, Row, prepare_image
 from ganatomy.contracts import InputError
 from ganatomy.imaging import box_in
 from ganatomy.single_flight import single_flight
-from ganatomy.store import Item, Store, open_store, write_store
+from ganatomy.store import Item, Store, write_store
 
 Progress = Callable[[int, int, str], None]
 """Called as (images done, images in all, subject of the last one)."""
@@ -48,7 +48,7 @@ def prepare(cohort: Cohort, root: Path | str, progress: Progress | None = None, 
     with single_flight(Path(root) / f".{digest}", done=path.exists, waiting=_say_once(cohort.name)) as still_mine:
         # still_mine need not be asked: a second maker would make the same bytes, and the first rename wins.
         if still_mine is None:
-            return open_store(path)
+            return Store(path)
         for left in path.parent.glob(f".{digest}.*.part"):
             shutil.rmtree(left, ignore_errors=True)
         _check_space(cohort, path.parent)

@@ -14,6 +14,7 @@ from typing import Any
 from ray import tune
 
 from ganatomy.experiment import TrialResult
+from ganatomy.nodes import working
 from ganatomy.results import RESULT, SweepPlan, read_result, read_results, write_result
 from ganatomy.terminal import one_line
 from ganatomy.tracking import Tracking
@@ -55,6 +56,7 @@ class SweepProgress(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **_: Any) -> None:
         """Between events: a line when it has been quiet for long."""
+        working()  # nodes come and go when no trial is left to start, too
         if time.monotonic() - self.spoke > QUIET_S:
             running = [trial.trial_id for trial in trials if trial.status == "RUNNING"]
             self._say(f"{self._counts()}; running: {'; '.join(map(self._doing, running)) or 'none'}; {self._outlook()}")

@@ -10,6 +10,7 @@ Also the only room that knows pyarrow.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -17,7 +18,7 @@ import os
 import secrets
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,17 @@ from numpy.typing import NDArray
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import plain
+from ganatomy.staging import HEADER, file_hash, staged
+from ganatomy.tracking_store import shown
 
 FORMAT = 2
 """Version of the layout on disk. A store of another version is refused, never half understood."""
+
+CACHE = "GANATOMY_STORE_CACHE"
+"""Environment variable: folder on this node's own disc that stores are copied to before they are read."""
+
+URL = "GANATOMY_STORE_URL"
+"""Environment variable: where copies are fetched from instead of the shared folder, such as ``s3://bucket/stores``."""
 
 FOREGROUND_VOXELS = 1000
 """At most so many labelled voxels of an image are kept as centres for foreground sampling."""
@@ -113,12 +122,13 @@ class Store:
     Opening reads the table of records only. Arrays are read-only views of the mapped files: they cost no memory of
     their own and all processes of a node share the pages. A Store is shipped to another process by its path.
 
-    path, digest, name: where it is, what went in, what it is called.  labels: class id -> name, without 0.
+    path, digest, name: where it is, what went in, what it is called.  origin: where others find it, where ``path`` is a
+    copy on this node.  labels: class id -> name, without 0.
     domains: domain name -> its description (modality, intensity rule) as plain values.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, origin: str = "") -> None:
+        self.path, self.origin = path, origin or str(path)
         header = _read_header(path)
         self.digest: str = header["digest"]
         self.name: str = header["name"]
@@ -140,7 +150,7 @@ class Store:
         return f"Store({self.name!r}, {len(self)} images, {self.path})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_store, (self.path,)
+        return open_store, (self.origin,)
 
     def records(self, domain: str | None = None, split: str | None = None) -> list[Record]:
         """Records of one domain and split (None: all), in the store's order. An unknown domain raises InputError."""
@@ -190,8 +200,91 @@ class Store:
 
 
 def open_store(path: Path | str) -> Store:
-    """Open the store at ``path``. InputError when there is none, it is damaged, or another version wrote it."""
-    return Store(Path(path))
+    """Open the store at ``path``; where GANATOMY_STORE_CACHE names a folder of this node, the copy of it there, fetched
+    once (see ``staging``). InputError when there is none, it is damaged, or another version wrote it."""
+    cache = os.environ.get(CACHE)
+    if not cache:
+        return Store(Path(path))
+    origin = _Published.find(Path(path).name) or _Shared(Path(path))
+    return Store(staged(str(origin), origin.header, origin.fetch, Path(cache)), origin=str(path))
+
+
+def publish_store(path: Path, url: str) -> None:
+    """Put the store at ``path`` below ``url``, from where nodes with a cache fetch it; nothing to do if it is there.
+
+    InputError when the place cannot be written.
+    """
+    with _reachable(f"store {path} cannot be put to {shown(url)}", "mend --store-url, or leave it out"):
+        there, header = _Published(url, path.name), (path / HEADER).read_bytes()
+        if there.header != header:
+            for name in [*json.loads(header)["files"], HEADER]:  # last, what declares it
+                there.put(path / name)
+
+
+@contextlib.contextmanager
+def _reachable(otherwise: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{otherwise}: {shown(str(error))}", remedy=remedy) from error
+
+
+class _Shared:
+    """A store in the folder that nodes share, as it is copied from."""
+
+    def __init__(self, path: Path) -> None:
+        _read_header(path)  # what is wrong with it is said as ever
+        self.path, self.header = path, (path / HEADER).read_bytes()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def fetch(self, name: str, to: Path) -> None:
+        shutil.copyfile(self.path / name, to)
+
+
+class _Published:
+    """A store at an address that pyarrow's file systems know (S3-compatible ones among them)."""
+
+    def __init__(self, url: str, name: str) -> None:
+        from pyarrow.fs import FileSystem
+
+        self.system, root = FileSystem.from_uri(url)
+        self.folder = f"{root.rstrip('/')}/{name}"
+        try:
+            with self.system.open_input_stream(f"{self.folder}/{HEADER}") as source:
+                self.header = source.read()
+        except FileNotFoundError:
+            self.header = b""
+
+    @classmethod
+    def find(cls, name: str) -> _Published | None:
+        """The store called ``name`` at GANATOMY_STORE_URL, if there is one; InputError if nobody can tell."""
+        if not (url := os.environ.get(URL)):
+            return None
+        with _reachable(f"{URL} {shown(url)} cannot be read", "mend it on this node, or unset it"):
+            there = cls(url, name)
+        # Synthetic sets all have one name, and are not put there: they come from the shared folder.
+        return there if there.header and json.loads(there.header)["digest"] == name else None
+
+    def __str__(self) -> str:
+        return self.folder
+
+    def fetch(self, name: str, to: Path) -> None:
+        with (
+            _reachable(f"{name} of store {self} cannot be fetched", "try again; see whether its server is well"),
+            self.system.open_input_stream(f"{self.folder}/{name}") as source,
+            to.open("wb") as target,
+        ):
+            shutil.copyfileobj(source, target, 16 * 2**20)
+
+    def put(self, file: Path) -> None:
+        from pyarrow.fs import LocalFileSystem
+
+        if isinstance(self.system, LocalFileSystem):  # an object store has no folders
+            self.system.create_dir(self.folder, recursive=True)
+        with file.open("rb") as source, self.system.open_output_stream(f"{self.folder}/{file.name}") as target:
+            shutil.copyfileobj(source, target, 16 * 2**20)
 
 
 def write_store(
@@ -226,7 +319,7 @@ def write_store(
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)  # gone already when published
-    store = open_store(path)
+    store = Store(path)
     if store.digest != digest:
         raise InputError(
             f"{path} holds another store (digest {store.digest})", expected=digest, remedy="remove it first"
@@ -247,8 +340,14 @@ def _write_files(part: Path, header: dict[str, Any], items: Iterable[Item]) -> N
             places.append(shards.add(item, foreground))
             records.append(_record(index, item))
     _write_records(part / "records.arrow", records, places)
-    header = {"format": FORMAT, **header, "files": {file.name: file.stat().st_size for file in sorted(part.iterdir())}}
-    (part / "store.json").write_text(json.dumps(header, indent=1, ensure_ascii=False))
+    files = sorted(part.iterdir())
+    header = {
+        "format": FORMAT,
+        **header,
+        "files": {file.name: file.stat().st_size for file in files},
+        "hashes": {file.name: file_hash(file) for file in files},
+    }
+    (part / HEADER).write_text(json.dumps(header, indent=1, ensure_ascii=False))
     for file in part.iterdir():
         _sync(file)
 
@@ -435,13 +534,13 @@ def _read_records(path: Path) -> tuple[list[Record], list[_Place]]:
 def _read_header(path: Path) -> dict[str, Any]:
     again = f"delete {path} and prepare it again"
     try:
-        header = json.loads((path / "store.json").read_text())
+        header = json.loads((path / HEADER).read_text())
     except FileNotFoundError:
         raise InputError(
             f"no store at {path}", expected="a folder with store.json", remedy="prepare the cohort"
         ) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path / 'store.json'} cannot be read: {error}", remedy=again) from error
+        raise InputError(f"{path / HEADER} cannot be read: {error}", remedy=again) from error
     if header.get("format") != FORMAT:
         raise InputError(
             f"{path} was made by another version (store format {header.get('format')})",

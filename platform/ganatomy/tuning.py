@@ -5,31 +5,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import ray
 from ray import tune
+from ray.tune.search import ConcurrencyLimiter, Searcher
 
+from ganatomy import nodes
 from ganatomy.classification import scored_images
 from ganatomy.cohort import read_cohort
 from ganatomy.console import described, parse
 from ganatomy.contracts import InputError
 from ganatomy.distributed import TRAIN_ENVIRONMENT
-from ganatomy.experiment import resolve
+from ganatomy.experiment import available, resolve
+from ganatomy.installation import SOURCES, demanded
 from ganatomy.loop import check_share
 from ganatomy.preparation import prepare
 from ganatomy.progress import SweepProgress
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, parse_settings
+from ganatomy.store import CACHE, URL, publish_store
 from ganatomy.terminal import BAD_INPUT, guarded
 from ganatomy.tracking import Tracking
 from ganatomy.training import labelled_patients
@@ -90,35 +96,60 @@ class Sweep:
     """MLflow server or store; MLFLOW_TRACKING_URI, else an SQLite store in the workspace."""
     address: str = ""
     """Ray cluster to run on; RAY_ADDRESS, else a running one on this machine, else one of its own."""
+    nodes: int = 0
+    """Wait, at most ten minutes, until so many nodes have joined the cluster."""
     workspace: Path = field(default_factory=lambda: Path(os.environ.get("GANATOMY_WORKSPACE") or "workspace"))
     """Folder of sweeps, stores, stages and the embedded MLflow store; on a cluster, one that every node sees."""
+    store_cache: str = ""
+    """Folder on each node's own disc that the prepared cohort is copied to before it is read, once; a node's own
+    GANATOMY_STORE_CACHE if not given, else it is read where it lies."""
+    store_url: str = ""
+    """Also put the prepared cohort there (s3://BUCKET/FOLDER), for such copies to come from; GANATOMY_STORE_URL."""
     debug: bool = False
     """Show tracebacks."""
 
     def run(self) -> int:
         """Run or resume; 0 when all trials came to an end, 1 when none finished, 130 when interrupted."""
-        try:
-            if self.resume:
-                plan = self.resumed()
-                self._find_room(plan)
-            else:
-                plan = self.planned(self._find_room)
+        with contextlib.ExitStack() as running:
+            running.callback(ray.shutdown)
+            settled = partial(self._settled, running)
+            plan = settled(self.resumed()) if self.resume else self.planned(settled)
             return run_sweep(plan, self.workspace.absolute(), resume=bool(self.resume))
-        finally:
-            ray.shutdown()
 
     def resumed(self) -> SweepPlan:
         """The plan of the sweep to go on with."""
         return read_plan(sweep_directory(self.workspace.absolute(), self.resume))
 
-    def _find_room(self, plan: SweepPlan) -> None:
-        start_ray(self.address)
-        _fitting(plan)
+    def _settled(self, running: contextlib.ExitStack, plan: SweepPlan) -> SweepPlan:
+        """Join the cluster; the plan as it can run there. InputError where it has no room, or a node is not like us.
 
-    def planned(self, find_room: Callable[[SweepPlan], None] = lambda plan: None) -> SweepPlan:
+        running: what it takes to follow the cluster's nodes is undone with it.
+        """
+        packages = _packages(plan)
+        places = {name: place for name, place in ((CACHE, self.store_cache), (URL, self.store_url)) if place}
+        start_ray(self.address, {SOURCES: demanded(packages), **places})
+        nodes.await_nodes(self.nodes, _say)
+        question = running.enter_context(
+            nodes.inquiry(
+                packages,
+                workspace=self.workspace.absolute(),
+                cohort=None if self.resume else Path(plan.cohort),
+                store=None if self.store_url or os.environ.get(URL) else Path(plan.store),
+            )
+        )
+        agreed = nodes.alive()
+        if len(agreed) > 1:
+            agreed = nodes.check_nodes(question, _say)
+            # Drivers stay on the head node, and work whose node dies is done again elsewhere.
+            plan = replace(plan, apart=True)
+        running.enter_context(nodes.roll_called(question, _say, agreed))
+        _fitting(plan)
+        return plan
+
+    def planned(self, settled: Callable[[SweepPlan], SweepPlan] = lambda plan: plan) -> SweepPlan:
         """Check everything that can be checked before anything is spent, prepare the cohort, and write the plan.
 
-        find_room: called with the plan before it is written or recorded; raises where nothing can run it.
+        settled: fits the plan to the cluster before it is written or recorded; raises where nothing can run it.
         """
         if not self.space or self.cohort is None:
             raise InputError("nothing to run", expected="--space NAME --cohort DIR, or --resume SWEEP")
@@ -139,6 +170,8 @@ class Sweep:
         workspace = self.workspace.absolute()
         tracking = Tracking(self.tracking_uri or None, workspace)
         store = prepare(cohort, workspace / "stores")
+        if url := self.store_url or os.environ.get(URL):
+            publish_store(store.path, url)
         for experiment in experiments:  # labels without which every trial would fail, one after the other
             labelled_patients(store, experiment, experiment.target)
             scored_images(store, experiment, "val")
@@ -163,7 +196,7 @@ class Sweep:
             sampler_seed=self.seed,
             tracking_uri=tracking.uri,
         )
-        find_room(plan)
+        plan = settled(plan)
         run_id = tracking.sweep_run(plan.name, {"space": plan.space, "cohort": f"{cohort.name} {store.digest}"})
         patients = {domain: len(cohort.patients(domain=domain)) for domain in cohort.domains}
         tracking.log_dataset(run_id, cohort.name, store.digest, profile={"patients": patients, "images": len(store)})
@@ -209,8 +242,11 @@ def run_sweep(plan: SweepPlan, workspace: Path, *, resume: bool = False) -> int:
     return 130 if unfinished else 0
 
 
-def start_ray(address: str = "") -> None:
-    """Join the cluster at ``address``, at RAY_ADDRESS or running on this machine, or start one of its own."""
+def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -> None:
+    """Join the cluster at ``address``, at RAY_ADDRESS or running on this machine, or start one of its own.
+
+    environment: variables of its workers, beside those that Train needs.
+    """
     logging.getLogger("ray.tune").setLevel(
         logging.CRITICAL
     )  # failed trials are told by SweepProgress, in one line each
@@ -222,8 +258,18 @@ def start_ray(address: str = "") -> None:
         num_cpus=max(2, os.cpu_count() or 1) if address == "local" else None,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": TRAIN_ENVIRONMENT},
+        runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, **(environment or {})}},
     )
+
+
+def _packages(plan: SweepPlan) -> list[str]:
+    """The packages whose sources decide what the sweep computes."""
+    named = (available("spaces").get(plan.space, plan.space), plan.base.method.name, plan.base.downstream.network.name)
+    return nodes.packages_of(*named)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def _trainable(plan: SweepPlan, workspace: Path) -> Any:
@@ -265,10 +311,9 @@ def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tu
     return tune.Tuner(
         _trainable(plan, workspace),
         tune_config=tune.TuneConfig(
-            search_alg=search,
+            search_alg=AsManyAsFit(search, plan),
             scheduler=asha if plan.scheduler == "asha" else None,
             num_samples=plan.trials,
-            max_concurrent_trials=plan.concurrent or _fitting(plan),
         ),
         run_config=_run_config(plan, workspace, progress),
     )
@@ -291,27 +336,58 @@ def _run_config(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tu
     )
 
 
+class AsManyAsFit(ConcurrencyLimiter):
+    """Starts as many trials as have room, at most ``--concurrent``, counted anew as nodes join and leave.
+
+    More would hold nothing but memory of the head node, and wait there for workers until Train gives them up.
+    """
+
+    def __init__(self, searcher: Searcher, plan: SweepPlan) -> None:
+        self.plan = plan
+        super().__init__(searcher, self._room())
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Values of the next trial, if there is room for one."""
+        self.max_concurrent = self._room()
+        return cast("dict[str, Any] | None", super().suggest(trial_id))
+
+    def _room(self) -> int:
+        workers = nodes.slots(nodes.working(), self.plan.cpus, self.plan.gpus)
+        fits = max(1, workers // self.plan.workers) + _spare(self.plan)
+        return min(self.plan.concurrent or fits, fits)
+
+
+def _spare(plan: SweepPlan) -> int:
+    """One trial more where drivers hold nothing and their work is single tasks, so that a trial that waits for
+    another's stage leaves no processor idle."""
+    return int(plan.apart and plan.workers == 1)
+
+
 def _fitting(plan: SweepPlan) -> int:
     """Trials whose workers fit the cluster at the same time. InputError where not even one does: it would wait in vain.
 
-    One more where drivers hold nothing and their work is single tasks, so that a trial that waits for another's stage
-    leaves no processor idle. A group of workers too many would wait until Train gives it up.
+    A worker lies on one node, so what nodes have left over does not add up. A group of workers too many would wait
+    until Train gives it up.
     """
-    total = ray.cluster_resources()
-    largest = max(plan.workers, 2 if plan.apart else 1)  # a space may train one of its trials on two workers
-    fits = []
+    space, present = cast(SearchSpace, resolve("spaces", plan.space)), nodes.working()
+    pairs = any(space.two_workers({**point, **plan.fixed}) for point in space.listed(plan.fixed, plan.seeds))
+    largest = max(plan.workers, 2 if pairs else 1)
     for kind, each in (("CPU", plan.cpus), ("GPU", plan.gpus)):
-        if not each:
-            continue
-        have = total.get(kind, 0.0)
+        have = sum(node["Resources"].get(kind, 0.0) for node in present)
         if have < largest * each:
             raise InputError(
                 f"the cluster has {have:g} {kind}s; a trial of {largest} workers needs {largest * each:g}",
                 expected="room for the workers of one trial",
                 remedy=f"bring up more nodes, or fewer --workers-per-trial or --{kind.lower()}s-per-worker",
             )
-        fits.append(have / (plan.workers * each))
-    return max(1, int(min(fits))) + (plan.apart and plan.workers == 1)
+    workers = nodes.slots(present, plan.cpus, plan.gpus)
+    if workers < largest:
+        raise InputError(
+            f"the nodes of the cluster have room for {workers} workers of {plan.cpus:g} CPUs and {plan.gpus:g} GPUs",
+            expected=f"room for the {largest} workers of one trial, each on one node",
+            remedy="bring up more nodes, or fewer --cpus-per-worker or --gpus-per-worker",
+        )
+    return max(1, workers // plan.workers) + _spare(plan)
 
 
 def _free_name(workspace: Path, name: str, *, given: bool) -> str:

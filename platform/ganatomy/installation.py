@@ -1,0 +1,115 @@
+"""What a machine has and sees: versions, a hash of the sources, whether files are the same ones that others see.
+
+Standard library only: ``look`` is sent whole to the nodes of a cluster, so that one that lacks the package can say so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+MISSING = "missing"
+
+SOURCES = "GANATOMY_SOURCES"
+"""Environment variable of a sweep's workers: what the sources on their nodes must be."""
+
+APPEARING_S = 5.0
+"""How long a file that was just written elsewhere may take to appear on a network file system."""
+
+
+def look(question: Mapping[str, Any]) -> dict[str, Any]:
+    """What is here, for a ``question`` of distributions, packages, files (what -> path) and a folder to write in.
+
+    Answers host, versions (``python`` among them), sources (package -> hash), files (what -> hash, or why it cannot be
+    read), wrote (name of the file left in the folder, or why there is none).
+    """
+    found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for name in question["distributions"]:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = MISSING
+    files = {what: _seen(Path(path)) for what, path in question["files"].items()}
+    wrote = {"wrote": _leave(Path(question["folder"]))} if question["folder"] else {}
+    sources = sources_of(question["packages"])
+    return {"host": socket.gethostname(), "versions": found, "sources": sources, "files": files, **wrote}
+
+
+def sources_of(packages: Iterable[str]) -> dict[str, str]:
+    """Package -> hash of all its Python files, as they would be imported here; ``missing`` where there is none."""
+    return {package: _hash_of(package) for package in sorted(set(packages))}
+
+
+def _hash_of(package: str) -> str:
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return MISSING
+    if not spec.submodule_search_locations:
+        return hashlib.blake2b(Path(spec.origin or "").read_bytes(), digest_size=8).hexdigest()
+    hasher = hashlib.blake2b(digest_size=8)
+    for folder in spec.submodule_search_locations:
+        for file in sorted(Path(folder).rglob("*.py")):
+            hasher.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+            hasher.update(hashlib.blake2b(file.read_bytes()).digest())
+    return hasher.hexdigest()
+
+
+def _seen(path: Path) -> str:
+    until = time.monotonic() + APPEARING_S
+    while True:
+        try:
+            return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+        except OSError as error:
+            if time.monotonic() > until:
+                return error.strerror or str(error)
+        time.sleep(0.5)
+
+
+def _leave(folder: Path) -> str:
+    name = uuid.uuid4().hex
+    try:
+        (folder / name).write_text("")
+    except OSError as error:
+        return error.strerror or str(error)
+    return name
+
+
+# --- a process against its sweep ---------------------------------------------------------------------------------
+
+
+class WrongNode(RuntimeError):
+    """Work came to a node whose sources are not the sweep's: it is to be done elsewhere."""
+
+
+def demanded(packages: Iterable[str]) -> str:
+    """Value of ``GANATOMY_SOURCES`` that holds workers elsewhere to the sources that are here."""
+    return json.dumps({"host": socket.gethostname(), "sources": sources_of(packages)})
+
+
+def check_sources() -> None:
+    """Raise WrongNode where the sources here are not those that the sweep demands. On the machine that started it they
+    are the same files, which their owner may edit meanwhile."""
+    demand = json.loads(os.environ.get(SOURCES) or "{}")
+    if not demand or demand["host"] == socket.gethostname():
+        return
+    here = sources_of(demand["sources"])
+    for package, theirs in demand["sources"].items():
+        if here[package] != theirs:
+            state = "is not installed" if here[package] == MISSING else "has other sources"
+            raise WrongNode(
+                f"node {socket.gethostname()}: {package} {state} than where the sweep was started; "
+                "remedy: bring every node up to date (ray up cluster.yaml), then --resume the sweep"
+            )
