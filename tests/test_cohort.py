@@ -102,8 +102,8 @@ def test_quarantined_images_stay_in_the_table_and_out_of_the_rows(cohort):
     ("line", "says"),
     [
         ("p0,extra,ct,p1.nii.gz,,val", "patient 'p0' is in split 'val', and in 'train' at .*line 2"),
-        ("p9,p9,cd,p1.nii.gz,,val", "unknown domain 'cd'; expected did you mean 'ct'"),
-        ("p9,p9,ct,p1.nii.gz,,vall", "unknown split 'vall'; expected did you mean 'val'"),
+        ("p9,p9,cd,p1.nii.gz,,val", "unknown domain 'cd'; did you mean 'ct'"),
+        ("p9,p9,ct,p1.nii.gz,,vall", "unknown split 'vall'; did you mean 'val'"),
         ("p9,p9,ct,gone.nii.gz,,val", "gone.nii.gz does not exist"),
         ("p9,p9,ct,p0.nii.gz,gone.nii,val", "(label .*gone.nii does not exist|stands here)"),
         ("p1,p1,ct,p3.nii.gz,,train", "subject 'p1' in domain 'ct' stands here and at"),
@@ -121,7 +121,7 @@ def test_bad_rows_are_refused_by_file_and_line(cohort, line, says):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"spacin": [1, 1, 1]}, "unknown key 'spacin'; expected did you mean 'spacing'"),
+        ({"spacin": [1, 1, 1]}, "unknown key 'spacin'; did you mean 'spacing'"),
         ({"spacing": [1, 1]}, "three numbers"),
         ({"size": "big"}, "three numbers"),
         ({"orientation": "LPS"}, "RAS"),

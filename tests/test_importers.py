@@ -369,7 +369,7 @@ def test_a_leaking_table_is_refused_by_line(registered, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"layout": "folder"}, "unknown --layout 'folder'; expected did you mean 'folders'"),
+        ({"layout": "folder"}, "unknown --layout 'folder'; did you mean 'folders'"),
         ({"image": []}, "without --image"),
         (
             {"image": ["{domain}={patient}/{domain}.nii"]},
@@ -379,7 +379,7 @@ def test_a_leaking_table_is_refused_by_line(registered, tmp_path):
         ({"image": ["{patient}/t1.nii.gz"]}, "names no domain"),
         ({"image": ["t1={patien}/t1.nii.gz"]}, "unknown placeholder {patien}.*did you mean 'patient'"),
         ({"image": ["t1={patient:(}/t1.nii.gz"]}, "regular expression"),
-        ({"domains": ["t1", "flare"]}, "no image of domain 'flare'; expected did you mean 'flair'"),
+        ({"domains": ["t1", "flare"]}, "no image of domain 'flare'; did you mean 'flair'"),
         ({"intensity": ["flare=percentile"]}, "--intensity for unknown domain 'flare'"),
         ({"intensity": ["percntile"]}, "did you mean 'percentile'"),
         ({"modality": ["t1"]}, "--modality 't1'; expected DOMAIN=TEXT"),

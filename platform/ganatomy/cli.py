@@ -7,6 +7,7 @@ the command that needs them.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -104,11 +105,17 @@ class UI(Command):
     def run(self) -> int:
         """Serve until Ctrl-C."""
         import socket
-        import subprocess
 
         from ganatomy.contracts import InputError
-        from ganatomy.tracking_store import ui_command
+        from ganatomy.tracking_store import serve, ui_command
 
+        named = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+        if not named and not (self.workspace / "mlflow.db").exists():
+            raise InputError(
+                f"workspace {self.workspace} has no MLflow store",
+                expected="one that a sweep has written to",
+                remedy="--workspace DIR, or run python sweep.py first",
+            )
         command = ui_command(self.tracking_uri or None, self.workspace, self.port)
         if "--port" in command:
             with socket.socket() as probe:
@@ -116,10 +123,7 @@ class UI(Command):
                     remedy = f"ganatomy ui --port {self.port + 1}"
                     raise InputError(f"port {self.port} is taken", expected="a free port", remedy=remedy)
             print(f"MLflow UI: http://127.0.0.1:{self.port} (in a few seconds; Ctrl-C ends it)", flush=True)
-        try:
-            return subprocess.run(command).returncode
-        except KeyboardInterrupt:
-            return DONE
+        return serve(command)
 
 
 @dataclass(frozen=True, kw_only=True)

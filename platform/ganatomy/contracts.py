@@ -36,7 +36,8 @@ class InputError(Exception):
     def __str__(self) -> str:
         parts = [self.what.rstrip(".")]
         if self.expected:
-            parts.append(f"expected {self.expected.rstrip('.')}")
+            asked = self.expected.rstrip(".")
+            parts.append(asked if asked.startswith("did you mean") else f"expected {asked}")
         if self.remedy:
             parts.append(f"remedy: {self.remedy.rstrip('.')}")
         return "; ".join(parts)

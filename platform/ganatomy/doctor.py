@@ -219,7 +219,7 @@ def stores(workspace: Path) -> Iterator[Check]:
     from ganatomy.contracts import InputError
     from ganatomy.store import Store
 
-    folders = sorted(path for path in (workspace / "stores").glob("*") if path.is_dir())
+    folders = sorted(path for path in (workspace / "stores").glob("[!.]*") if path.is_dir())
     opened = 0
     for folder in folders:
         try:
@@ -238,6 +238,10 @@ def tracking(workspace: Path, uri: str) -> Iterator[Check]:
     """That the tracking server answers, or that the embedded store is a sound database."""
     if urlparse(uri).scheme in ("http", "https"):
         yield _server(uri)
+        return
+    if uri and urlparse(uri).scheme != "sqlite":
+        found = f"{uri.rpartition('@')[2]} is not examined: neither an MLflow server nor an SQLite store"
+        yield Check("tracking", "warn", found, "http(s)://HOST:PORT, or sqlite:////ABSOLUTE/PATH")
         return
     database = Path(uri.removeprefix("sqlite:///")) if uri else workspace / "mlflow.db"
     if not database.exists():

@@ -45,7 +45,7 @@ class Generate(Command):
     label: Path | None = None
     """Label of --image: carried over, or what is to be drawn into the image."""
     patient: str = ""
-    """Patient of --image; appears as a pseudonym only."""
+    """Patient of --image: a pseudonym of it goes on record. The names of files are kept as they are."""
     split: tuple[Literal["train", "val", "test"], ...] = ()
     """Only images of these splits of the cohort."""
     count: int = 0

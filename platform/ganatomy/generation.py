@@ -302,7 +302,7 @@ def _provenance(generator: Generator, job: Job) -> dict[str, Any]:
         "Description": f"Synthetic {target.modality} made from a {source.modality} image. Not for diagnosis.",
         "Synthetic": True,
         "GeneratorDigest": generator.digest,
-        "Sources": [f"{job.cohort or 'file'}:{pseudonym(row.patient, job.cohort)}"],
+        "Sources": [f"{job.cohort}:{pseudonym(row.patient, job.cohort)}" if job.cohort else f"file:{row.patient}"],
         "SourceDigest": file_digest(row.image),
         "SourceLabelDigest": None if row.label is None else file_digest(row.label),
         "SourceRole": job.source,

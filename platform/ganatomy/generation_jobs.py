@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ganatomy.cohort import Cohort, Row, read_cohort
 from ganatomy.contracts import InputError
+from ganatomy.experiment import pseudonym
 from ganatomy.generator import Generator
 from ganatomy.outputs import alphanumeric, read_sidecar, split_suffix
 from ganatomy.sampling import state_of
@@ -155,7 +156,8 @@ def _row_of(image: Path, domain: str, label: Path | None, patient: str) -> Row:
         if not path.is_file():
             raise InputError(f"{path} does not exist", expected="an image file")
     name = split_suffix(image)[0]
-    return Row(patient or name, name, domain, absolute(image), absolute(label) if label else None)
+    # No cohort knows the patient of a single file, so that the pseudonym alone goes on record.
+    return Row(pseudonym(patient or name, ""), name, domain, absolute(image), absolute(label) if label else None)
 
 
 def _places(rows: Sequence[Row], generator: Generator, source: str, target: str, out: Path) -> list[Path]:

@@ -46,7 +46,9 @@ class SweepProgress(tune.Callback):
     def setup(self, **_: Any) -> None:
         """The sweep begins."""
         waiting = f", {len(self.done_before)} done before" if self.done_before else ""
-        self._say(f"sweep {self.plan.name}: {self.plan.trials} trials{waiting}; watch them with `ganatomy ui`")
+        self._say(
+            f"sweep {self.plan.name}: {self.plan.trials} trials{waiting}; watch them with `ganatomy ui{self._where()}`"
+        )
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -84,14 +86,19 @@ class SweepProgress(tune.Callback):
                 f"tracking server away: {len(late)} runs have metrics to send; --resume {self.plan.name} sends them"
             )
         if missing:
-            where = shlex.quote(os.path.relpath(self.directory.parent.parent))
             self._say(
                 f"interrupted with {missing} of {self.plan.trials} trials to go; nothing is lost: "
-                f"python sweep.py --resume {self.plan.name} --workspace {where}"
+                f"python sweep.py --resume {self.plan.name}{self._where()}"
             )
         else:
             self._say(f"sweep {self.plan.name} done in {_duration(time.time() - began)}")
         return missing
+
+    def _where(self) -> str:
+        """The option that leads back here, where the usual workspace is another."""
+        workspace = self.directory.parent.parent
+        usual = Path(os.environ.get("GANATOMY_WORKSPACE") or "workspace").absolute() == workspace
+        return "" if usual else f" --workspace {shlex.quote(os.path.relpath(workspace))}"
 
     def _log_report(self, results: Sequence[Any]) -> None:
         from ganatomy.report import ablation_table, to_json, write_html

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ganatomy import figures
-from ganatomy.ablation import Ablation, Row, ablation_table, interval
+from ganatomy.ablation import Ablation, Row, Unfinished, ablation_table, interval
 from ganatomy.experiment import plain
 from ganatomy.published import INCOMPARABLE, Comparison, Figure, Finding
 from ganatomy.statistics import finite
@@ -75,7 +75,7 @@ def render_text(table: Ablation, width: int = 120) -> str:
     for published in table.published:
         _print_comparison(console, published)
     for trial in table.unfinished:
-        console.print(f"{trial.status}: trial {trial.trial} ({trial.name}){': ' if trial.error else ''}{trial.error}")
+        console.print(f"{_state(trial)}: trial {trial.trial} ({trial.name}){': ' if trial.error else ''}{trial.error}")
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
@@ -300,7 +300,7 @@ def _page(
         f"<figcaption>{say(name)}</figcaption></figure>\n" for name, png in pictures.items()
     )  # fmt: skip
     lost = "".join(
-        f"<li>{say(item.status)}: trial {say(item.trial)} ({say(item.name)}) {say(item.error)}</li>\n"
+        f"<li>{say(_state(item))}: trial {say(item.trial)} ({say(item.name)}) {say(item.error)}</li>\n"
         for item in table.unfinished
     )
     return f"""<!doctype html>
@@ -333,3 +333,8 @@ def _figures(table: Ablation) -> dict[str, bytes]:
         points = [(row.name, row.device_seconds, row.dice, row.synthetic) for row in table.rows]
         drawn[f"{table.measure} against the device time of a trial"] = figures.cost(points, table.measure)
     return drawn
+
+
+def _state(trial: Unfinished) -> str:
+    """A trial that has no end yet may be running, or wait for its interrupted sweep to be resumed."""
+    return "unfinished (--resume goes on with it)" if trial.status == "running" else trial.status

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -19,10 +21,12 @@ DONE, UNDONE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def guarded(run: Callable[[], int], *, workspace: Path, debug: bool = False) -> int:
     """Run a command and return its exit code; never raises for anything that a user can cause."""
+    heed_termination()
     try:
         return int(run())
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept; the same command goes on from there", file=sys.stderr)
+        print("interrupted: what was finished is kept; a sweep goes on with --resume, any other command when called "
+              "again", file=sys.stderr)  # fmt: skip
         return INTERRUPTED
     except BrokenPipeError:  # `ganatomy report SWEEP | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -31,6 +35,12 @@ def guarded(run: Callable[[], int], *, workspace: Path, debug: bool = False) -> 
         if debug:
             traceback.print_exc()
         return _explain(error, None if debug else workspace)
+
+
+def heed_termination() -> None:
+    """Take SIGTERM, by which batch systems end a job, for a Ctrl-C. To be called again when Ray has set its own."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
 
 
 def one_line(error: BaseException) -> str:

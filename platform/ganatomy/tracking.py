@@ -105,7 +105,7 @@ def _unusable(uri: str, error: Exception) -> InputError:
         remedy = f"keep a copy of it, then: mlflow db upgrade {address}"
         return InputError(f"tracking store {address} was made by another version of MLflow", remedy=remedy)
     if is_served(uri) and _is_away(error):
-        remedy = "start it, or unset MLFLOW_TRACKING_URI to use the store in the workspace"
+        remedy = "start it, or leave out --tracking-uri and MLFLOW_TRACKING_URI to use the store in the workspace"
         return InputError(f"tracking server {address} does not answer", expected="an MLflow server", remedy=remedy)
     return InputError(f"tracking store {address} cannot be used: {shown(reason)}", remedy="see `ganatomy doctor`")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
+import subprocess
 import sys
 import uuid
 from collections.abc import Callable
@@ -75,3 +78,17 @@ def ui_command(uri: str | None, workspace: Path, port: int) -> list[str]:
     artifacts = workspace.absolute() / "mlartifacts"
     return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
             "--backend-store-uri", uri, "--artifacts-destination", str(artifacts)]  # fmt: skip
+
+
+def serve(command: list[str]) -> int:
+    """Run ``ui_command``'s command until it ends or Ctrl-C does; then everything that it started ends too."""
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    server = subprocess.Popen(command, env={**os.environ, **quiet}, start_new_session=True)
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)  # its workers are of its group, and of nobody else's
+        server.wait()

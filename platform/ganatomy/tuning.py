@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import time
 import warnings
@@ -36,7 +37,7 @@ from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, parse_settings
 from ganatomy.store import CACHE, URL, publish_store
-from ganatomy.terminal import BAD_INPUT, guarded
+from ganatomy.terminal import BAD_INPUT, guarded, heed_termination
 from ganatomy.tracking import Tracking
 from ganatomy.training import labelled_patients
 from ganatomy.trial import VALIDATION, run_trial
@@ -154,7 +155,9 @@ class Sweep:
         if not self.space or self.cohort is None:
             raise InputError("nothing to run", expected="--space NAME --cohort DIR, or --resume SWEEP")
         self._check_amounts()
-        space, fixed = cast(SearchSpace, resolve("spaces", self.space)), parse_settings(self.set)
+        space, fixed = resolve("spaces", self.space), parse_settings(self.set)
+        if not isinstance(space, SearchSpace):
+            raise InputError(f"--space {self.space} is a {type(space).__name__}", expected="a SearchSpace")
         space = space.at_full_size() if self.full else space
         cohort = read_cohort(self.cohort)
         base = cast_roles(space.base, cohort, self.domains, self.source, self.target)
@@ -250,6 +253,7 @@ def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -
     logging.getLogger("ray.tune").setLevel(
         logging.CRITICAL
     )  # failed trials are told by SweepProgress, in one line each
+    _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
     os.environ.update(TRAIN_ENVIRONMENT)
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0: Tune itself prints nothing
     ray.init(
@@ -260,6 +264,22 @@ def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -
         logging_level=logging.ERROR,
         runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, **(environment or {})}},
     )
+    heed_termination()
+
+
+def _check_reachable(address: str) -> None:
+    """InputError where nobody listens at ``HOST:PORT``: Ray itself would try for long, and say it in many lines."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        return  # local, auto, or a client's address, which Ray must judge
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise InputError(
+            f"no Ray cluster answers at {address}: {error.strerror or error}",
+            expected="the address of a running one",
+            remedy="start it (ray up cluster.yaml), correct --address or RAY_ADDRESS, or --address local",
+        ) from error
 
 
 def _packages(plan: SweepPlan) -> list[str]:
