@@ -7,11 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from ganatomy.console import DONE, UNDONE, Command, print_rows, progress
+from ganatomy.console import DONE, UNDONE, Command, print_rows, progress, screen
 
 if TYPE_CHECKING:
     from ganatomy.inspection import Findings
@@ -222,5 +221,5 @@ def _print_findings(findings: Findings) -> None:
         grid = [" x ".join(f"{n:g}" for n in domain[key].get("median", [])) for key in ("shape", "spacing")]
         labels = ", ".join(f"{label} {facts['images']}" for label, facts in domain["labels"].items())
         table.add_row(name, str(domain["images"]), str(domain["labelled"]), patients, *grid, labels)
-    Console().print(table)
+    screen().print(table)
     print(f"{found['images']} images of {found['patients']} patients; {found['quarantined']} quarantined")

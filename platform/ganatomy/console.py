@@ -25,6 +25,9 @@ from rich.table import Table
 DONE, UNDONE = 0, 1
 """Exit codes: the job is done; it could not be done. ``ganatomy.terminal`` has those of errors."""
 
+WIDE = 240
+"""Columns of what is not printed on a terminal."""
+
 _COLOURS = {"ok": "green", "warn": "yellow", "quarantine": "yellow", "fail": "red", "refuse": "red"}
 
 
@@ -84,7 +87,12 @@ def print_rows(rows: Sequence[tuple[str, str, str, str]]) -> None:
     for status, what, found, remedy in rows:
         text = escape(found) + (f"\n[bold]remedy:[/] {escape(remedy)}" if remedy else "")
         table.add_row(f"[{_COLOURS[status]}]{status}[/]", escape(what), text)
-    Console().print(table)
+    screen().print(table)
+
+
+def screen() -> Console:
+    """Standard output; in a file or a pipe lines are long, so that paths stay whole and can be searched for."""
+    return Console(width=None if sys.stdout.isatty() else WIDE)
 
 
 @contextmanager

@@ -94,6 +94,8 @@ class Generate(Command):
             patient=self.patient,
             overwrite=self.overwrite,
         )
+        if caution := generator.caution():
+            print(f"warning: {caution}", file=sys.stderr)
         with progress("generating") as follow:
             results = self._results(bundle, jobs, follow)
         failed = [result for result in results if result.status == "failed"]

@@ -63,6 +63,15 @@ class Generator:
     fingerprint: Mapping[str, Any]
     device: torch.device
 
+    def caution(self) -> str:
+        """What whoever uses its images must hear: that it did not pass a gate, or was never judged; "" where it did."""
+        verdict = _read_json(self.directory / REPORT).get("verdict") or {}
+        failed = [gate["name"] for gate in verdict.get("gates", ()) if not gate.get("passed")]
+        if not failed:
+            return "" if verdict else "no gate has judged this generator: nothing is shown about its images"
+        forced = f", promoted by force ({verdict['forced']})" if verdict.get("forced") else ""
+        return f"this generator did not pass {', '.join(failed)}{forced}"
+
     def domain(self, role: str) -> Domain:
         """The domain that plays ``role``."""
         return self.rules.domains[self.experiment.domain(role)]

@@ -28,7 +28,7 @@ from ganatomy.cohort import read_cohort
 from ganatomy.console import described, parse
 from ganatomy.contracts import InputError
 from ganatomy.distributed import TRAIN_ENVIRONMENT
-from ganatomy.experiment import available, resolve
+from ganatomy.experiment import Experiment, available, resolve
 from ganatomy.installation import SOURCES, demanded
 from ganatomy.loop import check_share
 from ganatomy.preparation import prepare
@@ -36,7 +36,7 @@ from ganatomy.progress import SweepProgress
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, parse_settings
-from ganatomy.store import CACHE, URL, publish_store
+from ganatomy.store import CACHE, URL, Store, publish_store
 from ganatomy.terminal import BAD_INPUT, guarded, heed_termination
 from ganatomy.tracking import Tracking
 from ganatomy.training import labelled_patients
@@ -178,6 +178,7 @@ class Sweep:
         for experiment in experiments:  # labels without which every trial would fail, one after the other
             labelled_patients(store, experiment, experiment.target)
             scored_images(store, experiment, "val")
+        _tell_labels(store, experiments)
         usual = f"{cohort.name}-{space.name}" + "-full" * self.full
         plan = SweepPlan(
             name=_free_name(workspace, self.name or usual, given=bool(self.name)),
@@ -265,6 +266,21 @@ def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -
         runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, **(environment or {})}},
     )
     heed_termination()
+
+
+def _tell_labels(store: Store, experiments: Sequence[Experiment]) -> None:
+    """Say how many patients a label fraction comes to: of few, a small one is rounded up to one."""
+    told = set()
+    for experiment in experiments:
+        if experiment.labels.fraction < 1:
+            domain, target = experiment.target_domain(), experiment.target
+            used = len(labelled_patients(store, experiment, target))
+            everyone = replace(experiment, labels=replace(experiment.labels, fraction=1.0))
+            known = len(labelled_patients(store, everyone, target))
+            told.add(f"labels of {used} of {known} training patients of {domain} are used "
+                     f"(labels.fraction {experiment.labels.fraction:g})")  # fmt: skip
+    for sentence in sorted(told):
+        _say(sentence)
 
 
 def _check_reachable(address: str) -> None:
@@ -419,11 +435,17 @@ def _free_name(workspace: Path, name: str, *, given: bool) -> str:
     return next(f"{name}-{n}" for n in range(2, 10_000) if not (folder / f"{name}-{n}").exists())
 
 
+def _help() -> str:
+    """What the command is for, and what it can be given here."""
+    spaces = ", ".join(sorted(available("spaces")))
+    return f"{described(Sweep, whole=True)}\n\nInstalled spaces: {spaces}."
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of sweep.py. Returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        options = parse(Sweep, program="sweep.py", description=described(Sweep, whole=True), arguments=given)
+        options = parse(Sweep, program="sweep.py", description=_help(), arguments=given)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else BAD_INPUT
     return guarded(options.run, workspace=options.workspace, debug=options.debug)
