@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 
 def test_a_server_that_is_not_there_is_told_at_once(tmp_path):
     start = time.monotonic()
-    says = r"http://127\.0\.0\.1:\d+ does not answer; .*unset MLFLOW_TRACKING_URI"
+    says = r"http://127\.0\.0\.1:\d+ does not answer; .*leave out --tracking-uri"
     with pytest.raises(InputError, match=says) as error:
         Tracking(f"http://somebody:secret@127.0.0.1:{free_port()}", tmp_path)
     assert time.monotonic() - start < 10
