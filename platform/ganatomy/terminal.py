@@ -40,7 +40,13 @@ def guarded(run: Callable[[], int], *, workspace: Path, debug: bool = False) -> 
 def heed_termination() -> None:
     """Take SIGTERM, by which batch systems end a job, for a Ctrl-C. To be called again when Ray has set its own."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+        signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, frame: object) -> None:
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):  # as shells start what runs in the background
+        raise KeyboardInterrupt
+    os.kill(os.getpid(), signal.SIGINT)  # Tune has a handler of its own, which ends trials in order
 
 
 def one_line(error: BaseException) -> str:
