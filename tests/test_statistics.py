@@ -111,6 +111,12 @@ def test_p_equals_counting_all_sign_patterns(values):
     assert p >= smallest_p(len(values)) - 1e-12
 
 
+def test_a_difference_that_cancels_is_no_evidence():
+    """The sum is 0 in real numbers, and not in floating point."""
+    differences = np.array([-0.07091, 0.5, 1e-06, -0.5, 0.07091, -1e-06])
+    assert permutation_test(differences, np.zeros(6)) == 1.0
+
+
 @pytest.mark.parametrize("n", [2, 5, 6, 10])
 def test_the_smallest_p_is_reached_when_all_agree(n):
     assert permutation_test(np.arange(1, n + 1) / 7, np.zeros(n)) == pytest.approx(smallest_p(n))

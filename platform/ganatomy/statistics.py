@@ -82,9 +82,9 @@ def permutation_test(a: Values, b: Values, *, seed: int = 0) -> float:
         return math.nan
 
     def statistic(x: NDArray[np.float64], y: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-        return np.mean(x - y, axis=axis)
+        return np.round(np.mean(x - y, axis=axis), 12)
 
-    # Rounding first: sign patterns that tie in real numbers must tie in floating point, or p depends on the order.
+    # Rounding: sign patterns that tie in real numbers must tie in floating point, or p depends on the order.
     pair = (np.round(differences, 12), np.zeros_like(differences))
     if len(differences) == 1:  # scipy wants two units; both patterns of one are as far from zero
         return 1.0
