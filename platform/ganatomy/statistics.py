@@ -82,7 +82,8 @@ def permutation_test(a: Values, b: Values, *, seed: int = 0) -> float:
         return math.nan
 
     def statistic(x: NDArray[np.float64], y: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-        return np.round(np.mean(x - y, axis=axis), 12)
+        means: NDArray[np.float64] = np.mean(x - y, axis=axis)
+        return np.round(means, 12)
 
     # Rounding: sign patterns that tie in real numbers must tie in floating point, or p depends on the order.
     pair = (np.round(differences, 12), np.zeros_like(differences))
