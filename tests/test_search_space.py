@@ -218,3 +218,11 @@ def test_a_parameter_may_be_fixed_that_only_one_listed_arm_knows():
 def test_the_method_can_be_sampled_with_its_settings():
     values = {"method.generator": "unet_t1", "method": "cyclegan", "arm": "offline"}
     assert SPACE.experiment(values, {}).method == Choice("cyclegan", {"generator": "unet_t1"})
+
+
+def test_what_was_typed_asks_for_two_workers_like_what_is_listed():
+    space = replace(SPACE, two_workers=lambda values: values.get("method.shape_weight") == 0.0)
+    assert space.on_two({"method.shape_weight": 0.0}, {})
+    assert space.on_two({}, {"method.shape_weight": "0.0"})
+    assert space.on_two({"method.shape_weight": 1.0}, {"method.shape_weight": "0"})
+    assert not space.on_two({"method.shape_weight": 0.0}, {"method.shape_weight": "1"})

@@ -15,6 +15,7 @@ from ganatomy.console import DONE, UNDONE, Command, progress
 if TYPE_CHECKING:
     from ganatomy.cohort import Cohort
     from ganatomy.generation import Job, Result
+    from ganatomy.generator import Generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +75,17 @@ class Generate(Command):
         from ganatomy.generation import finish_generation, plan_generation
         from ganatomy.generator import load_generator
 
-        if self.cohort is not None and self._works_on_patches():
-            return self._paste()
-        if self.count or self.labels:
-            return self._draw()
-        if (self.cohort is None) == (self.image is None):
+        drawn = bool(self.count or self.labels)
+        if not drawn and (self.cohort is None) == (self.image is None):
             given = "both --cohort and --image" if self.cohort else "neither --cohort nor --image"
             raise InputError(given, expected="one of them", remedy="--cohort DIR, or --image FILE")
-        bundle, source = self._bundle(), self._source()
+        bundle = self._bundle()
         generator = load_generator(bundle)
+        if self.cohort is not None and generator.method.on_patches:
+            return self._paste(_to_gpu(generator))
+        if drawn:
+            return self._draw(generator)
+        source = self._source()
         jobs = plan_generation(
             generator,
             source,
@@ -94,8 +97,7 @@ class Generate(Command):
             patient=self.patient,
             overwrite=self.overwrite,
         )
-        if caution := generator.caution():
-            print(f"warning: {caution}", file=sys.stderr)
+        _warn(generator)
         with progress("generating") as follow:
             results = self._results(bundle, jobs, follow)
         failed = [result for result in results if result.status == "failed"]
@@ -106,20 +108,12 @@ class Generate(Command):
         print(f"{made.path}: " + ", ".join(f"{number} {status}" for status, number in count.items()))
         return UNDONE if failed else DONE
 
-    def _works_on_patches(self) -> bool:
-        from ganatomy.generator import load_generator
-
-        return load_generator(self._bundle()).method.on_patches
-
-    def _paste(self) -> int:
+    def _paste(self, generator: Generator) -> int:
         """Lesions into films that show none."""
-        import torch
-
         from ganatomy.cohort import read_cohort
         from ganatomy.generation_lesions import generate_lesions
-        from ganatomy.generator import load_generator
 
-        generator = load_generator(self._bundle(), "cuda" if torch.cuda.is_available() else "cpu")
+        _warn(generator)
         with progress("generating") as follow:
             done = generate_lesions(
                 generator, read_cohort(self.cohort or ""), self.out, splits=self.split or None, count=self.count,
@@ -128,14 +122,11 @@ class Generate(Command):
         print(f"{self.out}: {done['made']} films with a lesion made, {done['kept']} kept; their boxes are in boxes.csv")
         return DONE
 
-    def _draw(self) -> int:
+    def _draw(self, generator: Generator) -> int:
         """Subjects from noise."""
-        import torch
-
         from ganatomy.cohort import read_cohort
         from ganatomy.contracts import InputError
         from ganatomy.generation_drawn import generate_drawn, pool_of_cohort, pool_of_files
-        from ganatomy.generator import load_generator
 
         if self.count < 1 or self.seed < 0:
             raise InputError(f"--count {self.count} --seed {self.seed}", expected="a count >= 1 and a seed >= 0")
@@ -143,12 +134,13 @@ class Generate(Command):
             raise InputError(
                 "--count without one source of labels", expected="one of them", remedy="--cohort DIR, or --labels FILES"
             )
-        generator = load_generator(self._bundle(), "cuda" if torch.cuda.is_available() else "cpu")
+        generator = _to_gpu(generator)
         cohort = read_cohort(self.cohort) if self.cohort is not None else None
         if cohort is None:
             pool = pool_of_files(generator, self.labels)
         else:
             pool = pool_of_cohort(generator, cohort, self.split or ("train",))
+        _warn(generator)
         with progress("drawing") as follow:
             results = generate_drawn(
                 generator, pool, self.out, self.count, seed=self.seed, overwrite=self.overwrite, source=cohort,
@@ -187,6 +179,20 @@ class Generate(Command):
             results.append(result)
             follow(len(results), len(jobs))
         return results
+
+
+def _warn(generator: Generator) -> None:
+    if caution := generator.caution():
+        print(f"warning: {caution}", file=sys.stderr)
+
+
+def _to_gpu(generator: Generator) -> Generator:
+    """The generator where this process is to use it: on a GPU if there is one."""
+    import torch
+
+    from ganatomy.generator import load_generator
+
+    return load_generator(generator.directory, "cuda") if torch.cuda.is_available() else generator
 
 
 def _on_ray(bundle: Path, jobs: Sequence[Job], workers: int, address: str) -> Iterator[Result]:

@@ -11,6 +11,7 @@ from typing import Any, cast
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Experiment, Score, TrialResult, nearest, plain, resolve
 from ganatomy.search_space import PaperTable, SearchSpace
+from ganatomy.tables import write_atomically
 
 PLAN = "sweep.json"
 RESULT = "result.json"
@@ -133,6 +134,4 @@ def read_results(directory: Path) -> list[TrialResult]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write beside, then rename. NaN is written as such (Python reads it back)."""
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(value, indent=1, ensure_ascii=False))
-    beside.replace(path)
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False))

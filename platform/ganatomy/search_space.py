@@ -136,6 +136,10 @@ class SearchSpace:
         self.sample(Fixing(stated, fixed))
         return {**stated.asked, **point}
 
+    def on_two(self, values: Values, fixed: Values) -> bool:
+        """``two_workers`` of a trial, whose ``fixed`` values are text as they were typed."""
+        return self.two_workers({**values, **{name: _read(value) for name, value in fixed.items()}})
+
     def sampler(self, fixed: Values, seeds: Sequence[int]) -> Sampler:
         """The define-by-run function that Optuna calls for each trial."""
         return Sampler(self.sample, dict(fixed), tuple(seeds))

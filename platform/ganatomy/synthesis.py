@@ -17,7 +17,7 @@ from ganatomy.donors import Donors, label_shown
 from ganatomy.downstream import score_records, segment
 from ganatomy.drawing import Offers, centred, drawn_subjects, size_for
 from ganatomy.experiment import Experiment, Score, pseudonym
-from ganatomy.inference import Made, synthesize_labelled
+from ganatomy.inference import synthesize_labelled
 from ganatomy.metrics import score_subject
 from ganatomy.metrics_pathology import PseudoHealthyCase, summarise_pseudo_healthy
 from ganatomy.sampling import Pool
@@ -52,6 +52,21 @@ class Given:
         return affine
 
 
+@dataclass(frozen=True)
+class MadeImage:
+    """One image that a method made of a given one.
+
+    claimed: the role it is taken for.  kind: as in ``contracts.Synthetic``.  image: float32 [D, H, W].
+    label: class ids [D, H, W] of what it shows; None where that is not known.
+    """
+
+    given: Given
+    claimed: str
+    kind: str
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8] | None
+
+
 def given_images(
     method: Method, experiment: Experiment, store: Store, role: str, pool: Pool, donors: Mapping[str, Donors]
 ) -> Iterator[Given]:
@@ -66,6 +81,23 @@ def given_images(
                 label = _part(store.label(entry.record), number) if entry.labelled else None
             if label is not None:
                 yield Given(entry.record, image, label, number)
+
+
+def made_images(
+    method: Method,
+    experiment: Experiment,
+    store: Store,
+    role: str,
+    pool: Pool,
+    donors: Mapping[str, Donors],
+    device: torch.device,
+) -> Iterator[MadeImage]:
+    """All that the method makes of the images of ``pool``, given to it for ``role``."""
+    for given in given_images(method, experiment, store, role, pool, donors):
+        made = synthesize_labelled(method, given.image, role, experiment.sampling, label=given.label, device=device)
+        for (claimed, kind), one in made.items():
+            shown = label_shown(one, given.label, method, experiment, role, claimed)
+            yield MadeImage(given, claimed, kind, one.image, shown)
 
 
 def synthetic_items(
@@ -84,24 +116,23 @@ def synthetic_items(
     donors = {role: Donors(label_pool(store, experiment, donor)) for role, donor in method.label_donors.items()}
     for role in method.roles:
         pool = generator_pool(store, experiment, role)
-        for given in given_images(method, experiment, store, role, pool, donors):
-            for (claimed, kind), made in _made_of(method, given, role, experiment, device).items():
-                shown = label_shown(made, given.label, method, experiment, role, claimed)
-                if experiment.domain(claimed) == domain and shown is not None:  # a segmentor learns from labels
-                    yield Item(
-                        subject=given.subject(f"{role}-{kind}" if _same_domain(experiment, method) else kind),
-                        patient=given.record.patient,
-                        domain=domain,
-                        split="train",
-                        image=made.image,
-                        label=shown,
-                        affine=given.affine(),
-                        lo=lo,
-                        hi=hi,
-                        source=source,
-                        kind=kind,
-                        parents=(given.record.subject,),
-                    )
+        for made in made_images(method, experiment, store, role, pool, donors, device):
+            if experiment.domain(made.claimed) == domain and made.label is not None:  # a segmentor learns from labels
+                name = f"{role}-{made.kind}" if _same_domain(experiment, method) else made.kind
+                yield Item(
+                    subject=made.given.subject(name),
+                    patient=made.given.record.patient,
+                    domain=domain,
+                    split="train",
+                    image=made.image,
+                    label=made.label,
+                    affine=made.given.affine(),
+                    lo=lo,
+                    hi=hi,
+                    source=source,
+                    kind=made.kind,
+                    parents=(made.given.record.subject,),
+                )
 
 
 def drawn_items(method: Method, experiment: Experiment, store: Store, source: str) -> Iterator[Item]:
@@ -165,16 +196,12 @@ def score_synthesis(
         role: Donors(pools[donor] + label_pool(store, experiment, donor)) for role, donor in method.label_donors.items()
     }
     for role, pool in pools.items():
-        for given in given_images(method, experiment, store, role, pool, donors):
-            for (claimed, kind), made in _made_of(method, given, role, experiment, device).items():
-                shown = label_shown(made, given.label, method, experiment, role, claimed)
-                domain = experiment.domain(claimed)
-                if kind == "translated" and domain in judges and shown is not None and shown.any():
-                    found = segment(judges[domain], made.image, experiment.sampling, device)
-                    who = pseudonym(given.record.subject, store.name), pseudonym(given.record.patient, store.name)
-                    rows[domain]["synthetic"] += score_subject(
-                        found, shown, store.spacing(given.record), store.labels, *who
-                    )
+        for made in made_images(method, experiment, store, role, pool, donors, device):
+            domain, record = experiment.domain(made.claimed), made.given.record
+            if made.kind == "translated" and domain in judges and made.label is not None and made.label.any():
+                found = segment(judges[domain], made.image, experiment.sampling, device)
+                who = pseudonym(record.subject, store.name), pseudonym(record.patient, store.name)
+                rows[domain]["synthetic"] += score_subject(found, made.label, store.spacing(record), store.labels, *who)
     return {domain: both for domain, both in rows.items() if both["synthetic"]}
 
 
@@ -216,15 +243,13 @@ def score_healing(
     """
     parts: dict[tuple[Record, str], list[tuple[NDArray[Any], ...]]] = {}
     for role in (role for role in method.roles if experiment.state(role) == "lesion"):
-        for given in given_images(method, experiment, store, role, _held_out(store, experiment, role, split), {}):
-            for (claimed, kind), made in _made_of(method, given, role, experiment, device).items():
-                shown = label_shown(made, given.label, method, experiment, role, claimed)
-                judge = judges.get(experiment.domain(claimed))
-                if judge is None or given.label is None or kind != "translated" or shown is None or shown.any():
-                    continue
+        for made in made_images(method, experiment, store, role, _held_out(store, experiment, role, split), {}, device):
+            given, judge = made.given, judges.get(experiment.domain(made.claimed))
+            emptied = made.kind == "translated" and made.label is not None and not made.label.any()
+            if judge is not None and given.label is not None and emptied:
                 found = [segment(judge, image, experiment.sampling, device) for image in (made.image, given.image)]
-                part = (made.image, given.image, given.label, *found)
-                parts.setdefault((given.record, claimed), []).append(part)
+                part: tuple[NDArray[Any], ...] = (made.image, given.image, given.label, *found)
+                parts.setdefault((given.record, made.claimed), []).append(part)
     cases = {key: PseudoHealthyCase(*map(np.concatenate, zip(*stack))) for key, stack in parts.items()}
     rows = [
         {
@@ -248,12 +273,6 @@ def _usual_range(store: Store, domain: str) -> tuple[float, float]:
 def _held_out(store: Store, experiment: Experiment, role: str, split: str) -> Pool:
     images = real_images(store, experiment.domain(role), split)
     return Pool.of(store, images).in_state(experiment.state(role), experiment.sampling.ndim)
-
-
-def _made_of(
-    method: Method, given: Given, role: str, experiment: Experiment, device: torch.device
-) -> dict[tuple[str, str], Made]:
-    return synthesize_labelled(method, given.image, role, experiment.sampling, label=given.label, device=device)
 
 
 def _same_domain(experiment: Experiment, method: Method) -> bool:

@@ -67,7 +67,7 @@ class TrialLog:
 
 def workers_of(plan: SweepPlan, space: SearchSpace, values: Mapping[str, Any]) -> Workers:
     """How a trial's training is spread."""
-    count = 2 if plan.workers == 1 and space.two_workers({**values, **plan.fixed}) else plan.workers
+    count = 2 if plan.workers == 1 and space.on_two(values, plan.fixed) else plan.workers
     return Workers(count=count, cpus=plan.cpus, gpus=plan.gpus, here=not plan.apart)
 
 

@@ -194,7 +194,7 @@ class Sweep:
             workers=self.workers_per_trial,
             cpus=self.cpus_per_worker,
             gpus=self.gpus_per_worker,
-            apart=self.workers_per_trial > 1 or any(space.two_workers({**point, **fixed}) for point in listed),
+            apart=self.workers_per_trial > 1 or any(space.on_two(point, fixed) for point in listed),
             concurrent=self.concurrent,
             scheduler=self._scheduler(len(listed)),
             sampler_seed=self.seed,
@@ -406,7 +406,7 @@ def _fitting(plan: SweepPlan) -> int:
     until Train gives it up.
     """
     space, present = cast(SearchSpace, resolve("spaces", plan.space)), nodes.working()
-    pairs = any(space.two_workers({**point, **plan.fixed}) for point in space.listed(plan.fixed, plan.seeds))
+    pairs = any(space.on_two(point, plan.fixed) for point in space.listed(plan.fixed, plan.seeds))
     largest = max(plan.workers, 2 if pairs else 1)
     for kind, each in (("CPU", plan.cpus), ("GPU", plan.gpus)):
         have = sum(node["Resources"].get(kind, 0.0) for node in present)
