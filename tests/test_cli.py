@@ -252,6 +252,13 @@ def test_the_ui_does_not_take_a_port_from_another(workspace, capsys):
     assert f"port {port} is taken" in error_line(capsys)
 
 
+def test_there_is_no_ui_of_a_workspace_that_nobody_wrote_to(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert cli.main(["ui", "--workspace", str(tmp_path / "nowhere")]) == 2
+    assert "has no MLflow store" in error_line(capsys)
+    assert not (tmp_path / "nowhere").exists()
+
+
 @pytest.mark.slow
 def test_the_ui_serves_the_store_of_the_workspace(workspace):
     with socket.socket() as free:

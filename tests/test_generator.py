@@ -305,3 +305,12 @@ def test_loads_through_mlflow_in_a_fresh_process(saved, tmp_path: Path, importab
     )
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "made.npy"), -image, atol=1e-6)
+
+
+def test_who_uses_it_hears_what_it_did_not_pass(saved):
+    assert "no gate" in saved.caution()
+    gates = [{"name": "utility", "passed": False, "sentence": ""}, {"name": "lineage", "passed": True, "sentence": ""}]
+    write_report(saved.directory, {"verdict": {"promoted": True, "gates": gates, "forced": "a deadline"}})
+    assert saved.caution() == "this generator did not pass utility, promoted by force (a deadline)"
+    write_report(saved.directory, {"verdict": {"promoted": True, "gates": gates[1:], "forced": None}})
+    assert saved.caution() == ""

@@ -200,7 +200,7 @@ def _on_ray(bundle: Path, jobs: Sequence[Job], workers: int, address: str) -> It
     import ray
 
     from ganatomy.generation import run_job
-    from ganatomy.tuning import start_ray
+    from ganatomy.joining import start_ray
 
     start_ray(address)
     try:

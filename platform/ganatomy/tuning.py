@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,9 +25,9 @@ from ganatomy.classification import scored_images
 from ganatomy.cohort import read_cohort
 from ganatomy.console import described, parse
 from ganatomy.contracts import InputError
-from ganatomy.distributed import TRAIN_ENVIRONMENT
 from ganatomy.experiment import Experiment, available, resolve
 from ganatomy.installation import SOURCES, demanded
+from ganatomy.joining import start_ray
 from ganatomy.loop import check_share
 from ganatomy.preparation import prepare
 from ganatomy.progress import SweepProgress
@@ -37,7 +35,7 @@ from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, parse_settings
 from ganatomy.store import CACHE, URL, Store, publish_store
-from ganatomy.terminal import BAD_INPUT, guarded, heed_termination
+from ganatomy.terminal import BAD_INPUT, guarded
 from ganatomy.tracking import Tracking
 from ganatomy.training import labelled_patients
 from ganatomy.trial import VALIDATION, run_trial
@@ -246,28 +244,6 @@ def run_sweep(plan: SweepPlan, workspace: Path, *, resume: bool = False) -> int:
     return 130 if unfinished else 0
 
 
-def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -> None:
-    """Join the cluster at ``address``, at RAY_ADDRESS or running on this machine, or start one of its own.
-
-    environment: variables of its workers, beside those that Train needs.
-    """
-    logging.getLogger("ray.tune").setLevel(
-        logging.CRITICAL
-    )  # failed trials are told by SweepProgress, in one line each
-    _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
-    os.environ.update(TRAIN_ENVIRONMENT)
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0: Tune itself prints nothing
-    ray.init(
-        address=address or None,
-        # One core can play two workers; a cluster that we join says itself what it has.
-        num_cpus=max(2, os.cpu_count() or 1) if address == "local" else None,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, **(environment or {})}},
-    )
-    heed_termination()
-
-
 def _tell_labels(store: Store, experiments: Sequence[Experiment]) -> None:
     """Say how many patients a label fraction comes to: of few, a small one is rounded up to one."""
     told = set()
@@ -281,21 +257,6 @@ def _tell_labels(store: Store, experiments: Sequence[Experiment]) -> None:
                      f"(labels.fraction {experiment.labels.fraction:g})")  # fmt: skip
     for sentence in sorted(told):
         _say(sentence)
-
-
-def _check_reachable(address: str) -> None:
-    """InputError where nobody listens at ``HOST:PORT``: Ray itself would try for long, and say it in many lines."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or "/" in host:
-        return  # local, auto, or a client's address, which Ray must judge
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise InputError(
-            f"no Ray cluster answers at {address}: {error.strerror or error}",
-            expected="the address of a running one",
-            remedy="start it (ray up cluster.yaml), correct --address or RAY_ADDRESS, or --address local",
-        ) from error
 
 
 def _packages(plan: SweepPlan) -> list[str]:
