@@ -183,6 +183,7 @@ def without(values, *names):
 @pytest.mark.parametrize(("fixed", "expected"), [
     ({"arm": "real"}, [{}]),
     ({"method.shape_weight": "1"}, [REAL, JOINT]),
+    ({"method.shape_weight": "5"}, [REAL, JOINT]),
     ({"arm": "classical"}, []),
     ({"arm": "joint", "budget.batch": "2"},
      [without({**JOINT, **weight}, "arm", "budget.batch") for weight in WEIGHTS]),

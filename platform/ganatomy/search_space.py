@@ -115,11 +115,19 @@ class SearchSpace:
         """The ablation as explicit points that agree with ``fixed``, once each, a point's replicates side by side: what
         runs at the same time then shares no stage and waits for nobody.
 
+        A value that none of the points has takes the place of theirs. Not so with an arm: what else a point says means
+        something in its own arm only.
+
         What a point leaves out stays as in the base. It is said all the same: else Optuna would choose it, anew for
         each replicate.
         """
         chosen: list[dict[str, Any]] = []
-        agreeing = [point for point in self.points if all(_agree(point.get(n, v), v) for n, v in fixed.items())]
+        narrowing = [
+            (name, value)
+            for name, value in fixed.items()
+            if name == "arm" or any(name in point and _agree(point[name], value) for point in self.points)
+        ]
+        agreeing = [point for point in self.points if all(_agree(point.get(n, v), v) for n, v in narrowing)]
         whole = [self._whole(point, fixed) for point in agreeing]
         for point in whole:
             for seed in seeds:

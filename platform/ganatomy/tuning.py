@@ -67,7 +67,8 @@ class Sweep:
     seeds: tuple[int, ...] = ()
     """Seeds of the replicates of each listed point; the space's own if not given. Sampled points use the first."""
     set: tuple[str, ...] = ()
-    """NAME=VALUE, …: fix parameters instead of sampling them, e.g. method.shape_weight=0.5 budget.batch=8."""
+    """NAME=VALUE, …: fix parameters instead of sampling them, e.g. method.shape_weight=0.5 budget.batch=8. Of a space's
+    listed points those remain that have the value; where none has it, all get it."""
     source: str = ""
     """Domain that images are translated from; by default the one with more labelled training patients."""
     target: str = ""
