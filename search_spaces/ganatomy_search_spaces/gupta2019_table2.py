@@ -16,17 +16,17 @@ BASE = replace(
     method=Choice(
         "unit_lesion",
         {
-            "width": 0.125,
+            "width": 0.25,
             "residual_blocks": 1,
             "discriminator_layers": 4,
             "patch_side": 32,
             "normals": 5,
-            "learning_rate": 5e-4,
+            "learning_rate": 2e-4,
         },
     ),
     downstream=Downstream(Choice("drn_d_22", {"width": 0.25}), learning_rate=1e-3, task="classification"),
     sampling=Sampling(ndim=2, size=(64, 64), foreground=0.0),
-    budget=Budget(segmentor_steps=200, generator_steps=600, batch=4, validations=4),
+    budget=Budget(segmentor_steps=200, generator_steps=1200, batch=4, validations=4),
 )
 
 REAL: Values = {"arm": "real"}
