@@ -14,7 +14,7 @@ ROLES = {"P": ":lesion", "H": ":healthy", "A": ":lesion", "B": ":healthy"}
 FULL_BASE = replace(PAPER_BASE, domains=ROLES)
 BASE = replace(
     FULL_BASE,
-    method=Choice("pseudo_healthy", {"width": 0.25, "discriminator_layers": 2, "segmentor_scales": 3}),
+    method=Choice("pseudo_healthy", {"width": 0.5, "discriminator_layers": 2, "segmentor_scales": 3}),
     downstream=Downstream(Choice("residual_unet", {"width": 8}), learning_rate=1e-3),
     sampling=Sampling(ndim=2, size=(64, 64), foreground=0.5),
     budget=Budget(segmentor_steps=600, generator_steps=1000, batch=2, validations=4),
@@ -26,8 +26,9 @@ METHODS: dict[str, Values] = {
     "unpaired": {"arm": "offline", "method": "pseudo_healthy", "method.supervision": "unpaired"},
     "paired": {"arm": "offline", "method": "pseudo_healthy", "method.supervision": "paired"},
 }
+# Sixteen channels in the first layer of each: CycleGAN's has twice as many at the same width.
 SMALL: dict[str, Values] = {
-    "cGAN": {"method.width": 0.25, "method.discriminator_layers": 2},
+    "cGAN": {"method.width": 0.5, "method.discriminator_layers": 2},
     "CycleGAN": {"method.width": 0.25, "method.discriminator_layers": 2, "method.residual_blocks": 6},
     "unpaired": {},
     "paired": {},
@@ -39,7 +40,7 @@ def sample(trial: Suggest) -> None:
     if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
     method = trial.suggest_categorical("method", ["conditional_gan", "cyclegan", "pseudo_healthy"])
-    trial.suggest_categorical("method.width", [0.25, 1.0])
+    trial.suggest_categorical("method.width", [0.25, 0.5, 1.0])
     trial.suggest_categorical("method.discriminator_layers", [2, 3, 4])
     if method == "pseudo_healthy":
         trial.suggest_categorical("method.supervision", ["unpaired", "paired"])
