@@ -165,6 +165,43 @@ def test_a_listed_point_that_leaves_open_what_the_base_does_not_say_is_refused()
         space.listed({}, (0,))
 
 
+def test_a_listed_point_leaves_nothing_open_where_there_is_one_choice():
+    """Another network leaves the settings of the base's behind; what holds for all of them is the only choice."""
+
+    def one(trial):
+        if trial.suggest_categorical("downstream.network", ["unet", "segresnet"]) == "unet":
+            trial.suggest_categorical("downstream.network.norm", ["instance"])
+
+    space = replace(SPACE, sample=one, points=({"arm": "real"},), seeds=(0,))
+    (point,) = space.listed({}, (0,))
+    assert point == {"arm": "real", "downstream.network": "unet", "downstream.network.norm": "instance", "seed": 0}
+    assert space.experiment(point, {}).downstream.network == Choice("unet", {"norm": "instance"})
+    assert space.listed({"downstream.network": "segresnet"}, (0,)) == [{"arm": "real", "seed": 0}]
+
+
+GENERAL = [name for name in SPACES if name in available("methods")]
+"""Spaces of a method, as against those of a study."""
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_the_downstream_network_is_sampled_in_every_arm_and_any_can_be_fixed(name):
+    space = installed(name, full=False)
+    classifies = space.base.downstream.task == "classification"
+    expected = {"drn_d_22", "densenet121"} if classifies else set(available("networks")) - {"drn_d_22", "densenet121"}
+    found = asked(space.sampler({}, space.seeds), 150)
+    for arm in {values["arm"] for values in found}:
+        assert {values["downstream.network"] for values in found if values["arm"] == arm} == expected, arm
+    points = [(values, {}) for values in found]
+    for network in expected:
+        fixed = {"downstream.network": network}
+        points += [(point, fixed) for point in space.listed(fixed, (0,))]
+        assert all(space.experiment(*point).downstream.network.name == network for point in points if point[1] == fixed)
+    experiments = [space.experiment(*point) for point in points]
+    for experiment in {str(experiment.downstream.network): experiment for experiment in experiments}.values():
+        with torch.device("meta"):
+            assert sum(p.numel() for p in task_of(experiment.validate(), 3).segmentor().parameters()) > 0
+
+
 def test_listed_points_run_once_a_seed():
     listed = SPACE.listed({}, (0, 1, 1))
     assert [values["seed"] for values in listed] == [0, 1] * 3

@@ -219,11 +219,11 @@ class Stated:
         self.asked: dict[str, Any] = {}
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """The stated value. InputError where nothing is stated."""
-        if name not in self.values:
+        """The stated value, or the only choice. InputError where nothing is stated and there are several."""
+        if name not in self.values and len(choices) != 1:
             raise InputError(f"space {self.space}: a listed point leaves {name} open", expected=f"{name} in its base")
-        self.asked[name] = self.values[name]
-        return self.values[name]
+        self.asked[name] = self.values[name] if name in self.values else choices[0]
+        return self.asked[name]
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
         """The stated value."""

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 from ganatomy.experiment import Choice
 from ganatomy.search_space import SearchSpace, Suggest
+from ganatomy_search_spaces.downstream_networks import suggest_segmentor
 from ganatomy_search_spaces.pseudo_healthy import BASE as PSEUDO_HEALTHY_BASE
 
 BASE = replace(PSEUDO_HEALTHY_BASE, method=Choice("conditional_gan"))
 
 
 def sample(trial: Suggest) -> None:
-    """Rate, and how the healthy images are used; real data only among the arms."""
+    """Segmentor, rate, and how the healthy images are used; real data only among the arms."""
+    suggest_segmentor(trial, norm="instance")
     if trial.suggest_categorical("arm", ["real", "classical", "offline"]) != "offline":
         return
     trial.suggest_float("method.learning_rate", 1e-5, 5e-4, log=True)

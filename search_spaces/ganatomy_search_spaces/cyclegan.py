@@ -6,13 +6,15 @@ from dataclasses import replace
 
 from ganatomy.experiment import Choice
 from ganatomy.search_space import SearchSpace, Suggest
+from ganatomy_search_spaces.downstream_networks import suggest_segmentor
 from ganatomy_search_spaces.shape_consistent import BASE as SHAPE_CONSISTENT_BASE
 
 BASE = replace(SHAPE_CONSISTENT_BASE, arm="offline", method=Choice("cyclegan"))
 
 
 def sample(trial: Suggest) -> None:
-    """Generator, λ, identity loss, and how the images are used; real data only among the arms."""
+    """Segmentor, generator, λ, identity loss, and how the images are used; real data only among the arms."""
+    suggest_segmentor(trial)
     if trial.suggest_categorical("arm", ["real", "classical", "offline"]) != "offline":
         return
     trial.suggest_categorical("method.generator", ["resnet", "unet_t1"])

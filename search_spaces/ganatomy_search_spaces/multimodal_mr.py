@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ganatomy.experiment import Budget, Choice, Downstream, Drawing, Experiment, Filter, Mixing, Sampling
 from ganatomy.search_space import SearchSpace, Suggest
+from ganatomy_search_spaces.downstream_networks import suggest_segmentor
 
 BASE = Experiment(
     cohort="",
@@ -26,7 +27,8 @@ RATIOS = (0.2, 0.5, 0.8, 1.0, 2.0, 3.0)
 
 
 def sample(trial: Suggest) -> None:
-    """How structure is found and filled, who guides lesions, what is kept, and how it is mixed with real images."""
+    """Segmentor; how structure is found and filled, who guides lesions, what is kept, and how it is mixed in."""
+    suggest_segmentor(trial, norm="instance")
     if trial.suggest_categorical("arm", ["real", "classical", "offline"]) != "offline":
         return
     trial.suggest_float("method.structure_beta", 0.03, 0.15, log=True)

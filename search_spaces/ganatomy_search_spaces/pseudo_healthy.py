@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Labels, Mixing, Sampling
 from ganatomy.search_space import SearchSpace, Suggest
+from ganatomy_search_spaces.downstream_networks import suggest_segmentor
 
 BASE = Experiment(
     cohort="",
@@ -22,7 +23,8 @@ BASE = Experiment(
 
 
 def sample(trial: Suggest) -> None:
-    """Supervision, rate, λ1, λ2, Cycle H-H, and how the images are used; real data only among the arms."""
+    """Segmentor, supervision, rate, λ1, λ2, Cycle H-H, and how images are used; real data only among the arms."""
+    suggest_segmentor(trial, norm="instance")
     if trial.suggest_categorical("arm", ["real", "classical", "offline"]) != "offline":
         return
     supervision = trial.suggest_categorical("method.supervision", ["paired", "unpaired", "mixed"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ganatomy.experiment import Budget, Choice, Experiment, Labels, Mixing, Sampling
 from ganatomy.search_space import SearchSpace, Suggest, Values
 from ganatomy_methods.shape_consistent import ShapeConsistentConfig
+from ganatomy_search_spaces.downstream_networks import suggest_segmentor
 
 BASE = Experiment(
     cohort="",
@@ -19,6 +20,12 @@ BASE = Experiment(
 
 
 def sample(trial: Suggest) -> None:
+    """Segmentor, arm and what is the method's."""
+    suggest_segmentor(trial)
+    sample_method(trial)
+
+
+def sample_method(trial: Suggest) -> None:
     """λ and γ on logarithmic scales, γ = 0 (CycleGAN with this generator) among them; the amount of synthetic data."""
     arm = trial.suggest_categorical("arm", ["real", "classical", "offline", "joint"])
     if arm not in ("offline", "joint"):
@@ -41,7 +48,7 @@ POINTS: tuple[Values, ...] = (
 
 SPACE = SearchSpace(
     name="shape_consistent",
-    description=f"arms x shape weight (paper: {ShapeConsistentConfig().shape_weight:g}) x amount of synthetic data",
+    description=f"arms x segmentor x shape weight (paper: {ShapeConsistentConfig().shape_weight:g}) x synthetic data",
     base=BASE,
     sample=sample,
     points=POINTS,

@@ -5,12 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ganatomy.experiment import Labels, Sampling
-from ganatomy.search_space import SearchSpace
+from ganatomy.search_space import SearchSpace, Suggest
+from ganatomy_search_spaces.downstream_networks import suggest_segmentor
 from ganatomy_search_spaces.phantom_demo import BASE as DEMO_BASE
 from ganatomy_search_spaces.shape_consistent import BASE as FULL_BASE
-from ganatomy_search_spaces.shape_consistent import sample
+from ganatomy_search_spaces.shape_consistent import sample_method
 
 BASE = replace(DEMO_BASE, labels=Labels(), sampling=Sampling(ndim=2, size=(64, 64), foreground=0.5))
+
+
+def sample(trial: Suggest) -> None:
+    """As at full size, with narrow segmentors that start to learn within so short a budget."""
+    suggest_segmentor(trial, width=8, norm="instance")
+    sample_method(trial)
+
 
 SPACE = SearchSpace(
     name="shape_consistent_small",

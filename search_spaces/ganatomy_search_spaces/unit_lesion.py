@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
 from ganatomy.search_space import SearchSpace, Suggest
+from ganatomy_search_spaces.downstream_networks import suggest_classifier
 
 THRESHOLDS = (0.0, 0.5, 0.7, 0.85, 0.9, 0.95, 0.99)
 
@@ -22,7 +23,8 @@ BASE = Experiment(
 
 
 def sample(trial: Suggest) -> None:
-    """Arms x what is translated, how it is blended in, and how sure the classifier of before must be."""
+    """Classifier, arm, what is translated, how it is blended in, and how sure the classifier of before must be."""
+    suggest_classifier(trial)
     if trial.suggest_categorical("arm", ["real", "classical", "offline"]) != "offline":
         return
     trial.suggest_categorical("method.adversarial_weight", [1.0, 10.0])
