@@ -264,10 +264,12 @@ def test_one_role_alone_is_translated_as_in_company(name, ndim):
 
 @pytest.mark.parametrize(("name", "ndim"), CASES)
 def test_a_batch_of_two_is_two_batches_of_one(name, ndim):
-    """T-A5, on whole methods."""
+    """T-A5, on whole methods; and to the last bit the same in training as in evaluation."""
     method = make(name, ndim)
     batch = batch_for(method, ndim)
     together = method.synthesize(batch)
+    for trained, evaluated in zip(together, method.eval().synthesize(batch), strict=True):
+        assert torch.equal(trained.image, evaluated.image)
     first, second = (method.synthesize(part(batch, slice(i, i + 1))) for i in range(2))
     for whole, one, other in zip(together, first, second, strict=True):
         torch.testing.assert_close(torch.cat([one.image, other.image]), whole.image, rtol=0, atol=1e-5)

@@ -48,6 +48,58 @@ def test_the_objective_is_the_weighted_sum_of_its_terms(identity_weight):
     assert ("identity" in losses) == (identity_weight > 0)
 
 
+def test_every_term_is_that_of_the_paper():
+    """Zhu et al. 2017, eqs. 1 (least squares) and 2 and the identity loss of section 5.2, written out."""
+    method, images = make(identity_weight=1.0, pool_size=0), batch()
+    losses = method.step(images, Inspected())
+    G_A, G_B, D_A, D_B, x_A, x_B = method.G_A, method.G_B, method.D_A, method.D_B, images["A"].image, images["B"].image
+    fake_A, fake_B = G_A(x_B), G_B(x_A)
+
+    def told(D, real, fake):
+        return (((D(real) - 1) ** 2).mean() + (D(fake) ** 2).mean()) / 2
+
+    expected = {
+        "adversarial": ((D_A(fake_A) - 1) ** 2).mean() + ((D_B(fake_B) - 1) ** 2).mean(),
+        "cycle": (G_A(fake_B) - x_A).abs().mean() + (G_B(fake_A) - x_B).abs().mean(),
+        "identity": (G_A(x_A) - x_A).abs().mean() + (G_B(x_B) - x_B).abs().mean(),
+        "discriminator": told(D_A, x_A, fake_A) + told(D_B, x_B, fake_B),
+    }
+    assert set(losses) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value.detach(), msg=name)
+
+
+def test_discriminators_see_past_fakes_of_their_own_domain():
+    """A pool of one image for each domain, already full: where the coin says so, the judge sees what was there."""
+    method, images, seen = make(pool_size=1), batch(), {"A": [], "B": []}
+    stored = {"A": torch.full((1, 16, 16), 0.25), "B": torch.full((1, 16, 16), -0.25)}
+    for domain, pool in (("A", method.pool_A), ("B", method.pool_B)):
+        pool.images = [stored[domain].clone()]
+        getattr(method, f"D_{domain}").register_forward_pre_hook(
+            lambda _, given, domain=domain: seen[domain].append(given[0])
+        )
+    for _ in range(6):
+        method.step(images, Inspected())
+    for domain, other in (("A", "B"), ("B", "A")):
+        judged = torch.cat([given[2:] for given in seen[domain] if len(given) == 4])
+        assert any(torch.equal(image, stored[domain]) for image in judged)
+        assert not any(torch.equal(image, stored[other]) for image in judged)
+        current = [given for given in seen[domain] if len(given) == 2]
+        assert not any(torch.equal(image, stored[domain]) for given in current for image in given)
+
+
+def test_the_papers_networks_and_settings_are_the_defaults():
+    config = CycleGANConfig()
+    assert (config.generator, config.residual_blocks, config.discriminator_layers, config.pool_size) == (
+        "resnet",
+        9,
+        3,
+        50,
+    )
+    assert (config.cycle_weight, config.identity_weight, config.width, config.final_activation) == (10, 0, 1, "none")
+    assert {(one.lr, one.betas, one.weight_decay) for one in make().optimisers().values()} == {(2e-4, (0.5, 0.999), 0)}
+
+
 def test_generators_are_named_by_the_domain_they_make():
     """An exact pair of inverse maps has no cycle loss and, being no identity, an identity loss."""
     method = make(identity_weight=1.0)

@@ -121,6 +121,78 @@ def test_every_term_is_that_of_the_paper():
         torch.testing.assert_close(losses[name], value.detach(), msg=name)
 
 
+def test_every_term_of_unpaired_training_is_that_of_the_paper():
+    """Section 3.4, L_GAN2 in its bounded direction: real masks are those of other volumes."""
+    method, images = make(supervision="unpaired"), batch()
+    losses = method.step(images, Inspected())
+    S, D_m = method.S, method.D_m
+    map_p, m = S((images["P"].image + 1) / 2), (images["masks"].label > 0)[:, None].float()
+    torch.testing.assert_close(losses["adversarial_mask"], ((D_m(map_p) - 1) ** 2).mean().detach() / 2)
+    expected = ((D_m(m) - 1) ** 2).mean() / 2 + (D_m(map_p) ** 2).mean() / 2
+    torch.testing.assert_close(losses["mask_discriminator"], expected.detach())
+
+
+class Only(OptimisationStep):
+    """The loop's update, in which one group of networks learns and the others are stepped along nothing."""
+
+    def __init__(self, method, learns):
+        super().__init__(method.networks(), method.optimisers())
+        self.learns = learns
+
+    @contextmanager
+    def __call__(self, *names):
+        with super().__call__(*names) as minimise:
+            yield minimise if self.learns in names else lambda loss: minimise(0 * loss)
+
+
+@pytest.mark.parametrize(("judge", "makes"), [("D_x", "G"), ("D_m", "S")])
+def test_judges_part_real_from_made_and_makers_persuade_them(judge, makes):
+    """T-A1 for both discriminators, and for what each of them judges."""
+    alone = {"cycle_weight": 0.0} | ({"mask_weight": 0.0} if judge == "D_x" else {"unpaired_adversarial_weight": 0.0})
+    method, images = make(supervision="unpaired", learning_rate=1e-3, **alone), batch()
+    x_p, x_h = (images["P"].image + 1) / 2, (images["H"].image + 1) / 2
+    real = x_h if judge == "D_x" else (images["masks"].label > 0)[:, None].float()
+
+    @torch.no_grad()
+    def scores():
+        D, network = getattr(method, judge), getattr(method, makes)
+        return float(D(real).mean()), float(D(network(x_p)).mean())
+
+    before = scores()
+    for _ in range(10):
+        method.step(images, Only(method, judge))
+    told = scores()
+    assert told[0] - told[1] > before[0] - before[1]
+    method.step(images, Only(method, makes))
+    assert scores()[1] > told[1]
+
+
+@pytest.mark.parametrize("supervision", ["unpaired", "mixed"])
+def test_gradients_of_a_batch_are_means_of_those_of_its_samples_however_supervised(supervision):
+    """T-A6, where samples are weighed: one has a mask of its own and one has none, one foreign mask is its image's."""
+    method, images = make(supervision=supervision).double(), batch()
+    images = {role: Images(i.image.double(), i.label, i.subjects) for role, i in images.items()}
+    images["P"].label[1] = UNLABELLED
+    images["masks"] = Images(images["masks"].image, images["masks"].label, ("P0", "masks1"))
+    parts = [
+        {role: Images(i.image[n : n + 1], i.label[n : n + 1], i.subjects[n : n + 1]) for role, i in images.items()}
+        for n in range(2)
+    ]
+
+    def gradients(given):
+        update = Inspected()
+        method.step(given, update)
+        return [
+            torch.autograd.grad(loss, [p for name in names for p in getattr(method, name).parameters()])
+            for names, loss in update.objectives.items()
+        ]
+
+    whole, one, other = (gradients(given) for given in (images, *parts))
+    for objective in range(2):
+        for together, first, second in zip(whole[objective], one[objective], other[objective], strict=True):
+            torch.testing.assert_close(together, (first + second) / 2, rtol=1e-6, atol=1e-9)
+
+
 def test_perfect_networks_cost_nothing_in_the_healthy_cycle():
     """T-D2: with G = R(., 0) = id and S = 0 both terms of Cycle H-H are exactly 0."""
     method = make()
@@ -331,6 +403,15 @@ def test_the_rate_is_constant_and_then_falls_to_nothing():
     phases = make().phases(200, 7)
     assert [rate_factor(e, phases) for e in (0, 99)] == [1, 1]
     assert rate_factor(199, phases) == pytest.approx(1 / 101)
+
+
+def test_the_networks_and_rates_of_the_paper_are_the_defaults():
+    config = PseudoHealthyConfig()
+    assert (config.width, config.residual_blocks, config.discriminator_layers, config.segmentor_scales) == (1, 6, 4, 4)
+    assert (config.supervision, config.healthy_cycle, config.mask_input) == ("paired", True, True)
+    assert config.final_activation == "none"
+    adam = make(supervision="unpaired").optimisers()
+    assert {(one.lr, one.betas, one.weight_decay) for one in adam.values()} == {(2e-4, (0.5, 0.999), 0)}
 
 
 @pytest.mark.parametrize("setting", [{"mask_weight": -1}, {"width": 0}, {"discriminator_layers": 5}])
