@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -148,6 +149,23 @@ def test_a_classifier_learns_what_there_is_to_learn(store, tmp_path):
     experiment = radiographs.experiment(budget__segmentor_steps=40, budget__batch=4)
     outcome = Stages(tmp_path / "workspace", made.path, experiment).run()
     assert outcome.summary["val/auc"] > 0.95
+
+
+def test_no_synthetic_film_is_taken_for_a_real_one_in_any_split(store, tmp_path):
+    """T-C3: neither trained on as real, nor scored, nor chosen by, though the cohort holds some."""
+    synthetic = [
+        replace(item, subject=f"made-{item.subject}", attributes={**item.attributes, "synthetic": True})
+        for item in radiographs.items()
+    ]
+    both = write_store(tmp_path / "s", name="s", labels={}, domains={"xray": {}}, digest="both",
+                       items=[*radiographs.items(), *synthetic])  # fmt: skip
+    for split in ("train", "val", "test"):
+        assert len(both.records("xray", split)) == 2 * len(store.records("xray", split))
+        images = classified_images(both, "xray", split)
+        assert {image.subject for image in images} == {image.subject for image in store.records("xray", split)}
+    loop = TrainClassifier(both.path, radiographs.experiment(), tmp_path, "L")(rank=0, world=1, device=CPU)
+    seen = {name for step in range(20) for images in loop.draws.batch(step).values() for name in images.subjects}
+    assert seen == {image.subject for image in store.records("xray", "train")}
 
 
 def test_one_class_alone_is_refused(store, tmp_path):

@@ -3,6 +3,7 @@ stages."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from itertools import pairwise
@@ -190,6 +191,21 @@ def test_what_was_drawn_lies_around_the_origin():
     moved = centred(affine, (1, 9, 5))
     assert np.array_equal(moved[:3, :3], affine[:3, :3])
     assert np.allclose(moved @ [2, 4, 0, 1], [0, 0, 0, 1])
+
+
+# --- what it is trained on ---------------------------------------------------------------------------------------
+
+
+def test_modalities_are_drawn_independently_although_the_cohort_has_all_of_each_patient(store, tmp_path):
+    """T-E8: registration of the source data is not used. Of two modalities in a step, chance alone makes one patient's
+    (a third of the times, of three), and each modality has an order of its own."""
+    loop = training.FitGenerator(store.path, EXPERIMENT, tmp_path)(rank=0, world=1, device=torch.device("cpu"))
+    drawn = [loop.draws.batch(step) for step in range(60)]
+    orders = {role: [given[role].subjects[0] for given in drawn] for role in ROLES}
+    assert len({tuple(order) for order in orders.values()}) == len(ROLES)
+    for one, other in itertools.combinations(ROLES, 2):
+        together = np.mean([a == b for a, b in zip(orders[one], orders[other], strict=True)])
+        assert 0.1 < together < 0.6, (one, other)
 
 
 # --- through the stages ------------------------------------------------------------------------------------------
