@@ -179,6 +179,26 @@ def test_a_listed_point_leaves_nothing_open_where_there_is_one_choice():
     assert space.listed({"downstream.network": "segresnet"}, (0,)) == [{"arm": "real", "seed": 0}]
 
 
+def test_a_space_described_names_all_that_it_varies_and_what_each_way_offers():
+    text = replace(SPACE, full=BASE, name="toy", description="what for").described()
+    assert text.startswith("toy:\n  what for\n")
+    assert "arm=joint method.shape_weight=0.0" in text
+    for offer in ("arm: real, joint", "method.use_reconstructed: True, False", "budget.batch: 1 to 8"):
+        assert offer in text
+    assert "method.shape_weight: 0.1 to 10, logarithmic" in text
+    assert "seeds 0, 1" in text
+    assert "method.cycle_weight=10.0" in text, "what is not sampled can be fixed too"
+    assert "--full" in text
+    assert "--full" not in SPACE.described()
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_the_help_of_an_installed_space_speaks_of_everything_that_it_suggests(name):
+    text = installed(name, full=False).described()
+    for values in asked(installed(name, full=False).sampler({}, (0,)), 40):
+        assert all(f"  {parameter}: " in text for parameter in values if parameter != "seed")
+
+
 GENERAL = [name for name in SPACES if name in available("methods")]
 """Spaces of a method, as against those of a study."""
 

@@ -74,6 +74,23 @@ def test_what_cannot_run_is_refused_in_one_line_before_anything_is_written(phant
     assert not (tmp_path / "workspace" / "sweeps").exists()
 
 
+@pytest.mark.parametrize("given", [["--space", "gupta2019_table2"], ["--space=gupta2019_table2"]])
+def test_help_with_a_space_says_what_that_space_varies(given, capsys):
+    assert main([*given, "--help"]) == 0
+    assert "arm=offline filter.min_probability=0.9" in capsys.readouterr().out
+    assert main([*given, "--full", "--help"]) == 0
+    assert "[1024, 512]" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert "--space NAME --help" in capsys.readouterr().out
+
+
+def test_help_with_a_space_that_is_not_there_names_the_nearest(capsys):
+    assert main(["--help", "--space", "gupta2019_tabl"]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean 'gupta2019_table2'" in said
+    assert said.count("\n") == 1
+
+
 def test_an_unknown_option_is_one_line(capsys):
     assert main(["--spcae", "phantom_demo"]) == 2
     assert "--space" in capsys.readouterr().err

@@ -6,6 +6,7 @@ list ``points``: an ablation, each of them run once a seed before anything is sa
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -144,6 +145,37 @@ class SearchSpace:
         self.sample(Fixing(stated, fixed))
         return {**stated.asked, **point}
 
+    def described(self) -> str:
+        """The study in lines: its listed points, what is sampled besides, and all that can be fixed with its value."""
+        base = self.base
+        settings = {f"method.{name}": value for name, value in plain(base.method_config()).items()}
+        values = {**base.flat(), **settings}
+        fixable = [f"{n}={v}" for n, v in sorted(values.items()) if n != "cohort" and not n.startswith("domains.")]
+        roles = ", ".join(role + (f" ({state[1:]})" if state else "") for role, state in base.domains.items())
+        points = [" ".join(f"{name}={value}" for name, value in point.items()) for point in self.points]
+        parts = {
+            self.name: [self.description],
+            "roles": [f"{roles}; the downstream model works in the domain of {base.target}"],
+            f"points, each with seeds {', '.join(map(str, self.seeds))}": points or ["none: give --trials"],
+            "sampled with --trials": [f"{name}: {offer}" for name, offer in self._offers().items()],
+            "fixed with --set NAME=VALUE": textwrap.wrap(", ".join(fixable), 116, break_on_hyphens=False),
+        }
+        if self.full is not None:
+            size = " x ".join(map(str, self.full.sampling.size))
+            parts["--full"] = [f"the paper's networks and schedules on {size}"]
+        return "\n\n".join("\n".join([f"{head}:", *(f"  {line}" for line in some)]) for head, some in parts.items())
+
+    def _offers(self) -> dict[str, str]:
+        """Name -> what the sampler chooses from, on the way to every listed point and one choice away from it."""
+        heard = Offered({})
+        for point in self.points or ({},):
+            start = Offered(point)
+            self.sample(start)
+            for other in ({}, *({name: choice} for name, choices in start.choices.items() for choice in choices)):
+                heard.values = {**point, **other}
+                self.sample(heard)
+        return heard.offers
+
     def on_two(self, values: Values, fixed: Values) -> bool:
         """``two_workers`` of a trial, whose ``fixed`` values are text as they were typed."""
         return self.two_workers({**values, **{name: _read(value) for name, value in fixed.items()}})
@@ -232,6 +264,30 @@ class Stated:
     def suggest_int(self, name: str, low: int, high: int) -> Any:
         """The stated value."""
         return self.suggest_categorical(name, ())
+
+
+class Offered:
+    """An Optuna trial that takes ``values`` where they say something, else the first it is offered; it remembers what
+    it was ``offers``-ed, in words, and all ``choices``."""
+
+    def __init__(self, values: Values) -> None:
+        self.values = values
+        self.offers: dict[str, str] = {}
+        self.choices: dict[str, Sequence[Any]] = {}
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of the choices."""
+        self.offers[name], self.choices[name] = ", ".join(str(plain(choice)) for choice in choices), choices
+        return self.values.get(name, choices[0])
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """The lower end."""
+        self.offers[name] = f"{low:g} to {high:g}" + (", logarithmic" if log else "")
+        return float(self.values.get(name, low))
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """The lower end."""
+        return int(self.suggest_float(name, low, high))
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:

@@ -35,7 +35,7 @@ from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, parse_settings
 from ganatomy.store import CACHE, URL, Store, publish_store
-from ganatomy.terminal import BAD_INPUT, guarded
+from ganatomy.terminal import BAD_INPUT, guarded, one_line
 from ganatomy.tracking import Tracking
 from ganatomy.training import labelled_patients
 from ganatomy.trial import VALIDATION, run_trial
@@ -154,10 +154,7 @@ class Sweep:
         if not self.space or self.cohort is None:
             raise InputError("nothing to run", expected="--space NAME --cohort DIR, or --resume SWEEP")
         self._check_amounts()
-        space, fixed = resolve("spaces", self.space), parse_settings(self.set)
-        if not isinstance(space, SearchSpace):
-            raise InputError(f"--space {self.space} is a {type(space).__name__}", expected="a SearchSpace")
-        space = space.at_full_size() if self.full else space
+        space, fixed = _space(self.space, self.full), parse_settings(self.set)
         cohort = read_cohort(self.cohort)
         base = cast_roles(space.base, cohort, self.domains, self.source, self.target)
         space = replace(space, base=base)
@@ -397,17 +394,31 @@ def _free_name(workspace: Path, name: str, *, given: bool) -> str:
     return next(f"{name}-{n}" for n in range(2, 10_000) if not (folder / f"{name}-{n}").exists())
 
 
-def _help() -> str:
-    """What the command is for, and what it can be given here."""
+def _space(name: str, full: bool) -> SearchSpace:
+    space = resolve("spaces", name)
+    if not isinstance(space, SearchSpace):
+        raise InputError(f"--space {name} is a {type(space).__name__}", expected="a SearchSpace")
+    return space.at_full_size() if full else space
+
+
+def _help(given: Sequence[str]) -> str:
+    """What the command is for, and what it can be given here; of a space that is named, what it varies."""
     spaces = ", ".join(sorted(available("spaces")))
-    return f"{described(Sweep, whole=True)}\n\nInstalled spaces: {spaces}."
+    text = f"{described(Sweep, whole=True)}\n\nInstalled spaces: {spaces}."
+    words = " ".join(given).replace("--space=", "--space ").split()
+    if not {"-h", "--help"} & set(words) or "--space" not in words[:-1]:
+        return f"{text} What one varies: --space NAME --help."
+    return f"{text}\n\n{_space(words[words.index('--space') + 1], '--full' in words).described()}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of sweep.py. Returns the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        options = parse(Sweep, program="sweep.py", description=_help(), arguments=given)
+        options = parse(Sweep, program="sweep.py", description=_help(given), arguments=given)
+    except InputError as error:  # a space that is not there
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else BAD_INPUT
     return guarded(options.run, workspace=options.workspace, debug=options.debug)
