@@ -46,6 +46,20 @@ def test_who_trains_receives_nothing(store):
     assert {item.patient for item in patch_items(store, OFFLINE) if item.split == "train"} <= training
 
 
+def test_the_share_that_receives_lesions_is_the_one_asked_for(store):
+    """Of fourteen patients without a lesion; a larger share of sources holds the smaller one."""
+    sources = [set(part(store, OFFLINE.with_values({"method.source_share": s})).sources) for s in (0.2, 0.5, 0.8)]
+    assert [len(some) for some in sources] == [3, 7, 11]
+    assert sources[0] < sources[1] < sources[2]
+
+
+def test_a_dark_lesion_is_still_a_lesion(store):
+    """Only patches without one are dropped for being dark."""
+    dark = OFFLINE.with_values({"method.minimum_intensity": 1.0})
+    classes = [item.attributes["class"] for item in patch_items(store, dark) if item.split == "train"]
+    assert classes == ["lesion"] * 2 * 6
+
+
 def test_a_patient_with_a_lesion_receives_none_on_the_other_side(tmp_path):
     """Two films of one person, as in mammography: one breast with a lesion, the other without."""
     items = radiographs.items()

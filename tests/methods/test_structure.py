@@ -261,6 +261,43 @@ def test_a_varied_label_is_one_of_the_same_classes_and_hardly_larger(seed):
     assert torch.equal(moved, maps.varied(label, torch.Generator().manual_seed(seed)))
 
 
+def changes(kind, side=184, pixel=1.0):
+    """From a pixel of the result to that of the label, in homogeneous coordinates about the centre."""
+    return [maps._change(kind, pixel, side, torch.Generator().manual_seed(seed)) for seed in range(60)]
+
+
+def test_the_changes_of_a_label_are_those_of_the_programs():
+    """Any rotation; a flip; a shift by 2 to 5 pixels either way; smaller, never larger, by 2 to 7 pixels of 184."""
+    for turn in changes(0):
+        torch.testing.assert_close(turn @ turn.T, torch.eye(3, dtype=torch.float64))
+        assert torch.linalg.det(turn) > 0
+    assert len({round(float(turn[0, 0]), 1) for turn in changes(0)}) > 10
+    assert {tuple(flip.diagonal().tolist()) for flip in changes(1)} == {(-1, 1, 1), (1, -1, 1)}
+    shifts = torch.cat([shift[:2, 2] for shift in changes(2)])
+    assert set(shifts.abs().tolist()) == {2, 3, 4, 5}
+    assert (shifts > 0).any()
+    assert (shifts < 0).any()
+    for smaller in changes(3):
+        assert 184 / (184 - 2) - 1e-9 <= smaller[0, 0] == smaller[1, 1] <= 184 / (184 - 7) + 1e-9
+    assert max(float(shift[:2, 2].abs().max()) for shift in changes(2, 64, 64 / 184)) == 2
+
+
+def test_a_label_undergoes_two_different_changes(monkeypatch):
+    asked = []
+    plain = maps._change
+    monkeypatch.setattr(maps, "_change", lambda kind, *rest: asked.append(kind) or plain(kind, *rest))
+    for seed in range(40):
+        maps.varied(blob(28, 28), torch.Generator().manual_seed(seed))
+    pairs = [frozenset(pair) for pair in zip(asked[::2], asked[1::2], strict=True)]
+    assert len(pairs) == 40
+    assert {len(pair) for pair in pairs} == {2}
+    assert len(set(pairs)) == 6
+
+
+def test_small_images_may_err_up_to_three_times_as_much():
+    assert [maps.error_threshold((side, side // 2)) for side in (400, 184, 92, 32)] == [0.05, 0.05, 0.1, 0.05 * 3]
+
+
 def test_labels_vary_and_leave_their_original_alone():
     label = blob(20, 34, size=9)
     before = label.clone()
