@@ -82,18 +82,25 @@ def test_the_adversarial_losses_are_those_of_goodfellow():
     assert bce_discriminator(undecided, undecided).item() == pytest.approx(2 * math.log(2))
 
 
-def by_hand(**settings):
-    """A method of affine maps, images of one value each: every term is a number that can be worked out on paper."""
+def of_affine_maps(**settings):
     method = make(**settings).eval()
     method.E_shared = method.G_shared = nn.Identity()
     method.E_H, method.E_L = Affine(), Affine(shift=0.1)
     method.G_H, method.G_L = Affine(scale=2.0), Affine(shift=-0.3)
     method.D_H, method.D_L = Affine(), Affine()
+    return method
+
+
+def of_one_value_each():
     label = torch.full((2, 8, 8), UNLABELLED)
     values = {"H": 0.2, "L": -0.4}
-    images = {role: Images(torch.full((2, 1, 8, 8), value), label) for role, value in values.items()}
+    return {role: Images(torch.full((2, 1, 8, 8), value), label) for role, value in values.items()}
+
+
+def by_hand(**settings):
+    """A method of affine maps, images of one value each: every term is a number that can be worked out on paper."""
     update = Inspected()
-    return method.step(images, update), update.objectives
+    return of_affine_maps(**settings).step(of_one_value_each(), update), update.objectives
 
 
 def softplus(value):
@@ -185,6 +192,14 @@ def test_codes_are_noisy_in_training_only():
     assert abs(noise.mean()) < 0.05
     assert abs(noise.std() - 1) < 0.05
     assert method.eval().sample(mean) is mean
+
+
+def test_every_code_that_is_decoded_is_drawn_first():
+    """z ~ q(z|x) in all expectations of eqs. 1-3: both sides of eq. 2, reconstructions, and codes of translations."""
+    method, drawn = of_affine_maps(), []
+    method.sample = lambda mean: drawn.append(round(float(mean.mean()), 4)) or mean
+    method.step(of_one_value_each(), Inspected())
+    assert drawn == [-0.3, 0.2, 0.2, -0.3, 0.0, -0.6]
 
 
 @pytest.mark.parametrize("training", [True, False])
