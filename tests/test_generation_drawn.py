@@ -12,21 +12,21 @@ import pytest
 import torch
 from test_drawing import EXPERIMENT, ROLES, SIDE, SPLITS, brain
 
-from ganatomy import promotion
+from ganatomy import examination
 from ganatomy.cli import main
 from ganatomy.cohort import Cohort, Domain, Intensity, Row, prepare_image, read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.distributed import Workers
+from ganatomy.examination import Bench
 from ganatomy.experiment import TrialResult
 from ganatomy.generation_drawn import (
-    differences_when_drawn_elsewhere,
     generate_drawn,
     pool_of_cohort,
     pool_of_files,
 )
 from ganatomy.generator import load_generator, save_generator
 from ganatomy.preparation import prepare
-from ganatomy.promotion import _Bench
+from ganatomy.reloading import differences_when_drawn_elsewhere
 from ganatomy.results import SweepPlan
 from ganatomy.stages import Stages
 from ganatomy.training import make_method
@@ -216,12 +216,12 @@ def test_a_fresh_process_draws_the_same_and_other_networks_do_not(generator, poo
 
 
 def test_the_gates_of_memorisation_lineage_and_integrity_judge_a_drawing_generator(cohort, tmp_path, monkeypatch):
-    monkeypatch.setattr(promotion, "INTEGRITY_VOLUMES", 1)
+    monkeypatch.setattr(examination, "INTEGRITY_VOLUMES", 1)
     store = prepare(cohort, tmp_path / "stores")
     stages = Stages(tmp_path, store.path, EXPERIMENT, Workers())
     stages.synthesised()
     plan = SweepPlan("s", "s", EXPERIMENT, str(store.path), str(cohort.path), store.digest, trials=1, seeds=(0,))
-    bench = _Bench(tmp_path, plan, lambda sentence: None)
+    bench = Bench(tmp_path, plan, lambda sentence: None)
     result = TrialResult("t", EXPERIMENT, "finished", stages=stages.keys)
     generator, judged = bench.bundle(result, tmp_path / "bundle")
     assert bench.integrity(generator, judged).passed

@@ -7,6 +7,7 @@ import os
 import pickletools
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -21,13 +22,13 @@ from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic
 from ganatomy.downstream import task_of
 from ganatomy.experiment import Choice, Experiment, Sampling
 from ganatomy.generator import (
-    difference_when_reloaded,
     load_generator,
     pseudonym,
     save_generator,
     write_report,
 )
 from ganatomy.inference import synthesize_volume
+from ganatomy.reloading import Example, differences_when_reloaded
 from ganatomy.store import Item, Store, write_store
 
 
@@ -272,12 +273,16 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def test_fresh_process_gives_the_same_volume(saved, importable) -> None:
     image = np.random.default_rng(1).uniform(-1, 1, (2, 11, 9)).astype(np.float32)
-    assert difference_when_reloaded(saved, image, "A") == 0
+    examples = {"one": Example("A", image), "another": Example("A", image[:1])}
+    assert differences_when_reloaded(saved, saved.method, examples) == {"one": 0, "another": 0}
+    other = deepcopy(saved.method)
+    other.G_B.offset.data += 0.01
+    assert differences_when_reloaded(saved, other, {"one": examples["one"]})["one"] == pytest.approx(0.01, rel=1e-3)
 
 
 def test_fresh_process_that_cannot_load_says_why(saved) -> None:
     with pytest.raises(InputError, match="test_generator"):
-        difference_when_reloaded(saved, np.zeros((1, 8, 8)), "A")
+        differences_when_reloaded(saved, saved.method, {"one": Example("A", np.zeros((1, 8, 8), np.float32))})
 
 
 def test_loads_through_mlflow_in_a_fresh_process(saved, tmp_path: Path, importable) -> None:

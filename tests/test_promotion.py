@@ -16,7 +16,7 @@ import pytest
 import tiny
 from mlflow import MlflowClient
 
-from ganatomy import promotion as room
+from ganatomy import examination as room
 from ganatomy import stages as stages_room
 from ganatomy.cohort import Cohort, Domain, Intensity, Row
 from ganatomy.contracts import InputError
@@ -286,7 +286,7 @@ def test_a_generator_that_saw_a_test_patient_is_not_promoted(laboratory, champio
         stage = really(self)
         records = open_store(stage.directory / "synthetic").records()
         object.__setattr__(records[0], "patient", "mr-test-0")
-        monkeypatch.setattr("ganatomy.promotion.open_store", lambda path: _Leaking(open_store(path), records))
+        monkeypatch.setattr("ganatomy.examination.open_store", lambda path: _Leaking(open_store(path), records))
         return stage
 
     monkeypatch.setattr(stages_room.Stages, "synthesised", leak)

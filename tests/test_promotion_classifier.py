@@ -10,7 +10,7 @@ import pytest
 import radiographs
 import torch
 
-from ganatomy import promotion as room
+from ganatomy import examination as room
 from ganatomy import roc, training
 from ganatomy.experiment import pseudonym
 from ganatomy.generator import load_generator
@@ -94,7 +94,7 @@ def test_a_generator_that_pastes_a_training_lesion_is_found_out(promoted, tmp_pa
     """Instead of what it makes, every film receives the same lesion that the generator was trained on."""
     workspace, store, _ = promoted
     result = next(r for r in read_results(workspace / "sweeps" / "films") if r.experiment.arm == "offline")
-    bench = room._Bench(workspace, SweepPlan("films", "films", OFFLINE, str(store.path), "", "", 1), print)
+    bench = room.Bench(workspace, SweepPlan("films", "films", OFFLINE, str(store.path), "", "", 1), print)
     stages = Stages(workspace, store.path, result.experiment)
     patches = open_store(stages.patches().directory / "patches")
     stolen = next(patches.image(r) for r in patches.records(split="train") if r.attributes["class"] == "lesion")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -168,13 +168,18 @@ def utility(
 
 
 def memorisation(
-    synthetic: Values, synthetic_patients: Sequence[str], real: Values, real_patients: Sequence[str]
+    synthetic: Values,
+    synthetic_patients: Sequence[str],
+    real: Values,
+    real_patients: Sequence[str],
+    level: float = SIGNIFICANT,
 ) -> GateResult:
     """Does it hand out its training images? Synthetic images are not closer to them than other real patients are.
 
     synthetic: distance of every synthetic image to the nearest real training image of another patient.
     real: the same for real images of patients the generator was *not* trained on (validation), to the same training
     images. Both by ``metrics.nearest_distances``; NaN does not count.  *_patients: whose parent or image each is.
+    level: of the rank test.
     Training images among each other would do for ``real`` only in a pinch: each has one neighbour fewer to be close to.
 
     Two ways to fail. (1) A near copy: closer than ``NEAR_COPY`` times the median between real patients. One is enough:
@@ -203,7 +208,7 @@ def memorisation(
         "copies": copies, "copy_distance": NEAR_COPY * usual, "nearest_synthetic": float(np.nanmin(distances)),
         "nearest_real": float(np.nanmin(np.asarray(real, np.float64))), "median_ratio": ratio, "p": p,
     }  # fmt: skip
-    closer = ratio < CLOSER and p < SIGNIFICANT
+    closer = ratio < CLOSER and p < level
     relation = f"{ratio:.2f} times that between real patients (median, rank test p = {p:.2g})"
     if copies:
         sentence = (
@@ -220,6 +225,20 @@ def memorisation(
             f"the distance to the nearest real training image is {relation}."
         )
     return GateResult("memorisation", not copies and not closer, sentence, figures)
+
+
+def memorisation_of(domains: Mapping[str, Callable[[float], GateResult]]) -> GateResult:
+    """The gate over several domains: the one that fails, or comes closest to it, speaks for all.
+
+    domains: name -> the gate of its images at a level of the rank test, which they share (Bonferroni).
+    """
+    found = {name: judged_at(SIGNIFICANT / len(domains)) for name, judged_at in domains.items()}
+    name = min(found, key=lambda name: (found[name].passed, float(found[name].figures.get("median_ratio") or 0)))
+    if len(found) == 1:
+        return found[name]
+    figures = {**found[name].figures, "domain": name, "domains": len(found)}
+    sentence = f"Of {len(found)} domains {name} comes closest. {found[name].sentence}"
+    return replace(found[name], sentence=sentence, figures=figures)
 
 
 def lineage(parents: Iterable[str], held_out: Iterable[str]) -> GateResult:

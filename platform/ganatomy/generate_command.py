@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from ganatomy.console import DONE, UNDONE, Command, progress
 
@@ -26,8 +26,10 @@ class Generate(Command):
     $ ganatomy generate models:/ct-mr@champion --image scan.nii.gz --label seg.nii.gz --out synthetic
     $ ganatomy generate models:/mr-from-noise@champion --count 200 --cohort my-cohort --out synthetic
 
-    A method that puts lesions into films without any; their boxes come with them, as a table and as COCO JSON:
+    A method that puts lesions into films without any; their boxes come with them, as a table and as COCO JSON. In a
+    cohort they go where its own lesions lie, in a film of its own where --box says:
     $ ganatomy generate models:/lesions@champion --cohort my-films --count 50 --out with-boxes
+    $ ganatomy generate models:/lesions@champion --image film.png --box 400 310 520 430 --out with-a-lesion
 
     A method that works with states of one domain, such as slices with and without a lesion, the other way round:
     $ ganatomy generate models:/healthy@champion --cohort my-cohort --source healthy --out with-lesions
@@ -45,6 +47,9 @@ class Generate(Command):
     """One image instead of a cohort."""
     label: Path | None = None
     """Label of --image: carried over, or what is to be drawn into the image."""
+    box: Annotated[tuple[float, float, float, float] | None, arg(metavar="X0 Y0 X1 Y1")] = None
+    """Where a lesion may lie in --image, in its pixels from the top left: nothing outside changes. It is put into the
+    largest square within; where that leaves a choice, --seed makes it."""
     patient: str = ""
     """Patient of --image: a pseudonym of it goes on record. The names of files are kept as they are."""
     split: tuple[Literal["train", "val", "test"], ...] = ()
@@ -81,8 +86,12 @@ class Generate(Command):
             raise InputError(given, expected="one of them", remedy="--cohort DIR, or --image FILE")
         bundle = self._bundle()
         generator = load_generator(bundle)
-        if self.cohort is not None and generator.method.on_patches:
-            return self._paste(_to_gpu(generator))
+        if generator.method.on_patches:
+            self._check_for_lesions(generator)
+            return self._paste(_to_gpu(generator)) if self.image is None else self._paste_one(_to_gpu(generator))
+        if self.box is not None:
+            raise InputError(f"--box for a generator by {generator.experiment.method.name}",
+                             expected="one that puts lesions into films", remedy="leave --box out")  # fmt: skip
         if drawn:
             return self._draw(generator)
         source = self._source()
@@ -97,7 +106,7 @@ class Generate(Command):
             patient=self.patient,
             overwrite=self.overwrite,
         )
-        _warn(generator)
+        _warn(generator, jobs[0].target)
         with progress("generating") as follow:
             results = self._results(bundle, jobs, follow)
         failed = [result for result in results if result.status == "failed"]
@@ -121,6 +130,42 @@ class Generate(Command):
             )  # fmt: skip
         print(f"{self.out}: {done['made']} films with a lesion made, {done['kept']} kept; their boxes are in boxes.csv")
         return DONE
+
+    def _paste_one(self, generator: Generator) -> int:
+        """A lesion into one film, where --box says."""
+        from ganatomy.generation_lesions import generate_lesion
+
+        _warn(generator)
+        row, made = generate_lesion(
+            generator, self.image or Path(), self.box or (), self.out, patient=self.patient, seed=self.seed,
+            overwrite=self.overwrite,
+        )  # fmt: skip
+        corners = " ".join(f"{value:g}" for value in row.box or ())
+        print(f"{row.image}: {'made' if made else 'kept'}; the lesion's box, also in boxes.csv: {corners}")
+        return DONE
+
+    def _check_for_lesions(self, generator: Generator) -> None:
+        """Refuse what makes no sense for a generator that puts lesions into films."""
+        from ganatomy.contracts import InputError
+        from ganatomy.lesion_patches import role_in
+
+        method = generator.experiment.method.name
+        if self.label is not None or self.labels:
+            raise InputError(f"a label for {method}", expected="none: its lesions have boxes", remedy="leave it out")
+        wanted = role_in(generator.experiment, "healthy"), role_in(generator.experiment, "lesion")
+        if generator.route(self.source or None, self.target or None) != wanted:
+            raise InputError(f"--source {self.source or '-'} --target {self.target or '-'} for {method}",
+                             expected="neither: it puts lesions into films without any")  # fmt: skip
+        if self.image is None and self.box is not None:
+            raise InputError("--box without --image", remedy="--image FILE; films of a cohort have places of their own")
+        if self.image is not None and self.cohort is not None:
+            raise InputError("both --cohort and --image", expected="one of them")
+        if self.image is not None and self.box is None:
+            raise InputError(f"{self.image} without a place for a lesion", expected="where it may lie",
+                             remedy="--box X0 Y0 X1 Y1, in pixels of the image from its top left")  # fmt: skip
+        if self.image is not None and self.count > 1:
+            raise InputError(f"--count {self.count} of one image", expected="one lesion an image",
+                             remedy="another --seed into another --out")  # fmt: skip
 
     def _draw(self, generator: Generator) -> int:
         """Subjects from noise."""
@@ -181,8 +226,8 @@ class Generate(Command):
         return results
 
 
-def _warn(generator: Generator) -> None:
-    if caution := generator.caution():
+def _warn(generator: Generator, target: str | None = None) -> None:
+    if caution := generator.caution(target):
         print(f"warning: {caution}", file=sys.stderr)
 
 

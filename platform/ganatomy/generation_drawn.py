@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,14 +20,13 @@ import numpy as np
 import torch
 
 from ganatomy.cohort import Cohort, Row, prepare_image
-from ganatomy.contracts import InputError, Method
+from ganatomy.contracts import InputError
 from ganatomy.drawing import TRIES, Subject, centred, draw_one, labels_in, size_for, stacked
 from ganatomy.experiment import digest, pseudonym
 from ganatomy.generation import empty_value, maker, write_cohort
 from ganatomy.generation_jobs import rows_before
 from ganatomy.generator import Generator, write_json
 from ganatomy.imaging import Intensity, load_native, prepare
-from ganatomy.inference import evaluating
 from ganatomy.outputs import alphanumeric, file_digest, output_type, read_sidecar, split_suffix
 from ganatomy.tables import absolute
 
@@ -142,57 +138,6 @@ def generate_drawn(
     rules = replace(source or generator.rules, label_values={})  # labels are written as class ids
     write_cohort(generator, [row for result in results for row in result.rows], out, rules)
     return results
-
-
-def differences_when_drawn_elsewhere(
-    generator: Generator, judged: Method, labels: torch.Tensor, numbers: Sequence[int], seed: int
-) -> dict[str, float]:
-    """Subject -> largest absolute difference between what ``judged`` draws and what the bundle does.
-
-    The bundle draws here, and in a fresh process that knows nothing but the package and a copy of it.
-
-    Raises InputError when that process cannot load or use it.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        there = Path(scratch)
-        shutil.copytree(generator.directory, there / "bundle")
-        np.save(there / "labels.npy", labels.numpy(), allow_pickle=False)
-        command = [sys.executable, "-c", _ELSEWHERE, str(there), str(generator.device), str(seed), *map(str, numbers)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=there)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise InputError(f"generator {generator.directory} cannot be used in a fresh process: {last}")
-        differences = {}
-        for number in numbers:
-            wanted = drawn_arrays(judged, labels, number, seed)
-            others = drawn_arrays(generator.method, labels, number, seed), np.load(there / f"{number}.npz")
-            differences[f"drawn-{number:04d}"] = max(
-                float(np.abs(other[name] - array).max()) for other in others for name, array in wanted.items()
-            )
-        return differences
-
-
-def drawn_arrays(method: Method, labels: torch.Tensor, number: int, seed: int) -> dict[str, np.ndarray]:
-    """Images by role, and ``label``, of one drawn subject, whether it passes the method's own checks or not."""
-    with evaluating(method):
-        drawn = method.draw(labels, (number,), seed)
-    return {role: image.cpu().numpy() for role, image in drawn.images.items()} | {
-        "label": drawn.label.cpu().numpy().astype(np.float32)
-    }
-
-
-_ELSEWHERE = """
-import sys
-from pathlib import Path
-import numpy as np
-import torch
-from ganatomy.generation_drawn import drawn_arrays
-from ganatomy.generator import load_generator
-there, device, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-method, labels = load_generator(there / "bundle", device).method, torch.from_numpy(np.load(there / "labels.npy"))
-for number in map(int, sys.argv[4:]):
-    np.savez(there / f"{number}.npz", **drawn_arrays(method, labels, number, seed))
-"""
 
 
 # --- one subject -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from ganatomy.cohort import Cohort, Row, read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.experiment import pseudonym
 from ganatomy.generator import Generator
-from ganatomy.outputs import alphanumeric, read_sidecar, split_suffix
+from ganatomy.outputs import alphanumeric, bids_subject, read_sidecar, split_suffix
 from ganatomy.sampling import state_of
 from ganatomy.tables import absolute
 
@@ -87,7 +87,7 @@ def plan_generation(
         rows, rules, name = _rows_of(source, domain, generator.experiment.state(role), splits), source, source.name
         donors = _donors_of(generator, role, source, rows)
     else:
-        rows, rules, name = [_row_of(Path(source), domain, label, patient)], generator.rules, ""
+        rows, rules, name = [row_of_file(Path(source), domain, label, patient)], generator.rules, ""
         donors = [()]
         if role in generator.method.label_donors and label is None:
             raise InputError(
@@ -151,7 +151,8 @@ def _donors_of(generator: Generator, role: str, cohort: Cohort, rows: Sequence[R
     return chosen
 
 
-def _row_of(image: Path, domain: str, label: Path | None, patient: str) -> Row:
+def row_of_file(image: Path, domain: str, label: Path | None = None, patient: str = "") -> Row:
+    """A single file as the row of a cohort that has no other. InputError where it does not exist."""
     for path in filter(None, (image, label)):
         if not path.is_file():
             raise InputError(f"{path} does not exist", expected="an image file")
@@ -163,16 +164,14 @@ def _row_of(image: Path, domain: str, label: Path | None, patient: str) -> Row:
 def _places(rows: Sequence[Row], generator: Generator, source: str, target: str, out: Path) -> list[Path]:
     """``sub-01/ses-2/sub-01_ses-2_desc-from<domain>_<target>.nii.gz``: one for each row, whatever else is generated.
 
-    BIDS names hold letters and digits only; a subject whose name holds more gets a tag that keeps it apart. A source
-    that is a state of the target's own domain is named with its state.
+    A source that is a state of the target's own domain is named with its state.
     """
     played, made = generator.domain(source).name, generator.domain(target).name
     origin = generator.experiment.domains[source] if played == made else played
     places = []
     for row in rows:
-        subject, session = alphanumeric(row.subject), alphanumeric(row.session)
-        tag = "" if subject == row.subject else hashlib.blake2b(row.subject.encode(), digest_size=3).hexdigest()
-        folders = [f"sub-{subject}{tag}"] + ([f"ses-{session}"] if session else [])
+        session = alphanumeric(row.session)
+        folders = [bids_subject(row.subject)] + ([f"ses-{session}"] if session else [])
         name = "_".join([*folders, f"desc-from{alphanumeric(origin)}", alphanumeric(made)])
         places.append(out.joinpath(*folders) / f"{name}.nii.gz")
     return places

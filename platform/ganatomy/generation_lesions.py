@@ -1,13 +1,16 @@
 """Generation with boxes: a lesion into films that show none, on their own grid, with a box, a table and COCO JSON.
 
-Where a lesion may lie is learnt from the boxes of the cohort itself, of films of the same split: what a training film
-is given never comes from a test patient. Films of patients who trained the generator receive nothing.
+Where a lesion may lie in the films of a cohort is learnt from its own boxes, of films of the same split: what a
+training film is given never comes from a test patient. Of a single film whoever asks says it. Films of patients who
+trained the generator receive nothing.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,25 +26,33 @@ from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import Corners, InputError, Patches
 from ganatomy.experiment import pseudonym
 from ganatomy.generation import maker, write_cohort
-from ganatomy.generation_jobs import rows_before
+from ganatomy.generation_jobs import row_of_file, rows_before
 from ganatomy.generator import Generator, write_json
 from ganatomy.imaging import RASTER, Prepared, box_in, box_out, load_image, to_native
 from ganatomy.inference import evaluating
 from ganatomy.lesion_patches import with_lesions
 from ganatomy.metrics import LESION
-from ganatomy.outputs import alphanumeric, file_digest, like_source, read_sidecar
+from ganatomy.outputs import alphanumeric, bids_subject, file_digest, like_source, read_sidecar
 from ganatomy.tables import absolute, write_atomically
 
 BOXES, COCO = "boxes.csv", "annotations.coco.json"
 NO_LESION = ("normal", "healthy")
 
 
+LEAST_SIDE = 4
+"""Pixels of the smallest window: the border of one stays as it is."""
+
+
 @dataclass(frozen=True)
 class Placed:
-    """A film that is to receive a lesion, and where. window: in pixels of the prepared film."""
+    """A film that is to receive a lesion, and where. window: in pixels of the prepared film.
+
+    asked: the box, in pixels of the file, that somebody wants it in.
+    """
 
     row: Row
     window: Corners
+    asked: tuple[float, ...] | None = None
 
 
 def generate_lesions(
@@ -71,7 +82,7 @@ def generate_lesions(
         for split in sorted({row.split for row in cohort.rows}) if splits is None else splits:
             left = count - len(rows) if count else len(cohort.rows)
             for placed in _places(generator, cohort, split, seed, left):
-                row, made = _film(generator, cohort, placed, out, seed, overwrite)
+                row, made = _film(generator, cohort.name, placed, out, seed, overwrite)
                 done["made" if made else "kept"] += 1
                 rows.append(row)
                 progress(len(rows), count or len(rows))
@@ -84,6 +95,37 @@ def generate_lesions(
     write_cohort(generator, rows, out, cohort)
     _write_boxes({row.image: row for row in [*before, *rows]}.values(), out)
     return done
+
+
+def generate_lesion(
+    generator: Generator,
+    image: Path,
+    box: Sequence[float],
+    out: Path | str,
+    *,
+    patient: str = "",
+    seed: int = 0,
+    overwrite: bool = False,
+) -> tuple[Row, bool]:
+    """One film with a lesion put into ``box``, as a cohort in ``out`` like those of ``generate_lesions``.
+
+    box: (x0, y0, x1, y1) in pixels of the file; nothing outside it changes. The lesion is put into the largest square
+    that it holds, at a place drawn by ``seed`` where that leaves a choice.
+    patient: whose film it is; only a pseudonym goes on record.
+    Returns its row, and whether it was made now (or found as an earlier run left it). InputError for a box that is not
+    in the image, too small or too dark, and for a patient who trained the generator.
+    """
+    out = absolute(out)
+    before = rows_before(out)
+    row = row_of_file(image, generator.experiment.target_domain(), patient=patient)
+    if patient and _trained(generator, patient):
+        raise InputError(f"patient {patient} is one that the generator was trained on", expected="somebody else's film")
+    with evaluating(generator.method):
+        placed = Placed(row, _window_in(generator, row, box, seed), tuple(map(float, box)))
+        made_row, made = _film(generator, "", placed, out, seed, overwrite)
+    write_cohort(generator, [made_row], out, None)
+    _write_boxes({one.image: one for one in [*before, made_row]}.values(), out)
+    return made_row, made
 
 
 # --- where ---------------------------------------------------------------------------------------------------------
@@ -116,8 +158,36 @@ def _places(generator: Generator, cohort: Cohort, split: str, seed: int, most: i
 
 def _receivers(generator: Generator, rules: Patches, rows: Mapping[str, Row], normals: Sequence[str]) -> list[str]:
     """Those whose patients did not train the generator."""
-    trained, cohort = generator.fingerprint["patients"], generator.fingerprint["cohort"]["name"]
-    return [name for name in normals if pseudonym(rows[name].patient, cohort) not in trained]
+    return [name for name in normals if not _trained(generator, rows[name].patient)]
+
+
+def _trained(generator: Generator, patient: str) -> bool:
+    return pseudonym(patient, generator.fingerprint["cohort"]["name"]) in generator.fingerprint["patients"]
+
+
+def _window_in(generator: Generator, row: Row, box: Sequence[float], seed: int) -> Corners:
+    """A square within the part of the prepared film that ``box`` of the file is."""
+    prepared, rules = _prepared(generator, row), _rules(generator)
+    if prepared.image.shape[0] != 1:
+        raise InputError(f"{row.image} has {prepared.image.shape[0]} slices", expected="a 2D image")
+    width, height = prepared.native_shape[:2]
+    x0, y0, x1, y1 = box
+    told = f"box {' '.join(f'{value:g}' for value in box)} of {row.image}"
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise InputError(
+            told, expected=f"x0 < x1 up to {width} and y0 < y1 up to {height}, in pixels of the file", remedy="--box"
+        )
+    x0, y0, x1, y1 = box_in(prepared, box)
+    left, top, right, bottom = math.ceil(x0), math.ceil(y0), math.floor(x1), math.floor(y1)
+    side = min(right - left, bottom - top)
+    if side < LEAST_SIDE:
+        raise InputError(f"{told} is too small", expected=f"{LEAST_SIDE} pixels a side, as the generator sees them")
+    draws = random.Random(f"{seed} {row.subject}")
+    left, top = draws.randint(left, right - side), draws.randint(top, bottom - side)
+    window = (left, top, left + side, top + side)
+    if not rules.worth(rules.cut(torch.from_numpy(prepared.image.copy()), window)):
+        raise InputError(f"{told} shows next to nothing", expected="a part of the body", remedy="another --box")
+    return window
 
 
 def _rules(generator: Generator) -> Patches:
@@ -136,22 +206,21 @@ def _whole(box: Sequence[float]) -> Corners:
 # --- one film ------------------------------------------------------------------------------------------------------
 
 
-def _film(
-    generator: Generator, cohort: Cohort, placed: Placed, out: Path, seed: int, overwrite: bool
-) -> tuple[Row, bool]:
-    """Its row, and whether it was made now (or found as an earlier run left it)."""
-    row, name = placed.row, f"sub-{alphanumeric(placed.row.subject)}"
+def _film(generator: Generator, cohort: str, placed: Placed, out: Path, seed: int, overwrite: bool) -> tuple[Row, bool]:
+    """Its row, and whether it was made now (or found as an earlier run left it). cohort: its name, "" for a file."""
+    row, name = placed.row, bids_subject(placed.row.subject)
     place = out / name / f"{name}_desc-lesion_{alphanumeric(row.domain)}{_ending(row.image)}"
     sidecar = place.with_name(place.name.removesuffix(_ending(row.image)) + ".json")
     known: dict[str, Any] = {
         "Synthetic": True,
         "Description": "A film with a synthetic lesion pasted in. Not for diagnosis.",
         "GeneratorDigest": generator.digest,
-        "Sources": [f"{cohort.name}:{pseudonym(row.patient, cohort.name)}"],
+        "Sources": [f"{cohort}:{pseudonym(row.patient, cohort)}" if cohort else f"file:{row.patient}"],
         "SourceDigest": file_digest(row.image),
         "Split": row.split,
         "Seed": seed,
         "Window": list(placed.window),
+        "AskedBox": placed.asked and list(placed.asked),
     }
     found = read_sidecar(sidecar)
     ours = all(found.get(key) == value for key, value in known.items())

@@ -10,9 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from ganatomy.cohort import Cohort, Domain
 from ganatomy.contracts import UNLABELLED, Images, InputError, Method
 from ganatomy.downstream import task_of
-from ganatomy.experiment import Experiment, plain, pseudonym
+from ganatomy.experiment import Experiment, Sampling, plain, pseudonym
 from ganatomy.imaging import Intensity
 from ganatomy.inference import MAX_VOXELS, Made, evaluating, synthesize_labelled
 from ganatomy.model_card import model_card
@@ -63,18 +60,35 @@ class Generator:
     fingerprint: Mapping[str, Any]
     device: torch.device
 
-    def caution(self) -> str:
-        """What whoever uses its images must hear: that it did not pass a gate, or was never judged; "" where it did."""
+    def caution(self, target: str | None = None) -> str:
+        """What whoever uses its images must hear: that it did not pass a gate, or was never judged; "" where it did.
+
+        target: the role of the images, where they may be of another domain than those that were judged.
+        """
         verdict = _read_json(self.directory / REPORT).get("verdict") or {}
         failed = [gate["name"] for gate in verdict.get("gates", ()) if not gate.get("passed")]
-        if not failed:
-            return "" if verdict else "no gate has judged this generator: nothing is shown about its images"
-        forced = f", promoted by force ({verdict['forced']})" if verdict.get("forced") else ""
-        return f"this generator did not pass {', '.join(failed)}{forced}"
+        if not verdict:
+            return "no gate has judged this generator: nothing is shown about its images"
+        said, judged = [], self.experiment.target_domain()
+        if failed:
+            forced = f", promoted by force ({verdict['forced']})" if verdict.get("forced") else ""
+            said.append(f"this generator did not pass {', '.join(failed)}{forced}")
+        if target is not None and (other := self.domain(target).name) != judged:
+            said.append(f"the gates looked at the {judged} images that this generator makes, not at {other}")
+        return "; ".join(said)
 
     def domain(self, role: str) -> Domain:
         """The domain that plays ``role``."""
         return self.rules.domains[self.experiment.domain(role)]
+
+    @property
+    def sampling(self) -> Sampling:
+        """How its networks are given an image: as the experiment says, or whole patches, by a method that works on
+        those."""
+        if not self.method.on_patches:
+            return self.experiment.sampling
+        side = self.experiment.method_class().patches(self.experiment.method_config()).side
+        return Sampling(2, (side, side), foreground=0.0)
 
     def role(self, name: str) -> str:
         """The role called ``name``, or played by the domain, or the state of one, called ``name``.
@@ -119,7 +133,7 @@ class Generator:
             self.method,
             image,
             source_role,
-            self.experiment.sampling,
+            self.sampling,
             label=label,
             device=self.device,
             max_voxels=max_voxels,
@@ -147,12 +161,14 @@ def save_generator(
     stages: Mapping[str, str],
     records: Iterable[Record] | None = None,
     report: Mapping[str, Any] | None = None,
+    taught_on: Store | None = None,
 ) -> Generator:
     """Write the bundle of a trained ``method`` and load it again. The folder appears complete or not at all.
 
     cohort: whose preparation rules, labels and licence it keeps (no path, no row).  store: the prepared cohort.
     records: the images of ``store`` that the fit saw; all training images of the experiment's domains by default.
-    stages: stage kind -> key.  report: the evidence, see ``write_report``.
+    stages: stage kind -> key.  report: the evidence, see ``write_report``.  taught_on: the store that ``records`` are
+    of, where the generator is borrowed from another cohort; ``store`` is the one whose images it is to be used on.
     Raises InputError when ``directory`` holds anything but the same generator.
     """
     directory = Path(directory)
@@ -165,8 +181,10 @@ def save_generator(
         part = Path(holder) / "bundle"
         part.mkdir()
         save_file(_weights(method), part / WEIGHTS)
-        write_json(part / CONFIG, _config(method, experiment, cohort, store, records, roles))
-        write_json(part / FINGERPRINT, _fingerprint(part, cohort, store, records, stages))
+        usual = records if taught_on is None else store.records(split="train")
+        write_json(part / CONFIG, _config(method, experiment, cohort, store, usual, roles))
+        taught = (cohort.name, store.digest) if taught_on is None else (taught_on.name, taught_on.digest)
+        write_json(part / FINGERPRINT, _fingerprint(part, *taught, records, stages))
         write_report(part, report or {})
         if directory.exists():
             return _same_or_refuse(directory, part)
@@ -217,37 +235,6 @@ def load_generator(directory: Path | str, device: torch.device | str = "cpu") ->
         fingerprint,
         torch.device(device),
     )
-
-
-def difference_when_reloaded(generator: Generator, image: np.ndarray, source_role: str) -> float:
-    """Largest absolute difference between what the bundle makes of ``image`` [D, H, W] here and in a fresh process.
-
-    The other process knows nothing but the package and the bundle, which is copied elsewhere first. Raises
-    InputError when it cannot load or use the bundle.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        there = Path(scratch)
-        shutil.copytree(generator.directory, there / "bundle")
-        np.save(there / "image.npy", np.asarray(image, np.float32), allow_pickle=False)
-        command = [sys.executable, "-c", _ELSEWHERE, str(there), source_role, str(generator.device)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=there)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise InputError(f"generator {generator.directory} cannot be used in a fresh process: {last}")
-        here = generator.synthesize(image, source_role)
-        return max(float(np.abs(np.load(there / f"{role}.npy") - made).max()) for role, made in here.items())
-
-
-_ELSEWHERE = """
-import sys
-from pathlib import Path
-import numpy as np
-from ganatomy.generator import load_generator
-there, role, device = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-made = load_generator(there / "bundle", device).synthesize(np.load(there / "image.npy"), role)
-for name, volume in made.items():
-    np.save(there / f"{name}.npy", volume, allow_pickle=False)
-"""
 
 
 # --- what goes into a bundle -------------------------------------------------------------------------------------
@@ -314,19 +301,19 @@ def _routes(method: Method) -> dict[str, list[str]]:
 
 
 def _fingerprint(
-    part: Path, cohort: Cohort, store: Store, records: list[Record], stages: Mapping[str, str]
+    part: Path, cohort: str, digest: str, records: list[Record], stages: Mapping[str, str]
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "ganatomy": version("ganatomy"),
         "weights": _hash((part / WEIGHTS).read_bytes()),
         "config": _hash((part / CONFIG).read_bytes()),
-        "cohort": {"name": cohort.name, "digest": store.digest},
+        "cohort": {"name": cohort, "digest": digest},
         "images": {
             domain: sum(record.domain == domain for record in records)
             for domain in sorted({record.domain for record in records})
         },
-        "patients": {pseudonym(record.patient, cohort.name): record.split for record in records},
+        "patients": {pseudonym(record.patient, cohort): record.split for record in records},
         "stages": dict(stages),
     }
 

@@ -75,6 +75,13 @@ def alphanumeric(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]", "", name)
 
 
+def bids_subject(subject: str) -> str:
+    """``sub-01``. BIDS names hold letters and digits only; one that holds more gets a tag that keeps it apart."""
+    plain = alphanumeric(subject)
+    tag = "" if plain == subject else hashlib.blake2b(subject.encode(), digest_size=3).hexdigest()
+    return f"sub-{plain}{tag}"
+
+
 def split_suffix(path: Path) -> tuple[str, str]:
     """Name and ending, where a compression belongs to the ending: (``scan``, ``.nii.gz``)."""
     inner = Path(path.stem) if path.suffix in (".gz", ".bz2", ".zst") else path

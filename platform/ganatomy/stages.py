@@ -139,8 +139,8 @@ class Stages:
 
     def fit(self) -> Stage:
         """Train the method's networks, on the cohort that they are to come from."""
-        if self.experiment.transfer.generator:
-            return self._borrowed("fit", self._elsewhere(self.experiment.transfer.generator).fit())
+        if (taught := self.taught()) is not self:
+            return self._borrowed("fit", taught.fit())
         experiment, store, data = self.experiment, self.store_path, self._data()
         method, budget = experiment.method_class(), plain(experiment.budget)
         if method.on_patches:
@@ -163,6 +163,11 @@ class Stages:
             train(FitGenerator(store, experiment, directory), directory, self.workers, grown)
 
         return self.artefacts.compute("fit", inputs, work, follow=self._forward, costs=True)
+
+    def taught(self) -> Stages:
+        """The stages whose fit is used: these, or those of the cohort that the generator is borrowed from."""
+        name = self.experiment.transfer.generator
+        return self._elsewhere(name) if name else self
 
     def patches(self) -> Stage:
         """Cut what a method on patches is trained on, by the lesions' boxes."""
