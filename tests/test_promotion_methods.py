@@ -1,5 +1,5 @@
-"""Every method goes all the way: a tiny sweep, `ganatomy promote`, a real registry, and `ganatomy generate` in a process
-of its own, which knows nothing but the name of the model."""
+"""Every method goes all the way: a tiny sweep, `ganatomy promote`, a real registry, and `ganatomy generate` in a fresh
+process, which knows nothing but the name of the model."""
 
 from __future__ import annotations
 

@@ -20,12 +20,22 @@ from torch.nn import functional
 from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
 from ganatomy.downstream import DECAY_FRACTION, task_of
 from ganatomy.experiment import Experiment, Sampling, Score, State, pseudonym
+from ganatomy.imaging import in_plane
 from ganatomy.loop import Loop, Record
 from ganatomy.metrics import LESION, NORMAL, PROBABILITY, summarise
+from ganatomy.panels import Column
 from ganatomy.sampling import Mixture, Pool, Sampler, resized, slices_in
 from ganatomy.store import Record as Image
 from ganatomy.store import Store, open_store
-from ganatomy.training import evaluation_images, labelled_patients, make_loop, real_images
+from ganatomy.training import (
+    PANEL_SUBJECTS,
+    evaluation_images,
+    labelled_patients,
+    make_loop,
+    picture_of,
+    real_images,
+    write_picture,
+)
 
 STATE: dict[str, State] = {NORMAL: "healthy", LESION: "lesion"}
 """Class -> the state of its images. The order is that of the logits."""
@@ -158,12 +168,13 @@ class TrainClassifier:
         store, experiment, budget = open_store(self.store), self.experiment, self.experiment.budget
         method = make_classification(experiment)
         mixtures = {name: self._mixture(store, name) for name in STATE}
+        phases = method.phases(0, budget.segmentor_steps)
         return make_loop(
             experiment,
             method,
             Sampler(mixtures, experiment.sampling, budget.batch, experiment.seed, augment=self.augment, whole=True),
-            method.phases(0, budget.segmentor_steps),
-            self._validator(store, device),
+            phases,
+            self._validator(store, mixtures[LESION].synthetic, phases, device),
             rank=rank,
             world=world,
             device=device,
@@ -181,12 +192,20 @@ class TrainClassifier:
         steps = experiment.budget.segmentor_steps
         return Mixture(Pool.of(store, _of_class(real, name)), made, experiment.mixing, steps)
 
-    def _validator(self, store: Store, device: torch.device) -> Callable[[Method, int], Record]:
+    def _validator(
+        self, store: Store, made: Pool | None, phases: Sequence[Phase], device: torch.device
+    ) -> Callable[[Method, int], Record]:
         experiment = self.experiment
         images = classified_images(store, experiment.domain(self.role), "val")
+        shown = _shown(store, images, made)
 
         def validate(method: Method, step: int) -> Record:
             network = method.get_submodule("S")
+            if picture := picture_of(step, self.directory, phases, experiment.budget):
+                rows = {
+                    name: list(_columns(network, store.name, *some, experiment, device)) for name, some in shown.items()
+                }
+                write_picture(rows, store, images[0], experiment, picture)
             return summarise(score_classes(network, store, images, experiment.sampling, device))
 
         return validate
@@ -194,3 +213,30 @@ class TrainClassifier:
 
 def _of_class(images: Sequence[Image], name: str, kept: set[int] | None = None) -> list[Image]:
     return [image for image in images if class_of(image) == name and (kept is None or image.index in kept)]
+
+
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+def _shown(store: Store, images: Sequence[Image], made: Pool | None) -> dict[str, tuple[Store, list[Image]]]:
+    """Kind -> a few images and their store: real ones of both classes, synthetic lesions, what those were made of."""
+    shown = {f"real, {name}": (store, _of_class(images, name)[:PANEL_SUBJECTS]) for name in reversed(STATE)}
+    if made is not None and len(made):
+        entries = made.entries[:: max(1, len(made) // PANEL_SUBJECTS)][:PANEL_SUBJECTS]
+        origins = {(record.subject, record.domain): record for record in store.records()}
+        sources = [origins[parent, entry.record.domain] for entry in entries for parent in entry.record.parents[:1]]
+        shown["synthetic, lesion"] = entries[0].store, [entry.record for entry in entries]
+        shown["made of"] = store, sources
+    return shown
+
+
+def _columns(
+    network: nn.Module, cohort: str, store: Store, images: Sequence[Image], experiment: Experiment, device: torch.device
+) -> Iterator[Column]:
+    """Each image with its box or label, whose it is, and what the classifier takes it for."""
+    for image, p in lesion_probabilities(network, store, images, experiment.sampling, device):
+        box = image.attributes.get("box") if image.shape[0] == 1 else None
+        label = store.label(image) if image.labelled else None
+        who = pseudonym(image.parents[0] if image.parents else image.subject, cohort)
+        caption = f"{who}  p(lesion) = {p:.2f}"
+        yield Column("", store.image(image), label, box=in_plane(box) if box else None, caption=caption)

@@ -27,7 +27,7 @@ class Generate(Command):
     $ ganatomy generate models:/mr-from-noise@champion --count 200 --cohort my-cohort --out synthetic
 
     A method that puts lesions into films without any; their boxes come with them, as a table and as COCO JSON. In a
-    cohort they go where its own lesions lie, in a film of its own where --box says:
+    cohort they go where lesions of its own lie, in a single film where --box says:
     $ ganatomy generate models:/lesions@champion --cohort my-films --count 50 --out with-boxes
     $ ganatomy generate models:/lesions@champion --image film.png --box 400 310 520 430 --out with-a-lesion
 
@@ -158,8 +158,9 @@ class Generate(Command):
                              expected="neither: it puts lesions into films without any")  # fmt: skip
         if self.image is None and self.box is not None:
             raise InputError("--box without --image", remedy="--image FILE; films of a cohort have places of their own")
-        if self.image is not None and self.cohort is not None:
-            raise InputError("both --cohort and --image", expected="one of them")
+        if (self.image is None) == (self.cohort is None):
+            given = "both --cohort and --image" if self.cohort else "neither --cohort nor --image"
+            raise InputError(given, expected="one of them", remedy="--cohort DIR, or --image FILE --box X0 Y0 X1 Y1")
         if self.image is not None and self.box is None:
             raise InputError(f"{self.image} without a place for a lesion", expected="where it may lie",
                              remedy="--box X0 Y0 X1 Y1, in pixels of the image from its top left")  # fmt: skip

@@ -28,7 +28,7 @@ from ganatomy.experiment import pseudonym
 from ganatomy.generation import maker, write_cohort
 from ganatomy.generation_jobs import row_of_file, rows_before
 from ganatomy.generator import Generator, write_json
-from ganatomy.imaging import RASTER, Prepared, box_in, box_out, load_image, to_native
+from ganatomy.imaging import RASTER, Prepared, box_in, box_out, in_plane, load_image, to_native
 from ganatomy.inference import evaluating
 from ganatomy.lesion_patches import with_lesions
 from ganatomy.metrics import LESION
@@ -199,7 +199,7 @@ def _prepared(generator: Generator, row: Row) -> Prepared:
 
 
 def _whole(box: Sequence[float]) -> Corners:
-    x0, y0, x1, y1 = (*box[:2], *box[-2:]) if len(box) == 4 else (*box[:2], *box[3:5])
+    x0, y0, x1, y1 = in_plane(box)
     return int(np.floor(x0)), int(np.floor(y0)), int(np.ceil(x1)), int(np.ceil(y1))
 
 
@@ -292,7 +292,7 @@ def _write_boxes(rows: Any, out: Path) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, row in enumerate(films, start=1):
-        x0, y0, x1, y1 = (*row.box[:2], *row.box[-2:]) if len(row.box) == 4 else (*row.box[:2], *row.box[3:5])
+        x0, y0, x1, y1 = in_plane(row.box)
         name = row.image.relative_to(out).as_posix()
         table.writerow((name, row.klass, *(f"{value:g}" for value in (x0, y0, x1, y1)), row.split))
         width, height = _size(row.image)

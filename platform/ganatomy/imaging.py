@@ -384,6 +384,12 @@ def box_out(prepared: Prepared, corners: Sequence[float]) -> list[float]:
     return _moved(corners, back, prepared.native_shape)
 
 
+def in_plane(box: Sequence[float]) -> tuple[float, float, float, float]:
+    """(x0, y0, x1, y1) of a box, which may have z too."""
+    x0, y0, x1, y1 = (*box[:2], *box[-2:]) if len(box) == 4 else (*box[:2], *box[3:5])
+    return x0, y0, x1, y1
+
+
 def _moved(corners: Sequence[float], step: Array, shape: Sequence[int]) -> list[float]:
     half = len(corners) // 2
     edges = np.array([[*corners[:half], 0.0][:3], [*corners[half:], 1.0][:3]]).T - 0.5

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import cast
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from ganatomy.classification import class_of
 from ganatomy.contracts import UNLABELLED, Corners, Images, InputError, Method, Patches
 from ganatomy.experiment import Experiment, Labels, Sampling, State
+from ganatomy.imaging import in_plane
 from ganatomy.metrics import LESION, NORMAL
 from ganatomy.sampling import label_subset
 from ganatomy.store import Item, Record, Store
@@ -185,8 +185,8 @@ def _boxes(store: Store, records: Mapping[str, Record], required: bool = True) -
     for name, record in records.items():
         box = record.attributes.get("box")
         if class_of(record) == LESION and box:
-            x0, y0, x1, y1 = (*box[:2], *box[-2:]) if len(box) == 4 else (*box[:2], *box[3:5])
-            boxes[name] = cast(Corners, (math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)))
+            x0, y0, x1, y1 = in_plane(box)
+            boxes[name] = math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)
     if required and not boxes:
         raise InputError(f"cohort {store.name}: no training image of class lesion has a box",
                          expected="columns box_x0, box_y0, box_x1, box_y1", remedy="fill them in")  # fmt: skip

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 BACKGROUND, INK, FAINT = "#0d1015", "#f2f4f7", "#8b95a5"
@@ -42,12 +42,15 @@ class Column:
 
     image: float [D, H, W] in [-1, 1].  label: integers [D, H, W], drawn over the image as tint and outline, or None.
     truth: integers [D, H, W], drawn as a thin white outline for comparison, or None.
+    box: (x0, y0, x1, y1) in pixels of a 2D image, drawn as a frame, or None.  caption: a few words below it.
     """
 
     title: str
     image: NDArray[Any]
     label: NDArray[Any] | None = None
     truth: NDArray[Any] | None = None
+    box: Sequence[float] | None = None
+    caption: str = ""
 
 
 def panel(
@@ -163,9 +166,22 @@ def _tile(
         shown = _cut(column.truth, cut, at)
         for index in labels:
             _outline(axes, shown == index, (width, height), "white", 0.6)
+    if column.box is not None:
+        _frame(axes, column.box, image.shape, (width, height))
+    if column.caption:
+        axes.text(0.5, 0.02, column.caption, transform=axes.transAxes, color=INK, fontsize=7.5, ha="center",
+                  va="bottom", bbox={"facecolor": BACKGROUND, "alpha": 0.6, "pad": 1.5, "linewidth": 0})  # fmt: skip
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_axis_off()
+
+
+def _frame(axes: Any, box: Sequence[float], shape: Sequence[int], size: tuple[float, float]) -> None:
+    """A box of the image [rows, columns], which is shown with both axes turned round."""
+    (rows, columns), (width, height), (x0, y0, x1, y1) = shape, size, box
+    corner = ((columns - x1) * width / columns, (rows - y1) * height / rows)
+    sides = ((x1 - x0) * width / columns, (y1 - y0) * height / rows)
+    axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=COLOURS[1], linewidth=1.3))
 
 
 def _outline(axes: Any, mask: NDArray[np.bool_], size: tuple[float, float], colour: str, width: float) -> None:

@@ -222,7 +222,7 @@ class FitGenerator:
                 images = evaluation_images(store, experiment.target_domain(), "val")
                 segmentor = method.segmentor(experiment.target)
                 record = summarise(score_records(segmentor, store, images, experiment.sampling, device))
-            if picture := _picture_of(step, self.directory, phases, experiment.budget):
+            if picture := picture_of(step, self.directory, phases, experiment.budget):
                 _show_translations(method, shown, experiment, picture, device)
             return record
 
@@ -280,7 +280,7 @@ class TrainSegmentor:
 
         def validate(method: Method, step: int) -> Record:
             network = method.get_submodule("S")
-            if picture := _picture_of(step, self.directory, phases, experiment.budget):
+            if picture := picture_of(step, self.directory, phases, experiment.budget):
                 _show_segmentations(network, store, images[:PANEL_SUBJECTS], experiment, picture, device)
             return summarise(score_records(network, store, images, experiment.sampling, device))
 
@@ -290,7 +290,7 @@ class TrainSegmentor:
 # --- pictures ----------------------------------------------------------------------------------------------------
 
 
-def _picture_of(step: int, directory: Path, phases: Sequence[Phase], budget: Budget) -> Path | None:
+def picture_of(step: int, directory: Path, phases: Sequence[Phase], budget: Budget) -> Path | None:
     """Where the picture of the report at ``step`` goes; a few reports of a stage, the last among them, have one."""
     total = sum(phase.steps for phase in phases)
     reports = math.ceil(step / max(1, math.ceil(total / budget.validations)))
@@ -329,7 +329,7 @@ def _show_translations(
             rows[f"{experiment.domains[source]} {pseudonym(image.subject, store.name)}"] = columns
     first = next((entry for entries in shown.values() for entry in entries), None)
     if first is not None:
-        _write_picture(rows, first.store, first.record, experiment, path)
+        write_picture(rows, first.store, first.record, experiment, path)
 
 
 def _show_segmentations(
@@ -350,10 +350,10 @@ def _show_segmentations(
             Column("label", real, truth),
             Column("predicted", real, found, truth),
         ]
-    _write_picture(rows, store, next(iter(images), None), experiment, path)
+    write_picture(rows, store, next(iter(images), None), experiment, path)
 
 
-def _write_picture(
+def write_picture(
     rows: Mapping[str, Sequence[Column]], store: Store, image: Image | None, experiment: Experiment, path: Path
 ) -> None:
     """All subjects by one axial cut each; in 3D the first of them by three orthogonal cuts."""
