@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import radiographs
+import tiny
 import torch
 from torch import nn
 
+from ganatomy import training
 from ganatomy.classification import (
     TrainClassifier,
     class_of,
@@ -166,6 +168,33 @@ def test_no_synthetic_film_is_taken_for_a_real_one_in_any_split(store, tmp_path)
     loop = TrainClassifier(both.path, radiographs.experiment(), tmp_path, "L")(rank=0, world=1, device=CPU)
     seen = {name for step in range(20) for images in loop.draws.batch(step).values() for name in images.subjects}
     assert seen == {image.subject for image in store.records("xray", "train")}
+
+
+def test_pictures_show_real_and_synthetic_lesions_with_their_boxes(store, tmp_path, monkeypatch):
+    lesions = [record for record in store.records(split="train") if record.attributes["class"] == "lesion"][:2]
+    normal = next(record for record in store.records(split="train") if record.attributes["class"] == "normal")
+    items = [
+        Item(f"made-{n}", normal.patient, normal.domain, "train", np.array(store.image(record)),
+             parents=(normal.subject,), attributes={**record.attributes, "synthetic": True})
+        for n, record in enumerate(lesions)
+    ]  # fmt: skip
+    write_store(tmp_path / "made", name="films-synthetic", labels={}, domains=store.domains, digest="m", items=items)
+    drawn = []
+    monkeypatch.setattr(training, "sheet", lambda rows, labels, **how: drawn.append(rows) or tiny._dot(rows, labels))
+    experiment = radiographs.experiment(arm="offline")
+    build = TrainClassifier(store.path, experiment, tmp_path, "L", tmp_path / "made", (0, 1))
+    build(rank=0, world=1, device=CPU).run(DirectoryReporter(tmp_path, lambda: None))
+    assert list((tmp_path / "panels").glob("*.png"))
+    rows = drawn[-1]
+    assert list(rows) == ["real, lesion", "real, normal", "synthetic, lesion", "made of"]
+    assert [column.box for column in rows["synthetic, lesion"]] == [tuple(r.attributes["box"]) for r in lesions]
+    assert all(column.box and column.caption for column in rows["real, lesion"])
+    assert not any(column.box for column in (*rows["real, normal"], *rows["made of"]))
+    for column in rows["made of"]:
+        np.testing.assert_array_equal(column.image, store.image(normal))
+        assert column.caption.startswith(pseudonym(normal.subject, store.name))
+    shown = {column.image.tobytes() for name in rows if name.startswith("real") for column in rows[name]}
+    assert not shown & {store.image(record).tobytes() for record in store.records(split="test")}
 
 
 def test_one_class_alone_is_refused(store, tmp_path):

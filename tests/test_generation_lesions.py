@@ -10,11 +10,12 @@ import pytest
 import radiographs
 from PIL import Image
 
+from ganatomy.cli import main
 from ganatomy.cohort import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.experiment import pseudonym
 from ganatomy.generate_command import Generate
-from ganatomy.generation_lesions import generate_lesions
+from ganatomy.generation_lesions import generate_lesion, generate_lesions
 from ganatomy.generator import save_generator
 from ganatomy.lesion_patches import part
 from ganatomy.phantom_bone import make_bone_cohort
@@ -127,3 +128,97 @@ def test_a_cohort_without_boxes_is_refused(bundle, tmp_path):
     bare = make_bone_cohort(tmp_path / "c", patients={"lesion": (1, 0, 0), "normal": (2, 1, 1)}, shape=(48, 40))
     with pytest.raises(InputError, match="no film can be given a lesion"):
         generate_lesions(bundle, bare, tmp_path / "o", splits=["test"])
+
+
+# --- one film --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def film(cohort):
+    """One that shows no lesion, of nobody who trained the generator."""
+    return next(row for row in cohort.rows if row.klass == "normal" and row.split == "test")
+
+
+def test_one_film_changes_in_its_box_alone(bundle, film, tmp_path):
+    row, made = generate_lesion(bundle, film.image, (10, 12, 30, 26.5), tmp_path / "o", patient="Jane", seed=1)
+    assert made
+    before, after = (np.asarray(Image.open(one)).astype(int) for one in (film.image, row.image))
+    changed = np.argwhere(before != after)
+    assert len(changed)
+    assert (changed.min(0) >= [12, 10]).all()
+    assert (changed.max(0) < [26.5, 30]).all()
+    said = json.loads(row.image.with_suffix(".json").read_text())
+    x0, y0, x1, y1 = said["Window"]
+    assert x1 - x0 == y1 - y0 == 14  # the largest square of whole pixels
+    assert said["Sources"] == [f"file:{pseudonym('Jane', '')}"]
+    assert said["AskedBox"] == [10, 12, 30, 26.5]
+    assert row.klass == "lesion"
+    kept = generate_lesion(bundle, film.image, (10, 12, 30, 26.5), tmp_path / "o", patient="Jane", seed=1)
+    assert kept == (row, False)
+    with pytest.raises(InputError, match="is not what this generator makes"):
+        generate_lesion(bundle, film.image, (10, 12, 30, 26), tmp_path / "o", patient="Jane", seed=1)
+
+
+def test_films_one_by_one_make_one_cohort_with_all_their_boxes(bundle, cohort, tmp_path):
+    for film in [row for row in cohort.rows if row.klass == "normal" and row.split == "test"][:2]:
+        generate_lesion(bundle, film.image, (10, 12, 30, 32), tmp_path / "o")
+    made = read_cohort(tmp_path / "o")
+    assert len(made.rows) == 2
+    assert len(json.loads((made.path / "annotations.coco.json").read_text())["annotations"]) == 2
+    assert len(list(csv.DictReader((made.path / "boxes.csv").open()))) == 2
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ((30, 12, 10, 26), "x0 < x1 up to 40"),
+        ((10, 12, 41, 26), "x0 < x1 up to 40"),
+        ((-1, 12, 30, 26), "x0 < x1 up to 40"),
+        ((10, 12, 30, 49), "y0 < y1 up to 48"),
+        ((10, 12, 13, 30), "too small"),
+    ],
+)
+def test_a_box_that_cannot_be_is_refused_before_anything_is_written(bundle, film, tmp_path, box, said):
+    with pytest.raises(InputError, match=said):
+        generate_lesion(bundle, film.image, box, tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def test_nothing_is_put_where_there_is_nothing(bundle, film, tmp_path):
+    Image.fromarray(np.pad(np.asarray(Image.open(film.image))[:, 20:], ((0, 0), (20, 0)))).save(tmp_path / "half.png")
+    with pytest.raises(InputError, match="shows next to nothing"):
+        generate_lesion(bundle, tmp_path / "half.png", (0, 12, 16, 28), tmp_path / "o")
+
+
+def test_who_trained_the_generator_receives_nothing(bundle, cohort, film, tmp_path):
+    known = next(row for row in cohort.rows if pseudonym(row.patient, cohort.name) in bundle.fingerprint["patients"])
+    with pytest.raises(InputError, match="trained on"):
+        generate_lesion(bundle, film.image, (10, 12, 30, 26), tmp_path / "o", patient=known.patient)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--image", "{film}"], "--box X0 Y0 X1 Y1"),
+        (["--image", "{film}", "--box", "1", "2", "20", "30", "--label", "{film}"], "its lesions have boxes"),
+        (["--image", "{film}", "--box", "1", "2", "20", "30", "--count", "3"], "one lesion an image"),
+        (["--image", "{film}", "--box", "1", "2", "20", "30", "--source", "lesion"], "puts lesions into films"),
+        (["--image", "{film}", "--box", "1", "2", "20", "30", "--cohort", "."], "both --cohort and --image"),
+        (["--cohort", ".", "--box", "1", "2", "20", "30"], "--box without --image"),
+        (["--count", "3"], "neither --cohort nor --image"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line_with_what_to_do(bundle, film, tmp_path, capsys, asked, said):
+    words = [word.format(film=film.image) for word in asked]
+    command = ["generate", str(bundle.directory), *words, "--out", str(tmp_path / "o"), "--workspace", str(tmp_path)]
+    assert main(command) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+    assert not (tmp_path / "o").exists()
+
+
+def test_subjects_whose_names_differ_in_signs_alone_stay_apart(bundle, film, tmp_path):
+    for name in ("a-1.png", "a1.png"):
+        (tmp_path / name).write_bytes(film.image.read_bytes())
+        generate_lesion(bundle, tmp_path / name, (10, 12, 30, 32), tmp_path / "o")
+    assert len(read_cohort(tmp_path / "o").rows) == 2

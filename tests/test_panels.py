@@ -85,6 +85,22 @@ def test_the_legend_grows_downwards_when_it_does_not_fit_on_one_line():
     assert many.shape[1] == few.shape[1]
 
 
+def test_a_box_is_framed_where_it_lies_and_a_caption_stands_below():
+    image = volume((1, 40, 40))
+    image[0, 30:36, 24:32] = 1  # front, right: up and left as shown
+    plain, boxed, told = (
+        pixels(panels.panel([Column("", image, box=box, caption=caption)], {}))
+        for box, caption in ((None, ""), ((23, 29, 33, 37), ""), (None, "p = 0.5"))
+    )
+    frame = np.argwhere(near(boxed, panels.COLOURS[1]) & ~near(plain, panels.COLOURS[1]))
+    bright = np.argwhere(plain.min(-1) > 200)
+    assert (frame.min(0) <= bright.min(0)).all()
+    assert (frame.max(0) >= bright.max(0)).all()
+    assert (np.ptp(frame, axis=0) < 2 * np.ptp(bright, axis=0)).all()
+    changed = np.argwhere((told != plain).any(-1))
+    assert changed[:, 0].min() > 0.8 * plain.shape[0]
+
+
 def test_a_sheet_holds_a_row_for_each_subject():
     columns = [Column("real", volume((1, 16, 16))), Column("synthetic", volume((1, 16, 16)))]
     one, two = (pixels(panels.sheet({f"s{i}": columns for i in range(n)}, {})) for n in (1, 2))

@@ -25,10 +25,10 @@ from ganatomy.drawing import TRIES, Subject, centred, draw_one, labels_in, size_
 from ganatomy.experiment import digest, pseudonym
 from ganatomy.generation import empty_value, maker, write_cohort
 from ganatomy.generation_jobs import rows_before
-from ganatomy.generator import Generator, write_json
+from ganatomy.generator import Generator
 from ganatomy.imaging import Intensity, load_native, prepare
 from ganatomy.outputs import alphanumeric, file_digest, output_type, read_sidecar, split_suffix
-from ganatomy.tables import absolute
+from ganatomy.tables import absolute, write_json
 
 NIFTI = (".nii", ".nii.gz")
 

@@ -27,13 +27,13 @@ from ganatomy.contracts import Corners, InputError, Patches
 from ganatomy.experiment import pseudonym
 from ganatomy.generation import maker, write_cohort
 from ganatomy.generation_jobs import row_of_file, rows_before
-from ganatomy.generator import Generator, write_json
+from ganatomy.generator import Generator
 from ganatomy.imaging import RASTER, Prepared, box_in, box_out, in_plane, load_image, to_native
 from ganatomy.inference import evaluating
 from ganatomy.lesion_patches import with_lesions
 from ganatomy.metrics import LESION
 from ganatomy.outputs import alphanumeric, bids_subject, file_digest, like_source, read_sidecar
-from ganatomy.tables import absolute, write_atomically
+from ganatomy.tables import absolute, write_atomically, write_json
 
 BOXES, COCO = "boxes.csv", "annotations.coco.json"
 NO_LESION = ("normal", "healthy")

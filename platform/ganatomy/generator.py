@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from ganatomy.imaging import Intensity
 from ganatomy.inference import MAX_VOXELS, Made, evaluating, synthesize_labelled
 from ganatomy.model_card import model_card
 from ganatomy.store import Record, Store
-from ganatomy.tables import write_atomically
+from ganatomy.tables import write_atomically, write_json
 
 FORMAT = 1
 """Version of the bundle's layout. A bundle of another version is refused, never half understood."""
@@ -271,6 +270,7 @@ def _config(
         "licence": cohort.licence,
         "ranges": {role: _native_range(cohort.domains[name], records) for role, name in roles.items()},
         "routes": _routes(method),
+        "way": "pastes" if method.on_patches else "draws" if method.draws_from_noise else "translates",
     }
 
 
@@ -393,17 +393,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} cannot be read: {error.__class__.__name__}", expected=f"a generator's folder with its {path.name}"
         ) from error
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Plain values as sorted JSON, beside and then renamed; NaN and infinities as null, for which JSON has no words."""
-    text = json.dumps(_finite(plain(values)), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -34,18 +34,42 @@ def _routes(config: Mapping[str, Any]) -> str:
 
 def _use(config: Mapping[str, Any]) -> Iterator[str]:
     experiment = config["experiment"]
-    labels = ", ".join(config["labels"].values()) or "none"
     target = _domain(config, experiment["target"])
-    yield f"Makes images of one domain from real images of another ({_routes(config)}), keeping their anatomy, so that"
-    yield f"their labels ({labels}) can be carried over. The images are meant as additional training data for a"
-    yield f"{experiment['downstream']['network']['name']} segmentor that works on {target}. They show no real patient's"
-    yield f"{target} and are not for diagnosis, treatment planning or any decision about a person."
+    way = config.get("way", "translates")
+    yield from (
+        _WAYS[way].format(routes=_routes(config), labels=", ".join(config["labels"].values()) or "none").split("\n")
+    )
+    model = "classifier" if experiment["downstream"]["task"] == "classification" else "segmentor"
+    yield f"The images are meant as additional training data for a {experiment['downstream']['network']['name']} {model}"
+    yield f"that works on {target}. They show no real patient's {target} and are not for diagnosis, treatment planning"
+    yield "or any decision about a person."
+    yield ""
+    yield f"    ganatomy generate models:/NAME@champion {_ASKED[way]} --out FOLDER"
+
+
+_WAYS = {
+    "translates": "Makes images from real images ({routes}), each with the label that it shows: that of its source\n"
+    "where anatomy is kept (classes: {labels}), else the method's own.",
+    "draws": "Draws registered images of all its domains from noise and variations of real labels\n"
+    "(classes: {labels}); it also translates real images ({routes}).",
+    "pastes": "Puts lesions into films that show none: a patch is translated ({routes}) and blended back. Each film\n"
+    "differs from its source in one window, and comes with the box of its lesion.",
+}
+"""What a generator does, by the ``way`` in its settings."""
+
+_ASKED = {
+    "translates": "--cohort COHORT",
+    "draws": "--count 100 --cohort COHORT",
+    "pastes": "--cohort FILMS   # or --image FILM --box X0 Y0 X1 Y1",
+}
 
 
 def _data(config: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> Iterator[str]:
     cohort, splits = fingerprint["cohort"], Counter(fingerprint["patients"].values())
     patients = ", ".join(f"{count} of split {split or 'undeclared'}" for split, count in sorted(splits.items()))
     yield f"Trained on cohort `{cohort['name']}` (content {cohort['digest']}); patients: {patients}."
+    if (judged := config["experiment"]["cohort"]) != cohort["name"]:
+        yield f"Borrowed from it: images are prepared, and its use was judged, as and on cohort `{judged}`."
     yield ""
     for name, values in config["domains"].items():
         rule = values["intensity"]

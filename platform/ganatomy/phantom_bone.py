@@ -37,6 +37,9 @@ class Part:
     training_lesions: int
 
 
+PEOPLE = 10_000
+"""Cases of a part begin at a multiple of this: nobody stands in two cohorts under one name, with one anatomy."""
+
 PARTS = {"humerus": Part(15.0, 0, 24), "tibia": Part(40.0, 0, 20), "femur": Part(90.0, 2, 6)}
 
 
@@ -164,12 +167,13 @@ def make_bone_cohort(
         refuse_taken(folder)
     if len(folders) == 2 and (folders[1].is_relative_to(folders[0]) or folders[0].is_relative_to(folders[1])):
         raise InputError(f"oracle {folders[1]} and cohort {folders[0]}", expected="two separate folders")
+    first = PEOPLE * list(PARTS).index(part) if part in PARTS else 0
     enrolled = [
         (klass, split) for klass in CLASSES for split, n in zip(SPLITS, patients[klass]) for _ in range(n)
     ]  # fmt: skip
     with appearing(folders[0]) as folder:
         rows = []
-        for case, (klass, split) in enumerate(enrolled):
+        for case, (klass, split) in enumerate(enrolled, start=first):
             film = bone_film(seed, case, part, shape, lesion=klass == "lesion")
             path = _save(film, folder / f"{_name(case)}.png")
             rows.append(Row(_name(case), _name(case), DOMAIN, path, split=split, box=film.box, klass=klass))
@@ -178,7 +182,7 @@ def make_bone_cohort(
                rows=tuple(rows)).save()  # fmt: skip
     for folder in folders[1:]:
         with appearing(folder) as twins:
-            for case, (klass, _) in enumerate(enrolled):
+            for case, (klass, _) in enumerate(enrolled, start=first):
                 if klass == "lesion":
                     _save(bone_film(seed, case, part, shape, lesion=False), twins / f"{_name(case)}.png")
     return read_cohort(folders[0])

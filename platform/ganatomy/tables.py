@@ -1,4 +1,4 @@
-"""Small files of a cohort: tables in, files written whole or not at all, and what is in a file by its hash."""
+"""Small files: tables in, text and JSON written whole or not at all, and what is in a file by its hash."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ganatomy.contracts import InputError
+from ganatomy.experiment import plain
 
 
 def absolute(path: Path | str) -> Path:
@@ -76,3 +78,17 @@ def file_hashes(files: Iterable[Path], memory: Path | None = None) -> dict[Path,
         with contextlib.suppress(OSError):  # a read-only cohort is hashed each time
             write_atomically(memory, json.dumps({**known, **fresh}))
     return {file: entry[0] for file, entry in found.items()}
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Plain values as sorted JSON, beside and then renamed; NaN and infinities as null, for which JSON has no words."""
+    text = json.dumps(_finite(plain(values)), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, text + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

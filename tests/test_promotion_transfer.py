@@ -1,0 +1,118 @@
+"""A generator borrowed from another cohort is promoted where it is used, and knows whom it learnt from there."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import radiographs
+import tiny
+import torch
+
+from ganatomy import examination as room
+from ganatomy import training
+from ganatomy.cohort import read_cohort
+from ganatomy.examination import Bench
+from ganatomy.experiment import pseudonym
+from ganatomy.generation_lesions import generate_lesions
+from ganatomy.generator import load_generator
+from ganatomy.lesion_patches import part
+from ganatomy.phantom_bone import make_bone_cohort
+from ganatomy.preparation import prepare
+from ganatomy.promotion import promote
+from ganatomy.results import SweepPlan, read_results
+from ganatomy.search_space import SearchSpace
+from ganatomy.stages import Stages
+from ganatomy.store import open_store
+from ganatomy.tracking import Tracking
+from ganatomy.trial import run_trial
+
+BASE = radiographs.EXPERIMENT.with_values({"method.patch_side": 16, "method.normals": 2, "method.crops": 1})
+BORROWED = BASE.with_values({"transfer.generator": "humerus-phantom"})
+COUNTS = {"lesion": (4, 3, 4), "normal": (8, 4, 6)}
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory, empty_database):
+    """Femurs with a generator that learnt on humeri; a test patient of theirs had a humerus taken, too, for training."""
+    workspace = tmp_path_factory.mktemp("laboratory")
+    shutil.copyfile(empty_database, workspace / "mlflow.db")
+    humeri = replace(make_bone_cohort(workspace / "humeri", patients=COUNTS, shape=(48, 32)), licence="theirs").save()
+    taught = prepare(humeri, workspace / "stores")
+    plan = SweepPlan("humeri", "films", BASE, str(taught.path), str(humeri.path), taught.digest, trials=1)
+    plan.save(workspace / "sweeps" / "humeri")
+    both = next(name for name in part(taught, BASE).boxes)
+    patient = next(record.patient for record in taught.records() if record.subject == both)
+    femora = make_bone_cohort(workspace / "femora", part="femur", patients=COUNTS, shape=(48, 32))
+    known = next(row for row in femora.rows if row.split == "test" and row.klass == "normal")
+    rows = tuple(replace(row, patient=patient) if row is known else row for row in femora.rows)
+    femora = replace(femora, rows=rows, licence="ours").save()
+    store = prepare(femora, workspace / "stores")
+    plan = SweepPlan("femora", "films", BORROWED, str(store.path), str(femora.path), store.digest, trials=2,
+                     run_id=Tracking(None, workspace).sweep_run("femora"))  # fmt: skip
+    plan.save(workspace / "sweeps" / "femora")
+    space = SearchSpace("films", "", BORROWED, lambda suggest: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "sheet", tiny._dot)
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            patch.delenv(name, raising=False)
+        for arm in ("real", "offline"):
+            run_trial({"arm": arm, "seed": 0}, plan, space, workspace, arm, lambda metrics: None)
+        promotion = promote(workspace, "femora", "femur-lesions", force="a test")
+    return workspace, taught, store, patient, promotion
+
+
+def test_patients_of_two_phantoms_are_different_people(laboratory):
+    _, taught, store, patient, _ = laboratory
+    people = [{record.patient for record in one.records()} for one in (taught, store)]
+    assert people[0] & people[1] == {patient}
+
+
+def test_it_knows_who_taught_it_and_whose_images_it_is_for(laboratory):
+    _, taught, store, _, promotion = laboratory
+    generator, parting = load_generator(promotion.bundle), part(taught, BASE)
+    teachers = {parting.records[name].patient for name in (*parting.boxes, *parting.negatives)}
+    assert generator.fingerprint["cohort"] == {"name": taught.name, "digest": taught.digest}
+    assert set(generator.fingerprint["patients"]) == {pseudonym(name, taught.name) for name in teachers}
+    assert generator.rules.name == generator.experiment.cohort == store.name
+    assert generator.rules.licence == "ours; theirs"
+    card = (promotion.bundle / "MODEL_CARD.md").read_text()
+    assert taught.name in card
+    assert f"on cohort `{store.name}`" in card
+
+
+def test_a_judge_who_taught_it_elsewhere_is_found(laboratory):
+    _, taught, _, patient, promotion = laboratory
+    gates = {gate.name: gate for gate in promotion.verdict.gates}
+    assert gates["lineage"].figures["shared"] == pseudonym(patient, taught.name)
+    assert not gates["lineage"].passed
+    assert gates["integrity"].passed
+    fingerprint = load_generator(promotion.bundle).fingerprint
+    assert gates["lineage"].figures["parents"] > len(fingerprint["patients"])  # and those who received lesions here
+
+
+def test_a_lesion_of_the_other_cohort_that_it_repeats_is_found(laboratory, monkeypatch):
+    workspace, taught, store, _, _ = laboratory
+    result = next(r for r in read_results(workspace / "sweeps" / "femora") if r.experiment.arm == "offline")
+    bench = Bench(workspace, SweepPlan("femora", "films", BORROWED, str(store.path), "", "", 1), print)
+    stages = Stages(workspace, store.path, result.experiment)
+    patches = open_store(Stages(workspace, taught.path, BASE).patches().directory / "patches")
+    stolen = next(patches.image(r) for r in patches.records(split="train") if r.attributes["class"] == "lesion")
+
+    class Thief:
+        def cut(self, image, window):
+            return torch.from_numpy(np.array(stolen))
+
+    assert bench.memorisation(stages).figures["copies"] == 0
+    monkeypatch.setattr(room, "rules_of", lambda experiment: Thief())
+    assert bench.memorisation(stages).figures["copies"] > 0
+
+
+def test_who_taught_it_elsewhere_receives_no_lesion(laboratory, tmp_path):
+    workspace, _, _, patient, promotion = laboratory
+    generate_lesions(load_generator(promotion.bundle), read_cohort(workspace / "femora"), tmp_path / "o")
+    made = read_cohort(tmp_path / "o")
+    assert made.rows
+    assert patient not in {row.patient for row in made.rows}
