@@ -36,7 +36,7 @@ COUNTS = {"lesion": (4, 3, 4), "normal": (8, 4, 6)}
 
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory, empty_database):
-    """Femurs with a generator that learnt on humeri; a test patient of theirs had a humerus taken, too, for training."""
+    """Femurs with a generator that learnt on humeri; one of their test patients is among its teachers."""
     workspace = tmp_path_factory.mktemp("laboratory")
     shutil.copyfile(empty_database, workspace / "mlflow.db")
     humeri = replace(make_bone_cohort(workspace / "humeri", patients=COUNTS, shape=(48, 32)), licence="theirs").save()

@@ -36,11 +36,11 @@ def _use(config: Mapping[str, Any]) -> Iterator[str]:
     experiment = config["experiment"]
     target = _domain(config, experiment["target"])
     way = config.get("way", "translates")
-    yield from (
-        _WAYS[way].format(routes=_routes(config), labels=", ".join(config["labels"].values()) or "none").split("\n")
-    )
-    model = "classifier" if experiment["downstream"]["task"] == "classification" else "segmentor"
-    yield f"The images are meant as additional training data for a {experiment['downstream']['network']['name']} {model}"
+    labels = ", ".join(config["labels"].values()) or "none"
+    yield from _WAYS[way].format(routes=_routes(config), labels=labels).split("\n")
+    network, task = experiment["downstream"]["network"]["name"], experiment["downstream"]["task"]
+    model = f"{network} {'classifier' if task == 'classification' else 'segmentor'}"
+    yield f"The images are meant as additional training data for a {model}"
     yield f"that works on {target}. They show no real patient's {target} and are not for diagnosis, treatment planning"
     yield "or any decision about a person."
     yield ""
