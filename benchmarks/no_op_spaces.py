@@ -18,7 +18,7 @@ BASE = Experiment(
     method=Choice("shape_consistent"),
     downstream=Downstream(network=Choice("unet", {"width": 4})),
     sampling=Sampling(ndim=2, size=(16, 16)),
-    budget=Budget(segmentor_steps=8, generator_steps=8, batch=1, validations=8),
+    budget=Budget(segmentor_steps=8, generator_steps=8, batch=1, validations=4),
 )
 
 
