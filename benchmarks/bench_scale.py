@@ -170,8 +170,8 @@ def proposal_seconds(site: Site, name: str, most: int) -> dict[int, float]:
 # --- one after the other -----------------------------------------------------------------------------------------
 
 
-def measure(asked: argparse.Namespace, folder: Path) -> Measured:
-    found: Measured = {"nodes": asked.nodes, "slots": asked.nodes + 1}
+def measure(asked: argparse.Namespace, folder: Path, found: Measured) -> None:
+    found |= {"nodes": asked.nodes, "slots": asked.nodes + 1}
     make_cohort(folder / "phantom", patients={"ct": (4, 2, 2), "mr": (4, 2, 5)}, shape=(2, 16, 16))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])  # for every process
     free, began = free_mb(), time.time()
@@ -193,7 +193,6 @@ def measure(asked: argparse.Namespace, folder: Path) -> Measured:
     found |= report_seconds(site, name)
     say("proposals")
     found["proposal_cpu_s"] = proposal_seconds(site, name, 2000)
-    return found
 
 
 def sweeps(site: Site, asked: argparse.Namespace, found: Measured) -> None:
@@ -211,7 +210,7 @@ def sweeps(site: Site, asked: argparse.Namespace, found: Measured) -> None:
     found["driver_mb"] = [site.watch.memory["driver"][0], site.watch.memory["driver"][-1]]
     found["trial_reused_mb"] = [site.watch.memory["trial"][0], site.watch.memory["trial"][-1]]
     found["server_mb"] = site.watch.median("server")
-    found["windows"] = windows(site, "reused", 50)
+    found["windows"] = windows(site, "reused", max(5, asked.trials // 10))
     say("the same, killed and resumed")
     found["resumed"] = site.resume(REUSING, "reused")
     results = read_results(site.folder / "sweeps" / "reused")
@@ -247,13 +246,13 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="ganatomy-scale-"))
+    folder, found = Path(tempfile.mkdtemp(prefix="ganatomy-scale-")), Measured()
     try:
-        found = measure(asked, folder)
+        measure(asked, folder, found)
         show(found)
-        if asked.json:
-            asked.json.write_text(json.dumps(found, indent=1))
     finally:
+        if asked.json:  # also what an interrupted run has found
+            asked.json.write_text(json.dumps(found, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -35,6 +35,7 @@ def nodes(count: int) -> Iterator[str]:
     """The address of a cluster of ``count`` nodes of one CPU each, the head among them."""
     with tempfile.TemporaryDirectory(prefix="scale") as folder:
         os.environ.update(RAY_TMPDIR=folder, RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
+        os.environ.update(RAY_raylet_start_wait_time_s="600", RAY_agent_register_timeout_ms="600000")  # a busy machine
         from ray.cluster_utils import Cluster
 
         least = {"num_cpus": 1, "object_store_memory": OBJECT_STORE}
