@@ -8,10 +8,14 @@ sweep leaves it: 46 parameters, 10 tags, 48 numbers at 8 steps). Then, through t
 - write: batches of six numbers, as journals send them, from eight clients at once for ten seconds;
 - page: the hundred best trials by Dice, as the UI asks for them.
 
+Before that a few trials of `no_op_spaces.py` are run in this process, as a trial's process runs them: what one asks of
+the server, how often, and what it leaves on disk.
+
 The machine may be shared: CPU seconds of the server (and of PostgreSQL, where it is the database of --postgres-pid) say
 what a request takes, wall clock what it took here.
 
-    python benchmarks/bench_tracking.py [--runs 500 2000 10000] [--store postgresql://USER@HOST/DB] [--postgres-pid PID]
+    python benchmarks/bench_tracking.py [--trials 20] [--runs 500 2000 10000]
+        [--store postgresql://USER@HOST/DB --postgres-pid PID]
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # A busy machine is to be measured, not to be given up.
@@ -35,9 +40,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from rich.console import Console
 from rich.table import Table
-from simulated_cluster import cpu_seconds, served
+from simulated_cluster import cpu_seconds, requests, served
 
+from ganatomy.phantom import make_cohort
+from ganatomy.progress import SweepProgress
 from ganatomy.tracking import Journal, Tracking
+from ganatomy.trial import run_trial
+from ganatomy.tuning import Sweep
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")
 CLIENTS, SECONDS, TIMES = 8, 10.0, 10
@@ -126,6 +135,36 @@ def writes(uri: str, run: str) -> int:
     return sum(count)
 
 
+def trials(count: int, folder: Path, uri: str, server: int, log: Path) -> None:
+    """Run ``count`` trials that find everything computed; print what one takes."""
+    make_cohort(folder / "phantom", patients={"ct": (4, 2, 2), "mr": (4, 2, 5)}, shape=(2, 16, 16))
+    plan = Sweep(
+        space="no_op_spaces:SHARED", cohort=folder / "phantom", source="ct", target="mr", trials=count,
+        tracking_uri=uri, workspace=folder,
+    ).planned()  # fmt: skip
+    directory, space = folder / "sweeps" / plan.name, plan.search_space()
+    progress = SweepProgress(plan, directory, Tracking(uri, folder))
+    run_trial({"method.cycle_weight": 9.0}, plan, space, folder, "first", lambda metrics: None)  # leaves its stages
+    offset, served_before, before = log.stat().st_size, cpu_seconds([server]), os.times()
+    ending = 0.0
+    for number in range(count):
+        values = {"method.cycle_weight": 1 + number / 7}
+        run_trial(values, plan, space, folder, f"trial-{number}", lambda metrics: None)
+        start = time.process_time()
+        progress.on_trial_complete(0, [], SimpleNamespace(trial_id=f"trial-{number}"))
+        ending += time.process_time() - start
+    after, asked = os.times(), requests(log, offset)
+    spent = after.user + after.system - before.user - before.system - ending
+    print(f"one of {count} trials: {spent / count:.2f} CPU s in its process, {ending / count:.3f} in the driver at its "
+          f"end, {(cpu_seconds([server]) - served_before) / count:.2f} in the server; requests:")  # fmt: skip
+    for what, times in asked.most_common():
+        print(f"  {times / count:5.1f} {what}", flush=True)
+    for part in (directory / "trials", folder / "outbox", folder / "artifacts"):
+        files = [path for path in part.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files) / 1024
+        print(f"  {part.name}: {size / (count + 1):.0f} kB in {len(files) / (count + 1):.0f} files a trial")
+
+
 def taken(pids: Iterable[int], work: Callable[[], int]) -> tuple[float, float]:
     """Wall and server's CPU milliseconds for each of the requests that ``work`` made."""
     began, before = time.monotonic(), cpu_seconds(pids)
@@ -144,7 +183,8 @@ def repeated(what: Callable[[Tracking, str], None], tracking: Tracking, sweep: s
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=int, nargs="+", default=[500, 2000, 10_000])
+    parser.add_argument("--runs", type=int, nargs="*", default=[500, 2000, 10_000])
+    parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--store", default="")
     parser.add_argument("--postgres-pid", type=int, default=0)
     asked = parser.parse_args()
@@ -153,8 +193,10 @@ def main() -> None:
     table = Table("runs", "begin a trial [ms]", "of CPU", "write a batch [ms]", "of CPU", "batches/s", "page [ms]",
                   "of CPU", title=store.partition(":")[0])  # fmt: skip
     try:
-        with served(folder, store) as (uri, server, _):
+        with served(folder, store) as (uri, server, log):
             pids = [server.pid, *([asked.postgres_pid] if asked.postgres_pid else [])]
+            if asked.trials:
+                trials(asked.trials, folder, uri, server.pid, log)
             tracking = Tracking(uri, folder)
             sweep = tracking.sweep_run(f"sweep {uuid.uuid4().hex[:6]}")
             run = first_run(tracking, sweep, folder)

@@ -18,7 +18,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import ray  # noqa: F401 (first: psutil is among what it brings with it)
+# Read when Ray is imported: on a busy machine its processes take longer than the half minute that it gives them.
+os.environ.update(RAY_raylet_start_wait_time_s="600", RAY_agent_register_timeout_ms="600000")
+
+import ray  # noqa: F401 (before psutil, which is among what it brings with it)
 
 import psutil  # isort: skip
 
@@ -35,7 +38,6 @@ def nodes(count: int) -> Iterator[str]:
     """The address of a cluster of ``count`` nodes of one CPU each, the head among them."""
     with tempfile.TemporaryDirectory(prefix="scale") as folder:
         os.environ.update(RAY_TMPDIR=folder, RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")
-        os.environ.update(RAY_raylet_start_wait_time_s="600", RAY_agent_register_timeout_ms="600000")  # a busy machine
         from ray.cluster_utils import Cluster
 
         least = {"num_cpus": 1, "object_store_memory": OBJECT_STORE}
