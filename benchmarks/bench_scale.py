@@ -8,8 +8,8 @@ the first trial as for the last, and much of it:
 - all of them in processes that Tune hands on from trial to trial (`reuse_actors`, which the platform leaves off): what
   grows with their number. This sweep is killed when nine tenths are done, and resumed.
 
-Then: `ganatomy report` and the proposals of Optuna as trials become more. The machine may be shared: CPU seconds say
-what something takes, wall clock what it took here.
+Then `ganatomy report`. The machine may be shared: CPU seconds say what something takes, wall clock what it took here.
+What the tracking store takes with more runs: `bench_tracking.py`; what else grows with trials: `bench_growth.py`.
 
     python benchmarks/bench_scale.py [--nodes 16] [--trials 500] [--processes 20] [--own 8] [--json FILE]
 """
@@ -20,14 +20,13 @@ import argparse
 import bisect
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +36,8 @@ from rich.console import Console
 from rich.table import Table
 from simulated_cluster import Watch, free_mb, nodes, requests, served
 
-from ganatomy.ablation import ablation_table
 from ganatomy.phantom import make_cohort
-from ganatomy.report import render_text
-from ganatomy.results import RESULT, read_plan, read_results, write_result
-from ganatomy.tuning import search_algorithm
+from ganatomy.results import RESULT, read_results
 
 HERE = Path(__file__).parent
 SWEEP = [sys.executable, str(HERE.parent / "sweep.py")]
@@ -130,41 +126,13 @@ def sizes(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
 
 
 def report_seconds(site: Site, name: str) -> dict[str, float]:
-    """`ganatomy report` of the sweep, then the table of ever more results of as many configurations (CPU seconds)."""
+    """`ganatomy report` of the sweep."""
     began, before = time.time(), os.times()
     command = ["ganatomy", "report", name, "--workspace", str(site.folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     after = os.times()
     spent = after.children_user + after.children_system - before.children_user - before.children_system
-    found = {"report_wall_s": time.time() - began, "report_cpu_s": spent}
-    some, rng = read_results(site.folder / "sweeps" / name)[0], random.Random(0)
-    for count in (500, 2000):
-        with tempfile.TemporaryDirectory(dir=site.folder) as folder:
-            for number in range(count):
-                values = {"downstream.learning_rate": 10 ** rng.uniform(-5, -2)}
-                scores = tuple(replace(row, value=rng.random()) for row in some.scores)
-                other = replace(some, trial=f"{number:05d}", experiment=some.experiment.with_values(values),
-                                scores=scores)  # fmt: skip
-                write_result(Path(folder) / "trials" / other.trial, other)
-            start = time.process_time()
-            results = read_results(Path(folder))
-            found[f"read_{count}_cpu_s"] = time.process_time() - start
-            render_text(ablation_table(results))
-            found[f"table_{count}_cpu_s"] = time.process_time() - start
-    return found
-
-
-def proposal_seconds(site: Site, name: str, most: int) -> dict[int, float]:
-    """Trials known to Optuna -> CPU seconds of its next proposal, the mean over fifty."""
-    search, rng, found = search_algorithm(read_plan(site.folder / "sweeps" / name)), random.Random(0), {}
-    start = time.process_time()
-    for number in range(most):
-        search.suggest(str(number))
-        search.on_trial_complete(str(number), {"val/dice": rng.random()})
-        if (number + 1) % 50 == 0:
-            found[number + 1] = (time.process_time() - start) / 50
-            start = time.process_time()
-    return {count: found[count] for count in (50, 500, 1000, 2000) if count in found}
+    return {"report_wall_s": time.time() - began, "report_cpu_s": spent}
 
 
 # --- one after the other -----------------------------------------------------------------------------------------
@@ -191,8 +159,6 @@ def measure(asked: argparse.Namespace, folder: Path, found: Measured) -> None:
     found["kb_and_files_per_trial"] |= sizes(folder / "server", whole)
     found["kb_and_files_per_trial"]["outbox"] = sizes(folder, whole)["outbox"]
     found |= report_seconds(site, name)
-    say("proposals")
-    found["proposal_cpu_s"] = proposal_seconds(site, name, 2000)
 
 
 def sweeps(site: Site, asked: argparse.Namespace, found: Measured) -> None:
