@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -68,10 +69,14 @@ def copies(folder: Path, some: TrialResult, count: int) -> None:
         outbox.drain(lambda entries, root: None)
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[..., object], *given: Any) -> float:
     start = time.process_time()
-    work()
+    work(*given)
     return time.process_time() - start
+
+
+def _shown(results: list[TrialResult]) -> str:
+    return render_text(ablation_table(results))
 
 
 def main() -> None:
@@ -84,11 +89,9 @@ def main() -> None:
         for count in counts:
             with tempfile.TemporaryDirectory(dir=root) as folder:
                 copies(Path(folder), some, count)
-                read = seconds(lambda: read_results(Path(folder)))  # noqa: B023 (called at once)
-                results = read_results(Path(folder))
-                table = seconds(lambda: render_text(ablation_table(results)))  # noqa: B023
-                tracking = Tracking(plan.tracking_uri, Path(folder))
-                looked = seconds(lambda: tracking.drain_all())  # noqa: B023
+                read = seconds(read_results, Path(folder))
+                table = seconds(_shown, read_results(Path(folder)))
+                looked = seconds(Tracking(plan.tracking_uri, Path(folder)).drain_all)
                 print(f"{count} trials: read {read:.2f} s, table {table:.2f} s, outboxes {looked:.2f} s", flush=True)
         proposals(plan, counts)
 
