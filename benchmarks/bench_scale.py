@@ -212,6 +212,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with all that was started here
     folder, found = Path(tempfile.mkdtemp(prefix="ganatomy-scale-")), Measured()
     try:
         measure(asked, folder, found)
