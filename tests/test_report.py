@@ -124,6 +124,20 @@ def test_names_keep_the_prefix_that_tells_two_parameters_apart():
     assert only.name == "joint"
 
 
+def test_naming_twice_as_many_configurations_is_twice_the_work(monkeypatch):
+    """Not four times: a sweep may have thousands."""
+    compared, dumps = [], json.dumps
+    monkeypatch.setattr("ganatomy.ablation.json.dumps", lambda value, **how: compared.append(1) or dumps(value, **how))
+    counts = []
+    for size in (10, 20):
+        results = [trial(f"t{n}", experiment(arm="joint", mixing__ratio=1 + n / 64), patients=2) for n in range(size)]
+        compared.clear()
+        table = report.ablation_table(results)
+        counts.append(len(compared))
+        assert {row.name for row in table.rows} == {f"ratio={1 + n / 64:.4g}" for n in range(size)}
+    assert counts[0] < counts[1] < 2.5 * counts[0]
+
+
 def test_misses_and_the_worst_case_are_counted_and_missing_structures_are_not_zero():
     scores = (
         Score("s0", "p0", "dice", "lv", 0.0, True), Score("s0", "p0", "dice", "rv", math.nan),

@@ -325,6 +325,8 @@ def test_a_server_that_goes_away_loses_no_metric_and_stops_no_training(server, t
     server.start()
     asker.join(60)
     assert tracking.client.get_run(waiting[0]).data.tags["trial_id"] == "t2"
+    assert tracking.drain(tmp_path / "trials" / "of a trial that ends now") == []
+    assert tracking.client.get_run(run).info.status == "KILLED"  # said while it was away, without a look at all runs
     assert living.close(60)
     assert tracking.drain_all(tmp_path / "trials") == []
     steps = [step for step, *_ in history(tracking, run, "loss")]

@@ -219,8 +219,9 @@ def _names(experiments: Sequence[Experiment]) -> dict[str, tuple[str, dict[str, 
         return len({json.dumps(values.get(name)) for values in among.values()}) > 1
 
     blind = {key: values for key, values in flat.items() if key not in synthetic}
-    varying = {key: [name for name in everywhere if varies(name, group)]
-               for group in (synthetic, blind) for key in group}  # fmt: skip
+    varying: dict[str, tuple[str, ...]] = {}
+    for group in (synthetic, blind):
+        varying |= dict.fromkeys(group, tuple(name for name in everywhere if varies(name, group)))
     shared = [name for name in everywhere if varies(name, flat) and not _generators(name)]
     last = [name.rsplit(".", 1)[-1] for name in {name for names in varying.values() for name in [*names, *shared]}]
     named = {}

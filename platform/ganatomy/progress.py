@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
@@ -34,7 +35,11 @@ class SweepProgress(tune.Callback):
         self.plan, self.directory, self.tracking = plan, directory, tracking
         self.began = self.spoke = time.monotonic()
         self.latest: dict[str, dict[str, Any]] = {}
-        self.done_before = {result.trial for result in read_results(directory) if result.status in ENDED}
+        results = read_results(
+            directory
+        )  # once: of thousands of trials, all of them at every event would be all it does
+        self.done_before = {result.trial for result in results if result.status in ENDED}
+        self.best = max((r.summary[plan.score] for r in results if r.status == "finished"), default=-math.inf)
         self.ended = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -49,6 +54,7 @@ class SweepProgress(tune.Callback):
         self._say(
             f"sweep {self.plan.name}: {self.plan.trials} trials{waiting}; watch them with `ganatomy ui{self._where()}`"
         )
+        self.tracking.drain_all(timeout=5.0)  # what an earlier driver could not say
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -126,9 +132,11 @@ class SweepProgress(tune.Callback):
             partial = {self.plan.score: self.latest[trial][self.plan.score]} if trial in self.latest else {}
             result = replace(result, status=status, error=error, summary=partial)
             write_result(folder, result)
+        if result.status == "finished":
+            self.best = max(self.best, result.summary[self.plan.score])
         self._count(trial)
         tags = {"status": result.status, **({"error": result.error} if result.error else {})}
-        self.tracking.drain_all(folder, timeout=5.0)
+        self.tracking.drain(folder, timeout=5.0)
         self.tracking.terminate(result.run_id, STATUS[result.status], tags)  # type: ignore[arg-type]
         ranked_by = self.plan.score
         score = f" {ranked_by} {result.summary[ranked_by]:.3f}" if ranked_by in result.summary else ""
@@ -138,20 +146,18 @@ class SweepProgress(tune.Callback):
     def _count(self, trial: str) -> None:
         """A trial that ended before the driver was killed may end once more, where Tune had not written it down."""
         self.ended += trial not in self.done_before
+        self.latest.pop(trial, None)
 
     def _counts(self) -> str:
         return f"{len(self.done_before) + self.ended}/{self.plan.trials} trials"
 
     def _outlook(self) -> str:
-        scores = [r.summary[self.plan.score] for r in read_results(self.directory) if r.status == "finished"]
-        best = f"best {max(scores):.3f}" if scores else "none finished yet"
+        best = f"best {self.best:.3f}" if self.best > -math.inf else "none finished yet"
         return f"{best}; ETA {self._eta()}"
 
     def _eta(self) -> str:
         """From the pace so far, running trials counted by the validations they have behind them."""
-        running = [
-            r[VALIDATION] / (self.plan.validations + 1) for t, r in self.latest.items() if self._status(t) == "running"
-        ]
+        running = [result[VALIDATION] / (self.plan.validations + 1) for result in self.latest.values()]
         worked = self.ended + sum(running)
         left = self.plan.trials - len(self.done_before) - worked
         if left <= 0:
@@ -166,10 +172,6 @@ class SweepProgress(tune.Callback):
         log = self.directory / "trials" / trial / "log.txt"
         doing = log.read_text().splitlines()[-1].partition(" ")[2] if log.exists() else "starting"
         return f"{self._name(trial)} {doing}"
-
-    def _status(self, trial: str) -> str:
-        path = self.directory / "trials" / trial / RESULT
-        return read_result(path).status if path.exists() else "running"
 
     def _name(self, trial: str) -> str:
         path = self.directory / "trials" / trial / "name"

@@ -236,6 +236,7 @@ class Tracking:
         self.uri = store_uri(uri, self.workspace)
         self.outbox = self.workspace / "outbox"
         self._patience = patience
+        self._unsaid: set[Path] = set()
         try:
             with contextlib.nullcontext() if wait else _brisk():
                 opening = functools.partial(self._open, experiment)
@@ -352,15 +353,28 @@ class Tracking:
 
         Returns the journals that still hold something after ``timeout`` seconds (server away, or drained by another).
         """
-        found = Outbox.below(self.outbox) + (Outbox.below(Path(directory)) if directory else [])
-        deadline = time.monotonic() + timeout
-        while True:
-            found = [place for place in found if not self._drain(Outbox.reopen(place))]
-            if not found or time.monotonic() > deadline:
-                return found
-            time.sleep(0.5)
+        return self._empty(Outbox.below(self.outbox) + (Outbox.below(Path(directory)) if directory else []), timeout)
+
+    def drain(self, directory: Path, timeout: float = 60.0) -> list[Path]:
+        """``drain_all`` for a trial's end: what is left in ``directory``, and what we ourselves could not say before.
+
+        The workspace keeps a folder of each run that ever had something to say; it is not looked through here.
+        """
+        return self._empty([*sorted(self._unsaid), *Outbox.below(Path(directory))], timeout)
 
     # How.
+
+    def _empty(self, found: list[Path], timeout: float) -> list[Path]:
+        deadline = time.monotonic() + timeout
+        while True:
+            left: list[Path] = []
+            for place in found:  # one that cannot be sent may mean that none can: not each of them waits for the server
+                if (left and time.monotonic() > deadline) or not self._drain(Outbox.reopen(place)):
+                    left.append(place)
+            if not left or time.monotonic() > deadline:
+                return left
+            found = left
+            time.sleep(0.5)
 
     def _open(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -404,9 +418,11 @@ class Tracking:
 
     def _drain(self, outbox: Outbox) -> bool:
         try:
-            return outbox.drain(_sender(self.uri, outbox.run))
+            sent = outbox.drain(_sender(self.uri, outbox.run))
         except (MlflowException, OSError):
-            return False
+            sent = False
+        (self._unsaid.discard if sent else self._unsaid.add)(outbox.directory)
+        return sent
 
 
 def _quoted(text: str) -> str:

@@ -277,7 +277,8 @@ def _trainable(plan: SweepPlan, workspace: Path) -> Any:
     return tune.with_resources(trial, resources)
 
 
-def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tuner:
+def search_algorithm(plan: SweepPlan) -> Searcher:
+    """What proposes the values of the sweep's trials: the listed points, then Optuna's TPE."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
@@ -288,13 +289,16 @@ def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tu
     sampler = optuna.samplers.PartialFixedSampler(
         {"seed": plan.seeds[0]}, optuna.samplers.TPESampler(seed=plan.sampler_seed)
     )
-    search = OptunaSearch(
+    return OptunaSearch(
         space.sampler(plan.fixed, plan.seeds),
         metric=plan.score,
         mode="max",
         sampler=sampler,
         points_to_evaluate=space.listed(plan.fixed, plan.seeds)[: plan.trials],
     )
+
+
+def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tuner:
     asha = tune.schedulers.ASHAScheduler(
         time_attr=VALIDATION,
         metric=plan.score,
@@ -306,7 +310,7 @@ def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tu
     return tune.Tuner(
         _trainable(plan, workspace),
         tune_config=tune.TuneConfig(
-            search_alg=AsManyAsFit(search, plan),
+            search_alg=AsManyAsFit(search_algorithm(plan), plan),
             scheduler=asha if plan.scheduler == "asha" else None,
             num_samples=plan.trials,
         ),

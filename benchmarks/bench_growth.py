@@ -1,0 +1,100 @@
+"""What the driver of a sweep and `ganatomy report` do that grows with the number of trials, in CPU seconds; no cluster.
+
+One no-op trial (`no_op_spaces.py`) is run; its result is copied under other settings until there are as many as wanted.
+
+- propose: the next values from Optuna, a mean over fifty proposals;
+- read: all results, as a report, a resumed sweep and a sweep's end do once;
+- table: the ablation table of so many configurations, as text;
+- outboxes: what every run has had to say, looked through, as a sweep's beginning and end do once.
+
+    python benchmarks/bench_growth.py [--trials 500 1000 2000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from ganatomy.ablation import ablation_table
+from ganatomy.experiment import TrialResult
+from ganatomy.journal import Entry, Outbox, now
+from ganatomy.phantom import make_cohort
+from ganatomy.report import render_text
+from ganatomy.results import SweepPlan, read_results, write_result
+from ganatomy.tracking import Tracking
+from ganatomy.trial import run_trial
+from ganatomy.tuning import Sweep, search_algorithm
+
+
+def one_trial(folder: Path) -> tuple[SweepPlan, TrialResult]:
+    make_cohort(folder / "phantom", patients={"ct": (4, 2, 2), "mr": (4, 2, 5)}, shape=(2, 16, 16))
+    sweep = Sweep(space="no_op_spaces:SHARED", cohort=folder / "phantom", source="ct", target="mr", trials=1,
+                  tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", workspace=folder)  # fmt: skip
+    plan = sweep.planned()
+    run_trial({"method.cycle_weight": 9.0}, plan, plan.search_space(), folder, "first", lambda metrics: None)
+    return plan, read_results(folder / "sweeps" / plan.name)[0]
+
+
+def proposals(plan: SweepPlan, counts: list[int]) -> None:
+    search, rng, start = search_algorithm(plan), random.Random(0), 0.0
+    for number in range(max(counts)):
+        if number + 50 in counts:
+            start = time.process_time()
+        search.suggest(str(number))
+        search.on_trial_complete(str(number), {"val/dice": rng.random()})
+        if number + 1 in counts:
+            print(f"{number + 1} trials: propose {(time.process_time() - start) / 50:.4f} s", flush=True)
+
+
+def copies(folder: Path, some: TrialResult, count: int) -> None:
+    """As many results, and as many outboxes with all they held sent."""
+    rng = random.Random(0)
+    for number in range(count):
+        values = {"downstream.learning_rate": 10 ** rng.uniform(-5, -2)}
+        scores = tuple(replace(row, value=rng.random()) for row in some.scores)
+        experiment = some.experiment.with_values(values)
+        result = replace(some, trial=f"{number:05d}", experiment=experiment, scores=scores)
+        write_result(folder / "trials" / result.trial, result)
+        outbox = Outbox(folder / "outbox" / result.trial, result.trial)
+        outbox.append(Entry("status", now(), {"status": "FINISHED"}))
+        outbox.drain(lambda entries, root: None)
+
+
+def seconds(work: Callable[..., object], *given: Any) -> float:
+    start = time.process_time()
+    work(*given)
+    return time.process_time() - start
+
+
+def _shown(results: list[TrialResult]) -> str:
+    return render_text(ablation_table(results))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--trials", type=int, nargs="+", default=[500, 1000, 2000])
+    counts = parser.parse_args().trials
+    with tempfile.TemporaryDirectory(prefix="ganatomy-growth-") as root:
+        plan, some = one_trial(Path(root))
+        print(f"{len(some.scores)} rows of scores a trial", flush=True)
+        for count in counts:
+            with tempfile.TemporaryDirectory(dir=root) as folder:
+                copies(Path(folder), some, count)
+                read = seconds(read_results, Path(folder))
+                table = seconds(_shown, read_results(Path(folder)))
+                looked = seconds(Tracking(plan.tracking_uri, Path(folder)).drain_all)
+                print(f"{count} trials: read {read:.2f} s, table {table:.2f} s, outboxes {looked:.2f} s", flush=True)
+        proposals(plan, counts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What the driver of a sweep does at a trial's end: the same at the thousandth as at the first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+from ganatomy.experiment import Experiment, TrialResult
+from ganatomy.progress import SweepProgress
+from ganatomy.results import SweepPlan, read_results, write_result
+from ganatomy.tracking import Tracking
+from ganatomy.trial import VALIDATION
+
+EXPERIMENT = Experiment("phantom", {"A": "ct", "B": "mr"}, arm="real")
+
+_touched: list[str] | None = None
+
+
+def _note(event: str, arguments: tuple) -> None:
+    if _touched is not None and event in ("open", "os.listdir", "os.scandir"):
+        _touched.append(str(arguments[0]))
+
+
+sys.addaudithook(_note)  # Python never forgets a hook; it notes only where a test asks it to
+
+
+@contextmanager
+def files_touched() -> Iterator[list[str]]:
+    """Every file opened and every folder listed meanwhile."""
+    global _touched
+    _touched = found = []
+    try:
+        yield found
+    finally:
+        _touched = None
+
+
+class Sweeping:
+    """The driver's side of a sweep of ``count`` trials, whose processes have left their results."""
+
+    def __init__(self, workspace: Path, count: int) -> None:
+        self.workspace, self.directory = workspace, workspace / "sweeps" / f"of-{count}"
+        self.tracking = Tracking(None, workspace)
+        self.plan = SweepPlan(
+            name=f"of-{count}", space="", base=EXPERIMENT, store="", cohort="", cohort_digest="", trials=count,
+            run_id=self.tracking.sweep_run(f"of-{count}"),
+        )  # fmt: skip
+        self.trials = [f"trial-{number:03d}" for number in range(count)]
+
+    def drive(self) -> SweepProgress:
+        return SweepProgress(self.plan, self.directory, self.tracking)
+
+    def finish(self, trial: str, score: float) -> None:
+        run = self.tracking.trial_run(self.plan.run_id, trial, trial)
+        summary = {"val/dice": score}
+        write_result(
+            self.directory / "trials" / trial, TrialResult(trial, EXPERIMENT, "finished", "", (), (), summary, 1.0, run)
+        )
+
+
+def end(progress: SweepProgress, trial: str) -> None:
+    progress.on_trial_result(1, [], SimpleNamespace(trial_id=trial), {"val/dice": 0.5, VALIDATION: 1})
+    progress.on_trial_complete(1, [], SimpleNamespace(trial_id=trial))
+
+
+def test_what_a_trials_end_costs_does_not_grow_with_the_trials_before_it(workspace, capsys):
+    touched = {}
+    for count in (3, 15):
+        sweeping = Sweeping(workspace, count)
+        progress = sweeping.drive()
+        for number, trial in enumerate(sweeping.trials):
+            sweeping.finish(trial, number / 100)
+            with files_touched() as files:
+                end(progress, trial)
+        touched[count] = [file for file in files if file.startswith(str(workspace)) and "mlflow.db" not in file]
+        assert not progress.latest, "a trial that has ended is kept in memory"
+    assert len(touched[15]) == len(touched[3])
+    assert sum("result.json" in file for file in touched[15]) <= 2
+    assert "15/15 trials; finished val/dice 0.140 [trial-014]; best 0.140; ETA now" in capsys.readouterr().err
+
+
+def test_a_resumed_sweep_knows_the_best_of_before(workspace, capsys):
+    sweeping = Sweeping(workspace, 3)
+    for trial, score in zip(sweeping.trials, (0.25, 0.75)):
+        sweeping.finish(trial, score)
+    progress = sweeping.drive()
+    sweeping.finish(sweeping.trials[2], 0.5)
+    end(progress, sweeping.trials[2])
+    assert "3/3 trials; finished val/dice 0.500 [trial-002]; best 0.750" in capsys.readouterr().err
+    assert len(read_results(sweeping.directory)) == 3
+
+
+def test_before_any_trial_has_finished_no_best_is_claimed(workspace, capsys):
+    sweeping = Sweeping(workspace, 2)
+    progress = sweeping.drive()
+    progress.on_trial_error(1, [], SimpleNamespace(trial_id=sweeping.trials[0], get_error=lambda: None))
+    said = capsys.readouterr().err
+    assert "failed before it began: its process died; none finished yet" in said
