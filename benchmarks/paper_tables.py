@@ -142,8 +142,8 @@ def place(page: Path, name: str, text: str) -> None:
 
 def _how(name: str, plan: SweepPlan, table: Ablation) -> str:
     seconds = sum(row.device_seconds * len(row.seeds) for row in table.rows)
-    command = f"`python benchmarks/paper_tables.py {name}`"
-    text = f"{command}: seeds {', '.join(map(str, plan.seeds))}, {seconds / 3600:.1f} device hours."
+    command = f"`python benchmarks/paper_tables.py {name} --seeds {' '.join(map(str, plan.seeds))}`"
+    text = f"{command}: {seconds / 3600:.1f} device hours, what trials share counted once for each of them."
     if plan.fixed:
         settings = ", ".join(f"{key}={value}" for key, value in plan.fixed.items())
         text += f" **Not the study itself**: run with {settings}."
