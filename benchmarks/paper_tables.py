@@ -19,17 +19,19 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from ganatomy.ablation import Ablation, ablation_table
-from ganatomy.cohort import Cohort
+from ganatomy.cohort import Cohort, read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.phantom import make_cohort
 from ganatomy.phantom_bone import make_bone_cohort
 from ganatomy.phantom_brain import CONTRASTS, make_brain_cohort
+from ganatomy.preparation import prepare
 from ganatomy.published import INCOMPARABLE, Comparison
 from ganatomy.report import brief, comparison_caveats, comparison_tables
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps
 from ganatomy.search_space import parse_settings
 from ganatomy.terminal import guarded
 from ganatomy.tuning import Sweep
+from ganatomy_search_spaces.gupta2019_table3 import LENDER
 
 READINGS = ("appears here", "not shown here", "reversed here", "no result")
 
@@ -37,13 +39,19 @@ READINGS = ("appears here", "not shown here", "reversed here", "no result")
 @dataclass(frozen=True)
 class Study:
     """title: of its section.  phantom: writes its cohort to a new folder, under a ``name``.  shows: what that is, in a
-    sentence.  domains: ROLE=DOMAIN where the cohort's names do not say it."""
+    sentence.  domains: ROLE=DOMAIN where the cohort's names do not say it.  lends: likewise writes the cohort that
+    generators and judges are borrowed from."""
 
     title: str
     phantom: Callable[..., Cohort]
     shows: str
     domains: tuple[str, ...] = ()
+    lends: Callable[..., Cohort] | None = None
 
+
+HUMERI = partial(make_bone_cohort, patients={"lesion": (24, 20, 0), "normal": (240, 100, 0)})
+LENT = partial(HUMERI, name=LENDER, seed=1)  # of seed 0 they would share their noise with those who borrow
+NESTED = partial(make_brain_cohort, patients=(12, 16, 0), shape=(8, 48, 48), contrasts=tuple(CONTRASTS), nested=True)
 
 # Many validation patients: intervals are over them, and scoring one costs little beside training.
 STUDIES = {
@@ -61,17 +69,36 @@ STUDIES = {
     ),
     "gupta2019_table2": Study(
         "Gupta et al. 2019, Table 2: the threshold of pseudo-labels",
-        partial(make_bone_cohort, patients={"lesion": (24, 20, 0), "normal": (240, 100, 0)}),
+        HUMERI,
         "Radiographs of humeri, one a patient: 24 with a lesion and 240 without to train on, 20 and 100 to validate.",
+    ),
+    "gupta2019_table3_tibia": Study(
+        "Gupta et al. 2019, Table 3: tibiae, with what humeri taught",
+        partial(make_bone_cohort, part="tibia", patients={"lesion": (20, 20, 0), "normal": (240, 100, 0)}),
+        "Radiographs of tibiae, one a patient: 20 with a lesion and 240 without to train on, 20 and 100 to validate; "
+        "to borrow from, as many humeri as in Table 2.",
+        lends=LENT,
+    ),
+    "gupta2019_table3_femur": Study(
+        "Gupta et al. 2019, Table 3: femora, with what humeri taught",
+        partial(make_bone_cohort, part="femur", patients={"lesion": (6, 20, 0), "normal": (240, 100, 0)}),
+        "Radiographs of femora, one a patient: 6 with a lesion and 240 without to train on, 20 and 100 to validate; "
+        "to borrow from, as many humeri as in Table 2.",
+        lends=LENT,
     ),
     "xia2019_table1": Study(
         "Xia et al. 2019, Table 1: identity and healthiness of pseudo-healthy images",
         partial(make_brain_cohort, patients=(24, 16, 0), shape=(8, 64, 64)),
         "Brains in FLAIR with a lesion in half of their slices, 24 patients to train on and 16 to validate.",
     ),
+    "qu2019_table1": Study(
+        "Qu et al. 2019, Table 1: who guides lesions",
+        NESTED,
+        "Brains with nested lesions in four registered contrasts, 12 patients to train on and 16 to validate.",
+    ),
     "qu2019_table2": Study(
         "Qu et al. 2019, Table 2: amount and order of synthetic images",
-        partial(make_brain_cohort, patients=(12, 16, 0), shape=(8, 48, 48), contrasts=tuple(CONTRASTS), nested=True),
+        NESTED,
         "Brains with nested lesions in four registered contrasts, 12 patients to train on and 16 to validate.",
     ),
 }
@@ -86,6 +113,7 @@ def swept(name: str, workspace: Path, seeds: Sequence[int], settings: Sequence[s
     if name not in sweeps(workspace):
         if not (folder / "cohort.yaml").is_file():
             study.phantom(folder, name=f"phantom-{name}")
+        lend(study, workspace)
         sweep = Sweep(
             space=name, cohort=folder, name=name, seeds=tuple(seeds), set=tuple(settings), domains=study.domains,
             workspace=workspace, address="local",
@@ -99,6 +127,14 @@ def swept(name: str, workspace: Path, seeds: Sequence[int], settings: Sequence[s
     if code := sweep.run():
         raise SystemExit(code)
     return read_plan(sweep_directory(workspace, name))
+
+
+def lend(study: Study, workspace: Path) -> None:
+    """Prepare the cohort that the study borrows from, where it does, in the workspace: its trials do the training."""
+    if study.lends:
+        folder = workspace / "phantom-lender"
+        lender = read_cohort(folder) if (folder / "cohort.yaml").is_file() else study.lends(folder)
+        prepare(lender, workspace / "stores")
 
 
 # --- writing -----------------------------------------------------------------------------------------------------

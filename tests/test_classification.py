@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -23,11 +22,10 @@ from ganatomy.classification import (
 )
 from ganatomy.contracts import InputError
 from ganatomy.distributed import DirectoryReporter
-from ganatomy.experiment import Filter, Sampling, Score, TrialResult, pseudonym
+from ganatomy.experiment import Sampling, Score, TrialResult, pseudonym
 from ganatomy.metrics import predictions, summarise
 from ganatomy.report import ablation_table, render_text, write_html
 from ganatomy.sampling import resized
-from ganatomy.selection import kept_images
 from ganatomy.stages import Stages
 from ganatomy.store import Item, write_store
 
@@ -210,37 +208,6 @@ def test_what_a_classifier_cannot_use_is_refused():
         values = {**values, "domains": {"A": "xray", "B": "xray", "H": "xray", "L": "xray"}}
         with pytest.raises(InputError, match=said):
             radiographs.experiment(**values).validate()
-
-
-# --- selection -----------------------------------------------------------------------------------------------------
-
-FOUND = dict(enumerate(np.random.default_rng(0).uniform(0, 0.99, 60).round(2).tolist()))
-
-
-def kept(**rule):
-    return kept_images(FOUND, Filter(**rule), "probability", 0)
-
-
-def test_kept_sets_are_nested_in_the_threshold_and_hold_its_boundary():
-    thresholds = sorted({0.0, 0.5, 0.9, *list(FOUND.values())[:5]})
-    sets = [set(kept(min_probability=t)) for t in thresholds]
-    assert sets[0] == set(FOUND)
-    for larger, smaller in itertools.pairwise(sets):
-        assert smaller <= larger
-    for index, p in list(FOUND.items())[:5]:
-        assert index in kept(min_probability=p)
-    with pytest.raises(InputError, match=r"min_probability = 1 keeps none of 60"):
-        kept(min_probability=1.0)
-
-
-def test_equal_counts_over_thresholds_are_drawn_not_the_best():
-    chosen = [kept(min_probability=t, as_many_as=0.9) for t in (0.0, 0.5, 0.9)]
-    assert len({len(some) for some in chosen}) == 1
-    assert set(chosen[2]) == set(kept(min_probability=0.9))
-    for some, t in zip(chosen, (0.0, 0.5, 0.9)):
-        assert all(FOUND[index] >= t for index in some)
-    assert min(FOUND[index] for index in chosen[0]) < 0.5  # drawn from all, good and bad
-    assert chosen[0] == kept(min_probability=0.0, as_many_as=0.9)
 
 
 # --- the table -----------------------------------------------------------------------------------------------------

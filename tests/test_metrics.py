@@ -87,6 +87,18 @@ def test_shapes_that_differ_are_refused():
         metrics.dice(np.ones((1, 4, 4), bool), np.ones((4, 4), bool))
 
 
+def test_the_two_dice_scores_are_not_the_same():
+    """X32, by hand: a 4 called 3 everywhere is no agreement of classes, yet 0.96 of indices."""
+    truth, found, empty = (np.full((1, 4, 4), index) for index in (4, 3, 0))
+    assert metrics.dice_per_label(found, truth, {4: "core"}) == {"core": 0}
+    assert metrics.label_index_dice(found, truth) == pytest.approx(24 / 25)
+    assert metrics.label_index_mse(found, truth) == 1
+    assert metrics.label_index_dice(truth, truth) == metrics.label_index_dice(empty, empty) == 1
+    assert metrics.label_index_dice(truth, empty) == pytest.approx(0, abs=1e-6)
+    both = (np.concatenate([some, empty]) for some in (found, truth))
+    assert metrics.label_index_dice(*both) == pytest.approx((24 / 25 + 1) / 2), "slice by slice, empty ones among them"
+
+
 # --- HD95 --------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ganatomy.ablation import ablation_table
 from ganatomy.experiment import Score, TrialResult, available, resolve
 from ganatomy.results import SweepPlan
 from ganatomy.roles import cast_roles
+from ganatomy.store import open_store
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "paper_tables.py"
 
@@ -63,14 +65,34 @@ def test_a_section_takes_its_own_place_and_leaves_the_others(paper_tables, tmp_p
     assert list(tmp_path.iterdir()) == [page]
 
 
+def few(phantom):
+    """One patient to train on and one to validate, of each kind."""
+    patients = phantom.keywords["patients"]
+    return dict.fromkeys(patients, (1, 1, 0)) if isinstance(patients, dict) else (1, 1, 0)
+
+
+def test_who_borrows_finds_the_lender_in_its_workspace_by_the_name_that_its_points_say(paper_tables, tmp_path):
+    for name, study in paper_tables.STUDIES.items():
+        asked = {value for point in resolve("spaces", name).points for key, value in point.items()
+                 if key.startswith("transfer.") and value}  # fmt: skip
+        assert bool(asked) == bool(study.lends), name
+        if not asked:
+            continue
+        small = replace(study, lends=partial(study.lends, patients=few(study.lends)))
+        for _ in range(2):  # of an interrupted run the second finds what the first made
+            paper_tables.lend(small, tmp_path)
+        (store,) = (path.parent for path in (tmp_path / "stores").glob("*/store.json"))
+        assert {open_store(store).name} == asked
+        borrower = study.phantom(tmp_path / name, patients=few(study.phantom))
+        assert open_store(store).domains.keys() == borrower.domains.keys()
+
+
 def test_every_study_is_a_space_with_a_published_table_and_a_phantom_for_its_roles(paper_tables, tmp_path):
     assert paper_tables.STUDIES.keys() <= available("spaces").keys()
     for name, study in paper_tables.STUDIES.items():
         space = resolve("spaces", name)
         assert space.published
-        patients = study.phantom.keywords["patients"]
-        few = dict.fromkeys(patients, (1, 1, 0)) if isinstance(patients, dict) else (1, 1, 0)
-        cohort = study.phantom(tmp_path / name, name=name, patients=few)
+        cohort = study.phantom(tmp_path / name, name=name, patients=few(study.phantom))
         cast = replace(space, base=cast_roles(space.base, cohort, study.domains))
         assert all(cast.base.domain(role) in cohort.domains for role in cast.base.domains)
         assert [cast.experiment(values, {}).validate() for values in cast.listed({}, (0,))]

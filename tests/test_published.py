@@ -92,6 +92,18 @@ def test_a_claim_about_dice_rests_on_patients_and_one_about_a_mean_on_seeds():
     assert shape.effect.mean == pytest.approx(0.11)
 
 
+def test_a_figure_of_all_domains_together_is_the_mean_of_theirs_in_each_trial():
+    results = [
+        replace(result, summary={"s/ct": 0.5 + seed, "s/mr": 0.7 + seed, "s_not/mr": 9.0, "s": 9.0} if seed < 2 else {})
+        for seed, result in enumerate(trial(JOINT, 0.5, seed) for seed in range(3))
+    ]
+    table = PaperTable("t", (PaperFigure("both", JOINT, 0.8, metric="s/*"),), (PaperClaim("c", JOINT, JOINT, "s/*"),))
+    printed = shown(results, table)
+    assert (printed.figures[0].metric, printed.figures[0].seeds) == ("s/*", 2)
+    assert printed.figures[0].ours == pytest.approx((0.6 + 1.6) / 2)
+    assert (printed.findings[0].units, printed.findings[0].effect.n) == ("seeds", 2)
+
+
 def test_an_effect_that_chance_explains_is_not_shown():
     results = [trial(REAL, 0.5), trial({"arm": "joint"}, 0.5)]
     flat = replace(TABLE, claims=TABLE.claims[:1])

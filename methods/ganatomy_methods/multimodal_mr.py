@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ganatomy.contracts import (
     UNLABELLED,
@@ -32,7 +32,6 @@ from ganatomy.contracts import (
 )
 from ganatomy_methods.common import multimodal_networks as networks
 from ganatomy_methods.common import structure as maps
-from ganatomy_methods.common.agreement import kept, lesion_agreement
 from ganatomy_methods.common.draws import SampleDraws, dropped, normal
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.multimodal_settings import MultimodalMRConfig
@@ -379,17 +378,6 @@ class MultimodalMR(Method):
             closed=closed,
             whole=whole,
         )
-
-    def select(self, drawn: Registered, judges: Mapping[str, nn.Module], threshold: float = 0.95) -> tuple[int, ...]:
-        """Indices of the brains in whose images ``judges`` (role -> segmentor) find the lesions (section 2.8).
-
-        Dice of at least ``threshold``, on the mean of the modalities. Raises InputError if a judge is the guide of the
-        training: it finds what images were optimised to show. Those that later measure must be others again.
-        """
-        trained = set(self.guide.modules())
-        if any(module in trained for judge in judges.values() for module in judge.modules()):
-            raise InputError("the lesion guide as its own judge", expected="segmentors that played no part in training")
-        return kept(lesion_agreement(drawn.images, drawn.label, judges), threshold)
 
     def _noise_to_structure(self, sides: tuple[int, ...], random: torch.Generator) -> tuple[Tensor, Tensor]:
         weight = next(self.DC_f.parameters())

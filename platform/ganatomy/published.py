@@ -101,7 +101,7 @@ def compare(table: PaperTable, groups: Groups, domains: Mapping[str, str]) -> Co
 def _figure(figure: PaperFigure, groups: Groups, domains: Mapping[str, str]) -> Figure:
     metric = figure.metric.format(**domains)
     replicates = _replicates(_trials(groups, figure.point), metric)
-    values = [trial.summary[metric] for trial in replicates.values()]
+    values = [_number(trial, metric) for trial in replicates.values()]
     mean = moments.fmean(values) if values else math.nan
     deviation = moments.stdev(values) if len(values) > 1 else math.nan
     return Figure(figure.name, metric, figure.value, figure.spread, mean, deviation, len(values))
@@ -130,7 +130,7 @@ def _difference(more: Replicates, less: Replicates, metric: str) -> tuple[Effect
         sides = [_by_patient(side.values()) for side in (more, less)]
         pair = _paired(*sides)
         return paired_bootstrap(*pair), permutation_test(*pair)
-    values = [{seed: trial.summary[metric] for seed, trial in side.items()} for side in (more, less)]
+    values = [{seed: _number(trial, metric) for seed, trial in side.items()} for side in (more, less)]
     return paired_t(*_paired(*values))
 
 
@@ -157,9 +157,17 @@ def _replicates(trials: Sequence[TrialResult], metric: str) -> Replicates:
     """The finished ones that have the metric, one a seed: the same experiment run twice is no second replicate."""
     found: dict[int, TrialResult] = {}
     for trial in trials:
-        if trial.status == "finished" and math.isfinite(trial.summary.get(metric, math.nan)):
+        if trial.status == "finished" and math.isfinite(_number(trial, metric)):
             found.setdefault(trial.experiment.seed, trial)
     return found
+
+
+def _number(trial: TrialResult, metric: str) -> float:
+    """The trial's number of that name, of ``name/*`` the mean of all that begin so; NaN where it has none."""
+    if not metric.endswith("/*"):
+        return trial.summary.get(metric, math.nan)
+    values = [value for name, value in trial.summary.items() if name.startswith(metric.removesuffix("*"))]
+    return moments.fmean(values) if values else math.nan
 
 
 def _by_patient(trials: Iterable[TrialResult]) -> dict[str, float]:

@@ -45,7 +45,7 @@ class PaperFigure:
 
     name: what it calls the row.  point: values that our configuration of it has.  value: in the metric's own unit (Dice
     in [0, 1]).  spread: as printed, such as ``± 0.03``.  metric: its name in a trial's summary; ``{B}`` in it stands
-    for the domain that plays role B.
+    for the domain that plays role B, and ``synthesis/s_score/*`` for the mean of all whose names begin so.
     """
 
     name: str
@@ -90,7 +90,8 @@ class SearchSpace:
     seeds: of the replicates.  two_workers: says of a trial's values whether the trial is to run on two workers although
     the sweep asks for one (a demonstration that both give the same).
     full: what ``base`` is at the paper's size; None where there is but one size.  full_points: the points at that size,
-    where those of ``points`` say something of the small one (the width of a network); by default the same.
+    where those of ``points`` say something of the small one (the width of a network); full_sample: likewise of
+    ``sample``; by default the same.
     published: what the papers say of these points; a report shows it beside what the sweep found.
     """
 
@@ -103,6 +104,7 @@ class SearchSpace:
     two_workers: Callable[[Values], bool] = never
     full: Experiment | None = None
     full_points: tuple[Values, ...] = ()
+    full_sample: Callable[[Suggest], None] | None = None
     published: tuple[PaperTable, ...] = ()
 
     def at_full_size(self) -> SearchSpace:
@@ -110,7 +112,10 @@ class SearchSpace:
         if self.full is None:
             raise InputError(f"space {self.name} has no full size", expected="a space that has one beside its own",
                              remedy="leave --full out")  # fmt: skip
-        return replace(self, base=self.full, points=self.full_points or self.points, full=None, full_points=())
+        return replace(
+            self, base=self.full, points=self.full_points or self.points, sample=self.full_sample or self.sample,
+            full=None, full_points=(), full_sample=None,
+        )  # fmt: skip
 
     def listed(self, fixed: Values, seeds: Sequence[int]) -> list[dict[str, Any]]:
         """The ablation as explicit points that agree with ``fixed``, once each, a point's replicates side by side: what

@@ -40,8 +40,12 @@ def kept_images(found: Mapping[int, float], rule: Filter, judgement: str, seed: 
     """The images that reach the rule's threshold; of more than ``rule.as_many_as`` lets through, so many at random.
 
     found: image -> what it reaches in [0, 1].  judgement: ``dice`` or ``probability``.  Kept sets are nested in the
-    threshold where there is no bound. InputError where none is left.
+    threshold where there is no bound. InputError where none is left, or where what one reaches is no number of [0, 1].
     """
+    for index, score in found.items():
+        if not 0 <= score <= 1:  # NaN too, which would otherwise count as too low
+            raise InputError(f"{judgement} of synthetic image {index} = {score}", expected="a number in [0, 1]",
+                             remedy="look at the losses of the model that judges: did it diverge?")  # fmt: skip
     threshold = getattr(rule, f"min_{judgement}")
     kept = [index for index, score in found.items() if score >= threshold]
     bound = sum(score >= rule.as_many_as for score in found.values()) if rule.as_many_as else len(kept)

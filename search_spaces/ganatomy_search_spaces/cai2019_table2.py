@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ganatomy.experiment import Budget, Labels, Sampling
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
+from ganatomy_search_spaces.downstream_networks import suggest_segmentor
 from ganatomy_search_spaces.phantom_demo import BASE as DEMO_BASE
 from ganatomy_search_spaces.shape_consistent import BASE as PAPER_BASE
 
@@ -23,7 +24,18 @@ FULL_BASE = replace(
 
 
 def sample(trial: Suggest) -> None:
-    """γ, on a logarithmic scale and 0; the real arm for what segmentors reach without."""
+    """γ, on a logarithmic scale and 0; the real arm for what segmentors reach without; which those are, narrow ones."""
+    suggest_segmentor(trial, width=8, norm="instance")
+    _sample_weight(trial)
+
+
+def full_sample(trial: Suggest) -> None:
+    """As at phantom size, with the segmentors as wide as they are by default."""
+    suggest_segmentor(trial)
+    _sample_weight(trial)
+
+
+def _sample_weight(trial: Suggest) -> None:
     if trial.suggest_categorical("arm", ["real", "joint"]) == "joint":
         trial.suggest_categorical("method.shape_weight", [0.0, 0.1, 0.3, 1.0, 3.0, 10.0])
 
@@ -65,5 +77,6 @@ SPACE = SearchSpace(
     points=({"arm": "real"}, WITHOUT, WITH),
     seeds=(0, 1, 2),
     full=FULL_BASE,
+    full_sample=full_sample,
     published=(HEART, PANCREAS),
 )

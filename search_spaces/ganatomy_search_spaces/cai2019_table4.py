@@ -28,9 +28,10 @@ FULL_BASE = replace(
 
 
 def sample(trial: Suggest) -> None:
-    """Arm, shape weight, and segmentor with its width and normalisation."""
+    """Arm, shape weight, what generators see; segmentor with its width and normalisation."""
     if trial.suggest_categorical("arm", ["real", "offline", "joint"]) != "real":
         trial.suggest_categorical("method.shape_weight", [0.0, 1.0])
+        trial.suggest_categorical("labels.gan_sees", ["subset", "all"])
     trial.suggest_categorical("downstream.network", list(SEGMENTORS.values()))
     trial.suggest_categorical("downstream.network.width", [8, 16])
     trial.suggest_categorical("downstream.network.norm", ["none", "instance"])

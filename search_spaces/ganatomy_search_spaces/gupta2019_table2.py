@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ganatomy.experiment import Budget, Choice, Downstream, Sampling
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
+from ganatomy_search_spaces.downstream_networks import suggest_classifier
 from ganatomy_search_spaces.unit_lesion import BASE as FULL_BASE
 
 THRESHOLDS = (0.0, 0.7, 0.85, 0.9, 0.95)
@@ -37,7 +38,8 @@ def _kept(threshold: float, weight: float = 10.0) -> Values:
 
 
 def sample(trial: Suggest) -> None:
-    """Threshold and weight, with all that is kept or at equal counts."""
+    """Classifier; threshold and weight, with all that is kept or at equal counts."""
+    suggest_classifier(trial)
     if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
     trial.suggest_categorical("filter.min_probability", list(THRESHOLDS))

@@ -23,7 +23,7 @@ BASE = Experiment(
 
 
 def sample(trial: Suggest) -> None:
-    """Segmentor, supervision, rate, λ1, λ2, Cycle H-H, and how images are used; real data only among the arms."""
+    """Segmentor, supervision, rate, λ1, λ2, Cycle H-H, R's map, how images are used; real data only among the arms."""
     suggest_segmentor(trial, norm="instance")
     if trial.suggest_categorical("arm", ["real", "classical", "offline"]) != "offline":
         return
@@ -33,6 +33,7 @@ def sample(trial: Suggest) -> None:
     λ2 = "adversarial_weight" if supervision == "paired" else "unpaired_adversarial_weight"
     trial.suggest_float(f"method.{λ2}", 0.3, 10.0, log=True)
     trial.suggest_categorical("method.healthy_cycle", [True, False])
+    trial.suggest_categorical("method.mask_input", [True, False])
     trial.suggest_float("mixing.ratio", 0.25, 4.0, log=True)
     trial.suggest_categorical("mixing.order", ["mixed", "synthetic_first", "real_first"])
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ganatomy.experiment import Budget, Choice, Downstream, Drawing, Sampling
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
+from ganatomy_search_spaces.downstream_networks import suggest_segmentor
 from ganatomy_search_spaces.multimodal_mr import BASE as FULL_BASE
 from ganatomy_search_spaces.multimodal_mr import RATIOS
 
@@ -48,7 +49,18 @@ POINTS: tuple[Values, ...] = (
 
 
 def sample(trial: Suggest) -> None:
-    """Amount and order, and who guides lesions."""
+    """Segmentor, a narrow one; amount and order."""
+    suggest_segmentor(trial, width=8, norm="instance")
+    _sample_mixing(trial)
+
+
+def full_sample(trial: Suggest) -> None:
+    """As at phantom size, with the segmentors as wide as they are by default."""
+    suggest_segmentor(trial, norm="instance")
+    _sample_mixing(trial)
+
+
+def _sample_mixing(trial: Suggest) -> None:
     if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
     trial.suggest_categorical("mixing.order", ["mixed", "synthetic_first", "real_first"])
@@ -98,5 +110,6 @@ SPACE = SearchSpace(
     points=POINTS,
     seeds=(0, 1, 2, 3),
     full=FULL_BASE,
+    full_sample=full_sample,
     published=(PUBLISHED,),
 )

@@ -26,13 +26,16 @@ def sample(trial: Suggest) -> None:
 
 
 def sample_method(trial: Suggest) -> None:
-    """λ and γ on logarithmic scales, γ = 0 (CycleGAN with this generator) among them; the amount of synthetic data."""
+    """λ and γ on logarithmic scales, γ = 0 (CycleGAN with this generator) among them; the discriminators; the amount of
+    synthetic data."""
     arm = trial.suggest_categorical("arm", ["real", "classical", "offline", "joint"])
     if arm not in ("offline", "joint"):
         return
     trial.suggest_float("method.cycle_weight", 1.0, 30.0, log=True)
     trial.suggest_categorical("method.shape_weight", [0.0, 0.1, 0.3, 1.0, 3.0, 10.0])
     trial.suggest_categorical("method.use_reconstructed", [True, False])
+    trial.suggest_categorical("method.discriminator_layers", [2, 3])
+    trial.suggest_categorical("method.final_activation", ["none", "sigmoid"])
     trial.suggest_float("mixing.ratio", 0.25, 8.0, log=True)
     if arm == "offline":
         trial.suggest_categorical("mixing.order", ["mixed", "synthetic_first", "real_first"])

@@ -9,6 +9,7 @@ from ganatomy.search_space import SearchSpace, Suggest
 from ganatomy_search_spaces.downstream_networks import suggest_segmentor
 from ganatomy_search_spaces.phantom_demo import BASE as DEMO_BASE
 from ganatomy_search_spaces.shape_consistent import BASE as FULL_BASE
+from ganatomy_search_spaces.shape_consistent import sample as full_sample
 from ganatomy_search_spaces.shape_consistent import sample_method
 
 BASE = replace(DEMO_BASE, labels=Labels(), sampling=Sampling(ndim=2, size=(64, 64), foreground=0.5))
@@ -33,4 +34,5 @@ SPACE = SearchSpace(
     ),
     seeds=(0, 1, 2),
     full=FULL_BASE,
+    full_sample=full_sample,
 )

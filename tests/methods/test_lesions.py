@@ -1,4 +1,4 @@
-"""Patches, blending and selection of Gupta et al. 2019, as properties of pure functions."""
+"""Patches and blending of Gupta et al. 2019, as properties of pure functions."""
 
 import math
 import random
@@ -12,18 +12,15 @@ from hypothesis import strategies as st
 from ganatomy.contracts import InputError
 from ganatomy_methods.common.lesions import (
     Box,
-    balanced,
     blend,
     blending_factor,
     changed_box,
-    common_cap,
     cut,
     disjoint_sources,
     lesion_window,
     normal_windows,
     paste,
     same_place,
-    select,
     shows_tissue,
 )
 
@@ -126,15 +123,6 @@ def test_patches_without_tissue_are_dropped(mean, kept, dtype):
     assert shows_tissue(torch.full((1, 9, 9), 2 * mean - 1, dtype=dtype)) == kept
 
 
-def test_classes_are_balanced_by_thinning_the_larger():
-    normals = list(range(100))
-    lesion, normal = balanced(["a", "b", "c"], normals, random.Random(0))
-    assert lesion == ["a", "b", "c"]
-    assert len(set(normal)) == 3
-    assert normal == sorted(normal)
-    assert balanced(normals, ["a", "b"], random.Random(0))[1] == ["a", "b"]
-
-
 def test_images_that_taught_the_generator_receive_no_lesion():
     """T-C3: by patient, so that the other side of the same person is left out too."""
     patients = {"1L": 1, "1R": 1, "2L": 2, "3L": 3, "3R": 3}
@@ -231,55 +219,3 @@ def test_the_change_is_found():
     assert changed_box(before, before) is None
     pasted = paste(before, window, torch.full((1, 16, 16), 3.0))
     assert window.contains(changed_box(before, pasted.image))
-
-
-# --- selection ---------------------------------------------------------------------------------------------------
-
-PROBABILITIES = st.dictionaries(st.integers(), st.floats(0, 1), max_size=30)
-
-
-@given(PROBABILITIES, st.lists(st.floats(0, 1.5), min_size=2, max_size=5))
-def test_kept_sets_are_nested_in_the_threshold(probabilities, thresholds):
-    """T-C3."""
-    kept = [select(probabilities, threshold) for threshold in sorted(thresholds)]
-    for lower, higher in pairwise(kept):
-        assert set(higher) <= set(lower)
-        assert len(higher) <= len(lower)
-    assert select(probabilities, 0.0) == list(probabilities)
-    assert select(probabilities, 1.0001) == []
-
-
-def test_an_image_at_the_threshold_is_kept():
-    assert select({"a": 0.9, "b": 0.8999, "c": 0.95}, 0.9) == ["a", "c"]
-
-
-@given(PROBABILITIES, st.integers(0, 40), st.integers(0, 5))
-def test_a_cap_draws_among_the_kept(probabilities, cap, seed):
-    kept, capped = select(probabilities, 0.5), select(probabilities, 0.5, cap=cap, seed=seed)
-    assert len(capped) == min(cap, len(kept))
-    assert [name for name in kept if name in set(capped)] == capped
-    assert capped == select(probabilities, 0.5, cap=cap, seed=seed)
-
-
-def test_the_capped_sample_depends_on_the_seed_and_favours_nobody():
-    probabilities = {i: 0.5 + i / 100 for i in range(10)}
-    drawn = [name for seed in range(200) for name in select(probabilities, 0.5, cap=3, seed=seed)]
-    assert all(30 <= drawn.count(name) <= 90 for name in probabilities), "60 of each are expected"
-
-
-def test_the_common_cap_makes_counts_equal_and_sets_different():
-    probabilities = {i: i / 100 for i in range(100)}
-    thresholds = (0.5, 0.7, 0.9)
-    cap = common_cap(probabilities, thresholds)
-    assert cap == 10
-    sets = [select(probabilities, threshold, cap=cap) for threshold in thresholds]
-    assert [len(kept) for kept in sets] == [10, 10, 10]
-    purity = [sum(kept) / 10 for kept in sets]
-    assert purity == sorted(purity)
-    assert purity[0] < purity[-1]
-
-
-@pytest.mark.parametrize("p", [math.nan, -0.1, 1.1])
-def test_what_is_no_probability_is_refused(p):
-    with pytest.raises(InputError, match=r"p\(lesion\) of x7"):
-        select({"x7": p}, 0.5)

@@ -12,7 +12,6 @@ from torch import nn
 from ganatomy.contracts import UNLABELLED, Images, InputError, Phase, Task, labelled
 from ganatomy.loop import OptimisationStep
 from ganatomy_methods.common import structure as maps
-from ganatomy_methods.common.agreement import kept, label_index_dice, lesion_agreement, lesion_dice
 from ganatomy_methods.common.draws import SampleDraws, dropped, normal
 from ganatomy_methods.common.multimodal_networks import LesionGuide, mean_filter
 from ganatomy_methods.common.multimodal_settings import MultimodalMRConfig
@@ -465,54 +464,3 @@ def test_a_drawn_label_is_made_of_the_one_that_is_named_as_its_donor():
 def test_what_cannot_be_drawn_is_refused(count, shape):
     with pytest.raises(InputError, match="images from labels"):
         make().draw(torch.zeros(shape, dtype=torch.int64), range(count), seed=0)
-
-
-class Oracle(nn.Module):
-    """A segmentor that answers with given labels."""
-
-    def __init__(self, answers):
-        super().__init__()
-        self.answers = answers
-
-    def forward(self, image):
-        return nn.functional.one_hot(self.answers, CLASSES).movedim(-1, 1).float()
-
-
-def test_the_filter_keeps_what_its_judges_agree_with():
-    """T-E11."""
-    method = make(filter_tries=1)
-    drawn = method.draw(brains(3, 5).label, range(3), seed=0)
-    answers = drawn.label.clone()
-    answers[1] = 0
-    judges = dict.fromkeys(method.roles, Oracle(answers))
-    scores = lesion_agreement(drawn.images, drawn.label, judges)
-    expected = tuple(n for n in range(3) if scores[n] >= 0.95)
-    assert method.select(drawn, judges) == expected
-    assert 0 in expected
-    assert (1 in expected) == (not bool((drawn.label[1] > 0).any()))
-    one_blind = judges | {"T1": Oracle(0 * answers)}
-    assert lesion_agreement(drawn.images, drawn.label, one_blind)[0] == pytest.approx(0.75 * float(scores[0]))
-    with pytest.raises(InputError, match="own judge"):
-        method.select(drawn, {**judges, "T2": method.guide})
-
-
-def test_what_a_higher_threshold_keeps_a_lower_one_keeps_too():
-    scores = torch.tensor([0.2, 0.95, 0.949, 1.0, 0.5])
-    assert kept(scores, 0.95) == (1, 3)
-    assert kept(scores, 0) == (0, 1, 2, 3, 4)
-    assert kept(scores, 1.01) == ()
-    sets = [set(kept(scores, t / 20)) for t in range(21)]
-    assert all(higher <= lower for lower, higher in pairwise(sets))
-
-
-def test_the_two_dice_scores_are_not_the_same():
-    """X32, by hand: a 4 called 3 everywhere is no agreement of classes, yet 0.96 of indices."""
-    label, found = torch.full((1, 4, 4), 4), torch.full((1, 4, 4), 3)
-    assert lesion_dice(found, label) == 0
-    assert float(label_index_dice(found, label)) == pytest.approx(24 / 25)
-    assert lesion_dice(label, label) == label_index_dice(label, label) == 1
-    empty = torch.zeros_like(label)
-    assert lesion_dice(empty, empty) == label_index_dice(empty, empty) == 1
-    assert lesion_dice(label, empty) == 0
-    two = torch.tensor([[[1, 1, 2, 0]]])
-    assert float(lesion_dice(torch.tensor([[[1, 0, 2, 0]]]), two)) == pytest.approx((2 / 3 + 1) / 2)

@@ -3,7 +3,6 @@ and a densely connected one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import ClassVar
 
@@ -104,17 +103,6 @@ class DRN(nn.Module):
         for stage in self.stages[self.frozen :]:
             features = stage(features)
         return self.head(features.mean(dim=(2, 3)))
-
-
-def learning_parameters(network: DRN) -> Iterator[tuple[str, nn.Parameter]]:
-    """(name, parameter) of what a step may change: all but the frozen stages."""
-    frozen = tuple(f"stages.{i}." for i in range(network.frozen))
-    return ((name, parameter) for name, parameter in network.named_parameters() if not name.startswith(frozen))
-
-
-def lesion_probability(logits: Tensor, lesion: int = 1) -> Tensor:
-    """p(lesion) [N] from logits [N, classes]; ``lesion`` is the class id."""
-    return logits.softmax(dim=1)[:, lesion]
 
 
 def densenet121(

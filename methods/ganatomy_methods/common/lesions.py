@@ -1,7 +1,7 @@
-"""Lesions in whole images: which patches to cut, how to blend a translated one back, which results to keep.
+"""Lesions in whole images: which patches to cut, how to blend a translated one back.
 
-Gupta et al. 2019, sections 3.2-3.4. Pure functions on arrays and boxes; randomness comes from the caller's generator.
-Images are [..., H, W] in [-1, 1]; a box counts pixels, x along W and y along H, half open as slices are.
+Gupta et al. 2019, sections 3.2 and 3.3. Pure functions on arrays and boxes; randomness comes from the caller's
+generator. Images are [..., H, W] in [-1, 1]; a box counts pixels, x along W and y along H, half open as slices are.
 """
 
 from __future__ import annotations
@@ -153,13 +153,6 @@ def shows_tissue(patch: Tensor, minimum: float = MINIMUM_INTENSITY) -> bool:
     return mean >= minimum or math.isclose(mean, minimum, abs_tol=1e-7)  # single precision cannot hold 0.15
 
 
-def balanced(lesions: Sequence[Name], normals: Sequence[Name], draws: random.Random) -> tuple[list[Name], list[Name]]:
-    """As many of one class as of the other, the larger thinned at random, order kept (536:536 in Table 1)."""
-    count = min(len(lesions), len(normals))
-    first, second = (sorted(draws.sample(range(len(names)), count)) for names in (lesions, normals))
-    return [lesions[i] for i in first], [normals[i] for i in second]
-
-
 def disjoint_sources(
     negatives: Sequence[Name], used: Collection[Name], patients: Mapping[Name, Hashable]
 ) -> list[Name]:
@@ -245,33 +238,3 @@ def changed_box(before: Tensor, after: Tensor, least: float = 0.1) -> Box | None
     changed = ((after - before).abs() > least).reshape(-1, *before.shape[-2:]).any(dim=0)
     rows, columns = (changed.any(dim=axis).nonzero().flatten().tolist() for axis in (1, 0))
     return Box(columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if rows else None
-
-
-# --- selection (section 3.4) -------------------------------------------------------------------------------------
-
-
-def select(
-    probabilities: Mapping[Name, float], threshold: float, *, cap: int | None = None, seed: int = 0
-) -> list[Name]:
-    """The synthetic images that the baseline classifier gives a lesion with p >= ``threshold``, in the order given.
-
-    probabilities: image -> p(lesion | whole blended image) in [0, 1], of a classifier trained without the test split.
-    cap: keep at most so many, drawn at random: the most probable would be the same at every threshold.
-    Raises InputError on a probability outside [0, 1], NaN included.
-    """
-    for name, p in probabilities.items():
-        if not 0 <= p <= 1:
-            raise InputError(f"p(lesion) of {name} = {p}", expected="a probability in [0, 1]")
-    kept = [name for name, p in probabilities.items() if p >= threshold]
-    if cap is None or len(kept) <= cap:
-        return kept
-    chosen = sorted(random.Random(seed).sample(range(len(kept)), cap))
-    return [kept[i] for i in chosen]
-
-
-def common_cap(probabilities: Mapping[Name, float], thresholds: Sequence[float]) -> int:
-    """The number that every threshold can give: with it as ``cap``, a sweep over t compares purity at equal counts.
-
-    Table 2 prints one count for four thresholds; whether counts were equal there is not said.
-    """
-    return min(len(select(probabilities, threshold)) for threshold in thresholds)
