@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,8 @@ from safetensors.torch import save_file
 from ganatomy.contracts import InputError
 from ganatomy.installation import WrongNode, check_sources
 from ganatomy.loop import Loop, Record
+from ganatomy.single_flight import LeaseLost, Turn
+from ganatomy.tables import write_atomically
 
 HISTORY = "history.jsonl"
 NETWORKS = "networks.safetensors"
@@ -110,9 +113,13 @@ def _call(work: Callable[[], None]) -> None:
 def _finish(loop: Loop, reporter: Any, directory: Path) -> None:
     loop.run(reporter)
     if loop.rank == 0:
-        beside = directory / f"{NETWORKS}.tmp"
-        save_file(loop.final_weights(), beside)
-        beside.replace(directory / NETWORKS)
+        beside = directory / f".{NETWORKS}.{uuid.uuid4().hex}"
+        try:
+            save_file(loop.final_weights(), beside)
+            with reporter.turn.taken():
+                beside.replace(directory / NETWORKS)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def run_task(work: Callable[[], None], workers: Workers, published: Callable[[], None] = _nothing) -> None:
@@ -158,9 +165,7 @@ def read_history(directory: Path) -> list[Record]:
 
 def write_history(directory: Path, history: Sequence[Record]) -> None:
     """Replace the stage's history, atomically."""
-    beside = directory / f"{HISTORY}.tmp"
-    beside.write_text("".join(json.dumps(record) + "\n" for record in history))
-    beside.replace(directory / HISTORY)
+    write_atomically(directory / HISTORY, "".join(json.dumps(record) + "\n" for record in history))
 
 
 class HistoryFollower:
@@ -188,18 +193,20 @@ class DirectoryReporter:
 
     def __init__(self, directory: Path, published: Callable[[], None]) -> None:
         self.directory, self.published = directory, published
+        self.turn = Turn(directory)
 
     def report(self, history: Sequence[Record], save: Callable[[Path], None]) -> None:
         """Checkpoint, then publish the history."""
         final = self.directory / f"checkpoint-{int(history[-1]['step']):09d}"
         with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=self.directory) as beside:
             save(Path(beside))
-            shutil.rmtree(final, ignore_errors=True)
-            Path(beside).replace(final)
-            Path(beside).mkdir()  # for the context manager to remove
-        for old in self._complete()[:-1]:
-            shutil.rmtree(old, ignore_errors=True)
-        write_history(self.directory, history)
+            with self.turn.taken():
+                shutil.rmtree(final, ignore_errors=True)
+                Path(beside).replace(final)
+                Path(beside).mkdir()  # for the context manager to remove
+                for old in self._complete()[:-1]:
+                    shutil.rmtree(old, ignore_errors=True)
+                write_history(self.directory, history)
         self.published()
 
     @contextlib.contextmanager
@@ -229,16 +236,20 @@ class TrainReporter:
 
     def __init__(self, directory: Path, rank: int) -> None:
         self.directory, self.rank = directory, rank
+        if rank == 0:
+            self.turn = Turn(directory)
 
     def report(self, history: Sequence[Record], save: Callable[[Path], None]) -> None:
         """Every rank adds its files to one checkpoint; rank 0 then publishes the history."""
         import ray.train
 
-        with tempfile.TemporaryDirectory() as beside:
+        # Where there is room for checkpoints, and not on the node's own disc.
+        with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=self.directory) as beside:
             save(Path(beside))
             ray.train.report(dict(history[-1]), checkpoint=ray.train.Checkpoint.from_directory(beside))
         if self.rank == 0:
-            write_history(self.directory, history)
+            with self.turn.taken():
+                write_history(self.directory, history)
 
     @contextlib.contextmanager
     def latest(self) -> Iterator[Path | None]:
@@ -314,5 +325,9 @@ def _root_cause(error: BaseException) -> BaseException:
     """The first worker's own exception, which says more than the group's."""
     for worker_error in (getattr(error, "worker_failures", None) or {}).values():
         cause = getattr(worker_error, "cause", worker_error)
-        return cause if isinstance(cause, InputError | WrongNode) else RuntimeError(f"a worker failed: {cause}")
+        return (
+            cause
+            if isinstance(cause, InputError | WrongNode | LeaseLost)
+            else RuntimeError(f"a worker failed: {cause}")
+        )
     return error

@@ -15,7 +15,7 @@ from ray import tune
 
 from ganatomy.experiment import TrialResult
 from ganatomy.nodes import working
-from ganatomy.results import RESULT, SweepPlan, read_result, read_results, write_result
+from ganatomy.results import RESULT, SweepPlan, read_result, read_results, read_status, write_result
 from ganatomy.terminal import one_line
 from ganatomy.tracking import Tracking
 from ganatomy.trial import VALIDATION
@@ -66,6 +66,10 @@ class SweepProgress(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """A trial finished, or the scheduler stopped it."""
         self._end(trial.trial_id, "pruned")
+
+    def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
+        """Its process died; what it was doing is taken up by another."""
+        self._say(f"{self._counts()}; the driver of [{self._name(trial.trial_id)}] died; another takes it up")
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """A trial failed; the sweep goes on."""
@@ -150,7 +154,9 @@ class SweepProgress(tune.Callback):
     def _eta(self) -> str:
         """From the pace so far, running trials counted by the validations they have behind them."""
         running = [
-            r[VALIDATION] / (self.plan.validations + 1) for t, r in self.latest.items() if self._status(t) == "running"
+            r[VALIDATION] / (self.plan.validations + 1)
+            for t, r in self.latest.items()
+            if read_status(self.directory, t) == "running"
         ]
         worked = self.ended + sum(running)
         left = self.plan.trials - len(self.done_before) - worked
@@ -166,10 +172,6 @@ class SweepProgress(tune.Callback):
         log = self.directory / "trials" / trial / "log.txt"
         doing = log.read_text().splitlines()[-1].partition(" ")[2] if log.exists() else "starting"
         return f"{self._name(trial)} {doing}"
-
-    def _status(self, trial: str) -> str:
-        path = self.directory / "trials" / trial / RESULT
-        return read_result(path).status if path.exists() else "running"
 
     def _name(self, trial: str) -> str:
         path = self.directory / "trials" / trial / "name"
