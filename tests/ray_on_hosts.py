@@ -26,10 +26,12 @@ RAYLET = "ray/raylet/raylet "
 
 
 class Cluster:
-    """Two nodes of one CPU each, ``head`` and ``work``; both see ``shared``, where the workspaces lie."""
+    """Two nodes of one CPU each, ``head`` and ``work``; both see ``shared``, where the workspaces lie. What ``work``
+    writes for itself, Ray's files and copies of stores, lies on a small disc of its own."""
 
     def __init__(self, hosts: Hosts, shared: Path) -> None:
         self.hosts, self.shared = hosts, shared
+        hosts.discs["work"] = "300m"
         self.lines = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 
     def up(self) -> None:
@@ -48,14 +50,17 @@ class Cluster:
     def start(self, name: str, **variables: str) -> None:
         """Start a node as cluster.yaml does, with further ``variables`` in its environment."""
         address = f"RAY_HEAD_IP={self.hosts.addresses['head']}"
-        variables |= {"RAY_worker_niceness": "0"}  # two CPUs that share their machine with other work
+        # Two hosts on one machine, which may have other work to do: patience, and no host's workers behind its others.
+        variables |= {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_niceness": "0"}
+        if name == "work":
+            variables["GANATOMY_STORE_CACHE"] = "~/disc/stores"
         given = " ".join(f"{key}={value}" for key, value in variables.items())
         for line in self.lines[f"{'head' if name == 'head' else 'worker'}_start_ray_commands"]:
             line = line.replace("/data", str(self.shared)).replace(
                 "--autoscaling-config=~/ray_bootstrap_config.yaml", ""
             )
             line = line.replace("ray start", f"{given} ray start --num-cpus=1 --object-store-memory=100000000")
-            done = self.hosts.on(name, f"export {address}; {line}", timeout=400)
+            done = self.hosts.on(name, f"export {address}; {line}", timeout=600)
             assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
 
     def track(self) -> None:
@@ -74,6 +79,7 @@ class Cluster:
         for process in self.hosts.running("work"):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGCONT)
+        self.hosts.on("work", "rm -f ~/disc/filler")
         if not self.hosts.running("work", RAYLET):
             self.start("work")
         self.track()

@@ -19,15 +19,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors.torch import save_file
 
 from ganatomy.contracts import InputError
-from ganatomy.installation import WrongNode, check_sources
+from ganatomy.installation import CACHE, WrongNode, check_sources
 from ganatomy.loop import Loop, Record
 from ganatomy.single_flight import LeaseLost, Turn
+from ganatomy.staging import NoRoom
 from ganatomy.tables import write_atomically
 
 HISTORY = "history.jsonl"
@@ -46,6 +47,8 @@ TRAIN_ENVIRONMENT = {
 
 WRONG_NODE_S = 5.0
 """Pause before work that came to a node with other sources is handed out again; the node is kept busy meanwhile."""
+
+T = TypeVar("T")
 
 
 class Build(Protocol):
@@ -107,7 +110,16 @@ def _nothing() -> None:
 
 def _call(work: Callable[[], None]) -> None:
     check_sources()
-    work()
+    with_room(work)
+
+
+def with_room(work: Callable[[], T]) -> T:
+    """Do ``work``; where this node's disc has no room for a copy of what it reads, reading the original."""
+    try:
+        return work()
+    except NoRoom:
+        os.environ.pop(CACHE, None)
+        return work()
 
 
 def _finish(loop: Loop, reporter: Any, directory: Path) -> None:
@@ -275,7 +287,8 @@ def _worker(config: dict[str, Any]) -> None:
     check_sources()
     context = ray.train.get_context()
     rank, directory = context.get_world_rank(), Path(config["directory"])
-    loop = config["build"](rank=rank, world=context.get_world_size(), device=ray.train.torch.get_device())
+    build = partial(config["build"], rank=rank, world=context.get_world_size(), device=ray.train.torch.get_device())
+    loop = with_room(build)
     _finish(loop, TrainReporter(directory, rank), directory)
 
 
