@@ -47,21 +47,24 @@ class Cluster:
             (home / "ganatomy" / ".venv").symlink_to(sys.prefix)
             self.start(name)
 
-    def start(self, name: str, **variables: str) -> None:
-        """Start a node as cluster.yaml does, with further ``variables`` in its environment."""
-        address = f"RAY_HEAD_IP={self.hosts.addresses['head']}"
+    def start(self, name: str) -> None:
+        """Start a node as cluster.yaml does; several times, as the launcher would, where Ray gave its processes up."""
         # Two hosts on one machine, which may have other work to do: patience, and no host's workers behind its others.
-        variables |= {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_niceness": "0"}
+        variables = "RAY_agent_register_timeout_ms=300000 RAY_raylet_start_wait_time_s=90 RAY_worker_niceness=0"
         if name == "work":
-            variables["GANATOMY_STORE_CACHE"] = "~/disc/stores"
-        given = " ".join(f"{key}={value}" for key, value in variables.items())
+            variables += " GANATOMY_STORE_CACHE=~/disc/stores"
+        script = [f"set -e; export RAY_HEAD_IP={self.hosts.addresses['head']}"]
         for line in self.lines[f"{'head' if name == 'head' else 'worker'}_start_ray_commands"]:
             line = line.replace("/data", str(self.shared)).replace(
                 "--autoscaling-config=~/ray_bootstrap_config.yaml", ""
             )
-            line = line.replace("ray start", f"{given} ray start --num-cpus=1 --object-store-memory=100000000")
-            done = self.hosts.on(name, f"export {address}; {line}", timeout=600)
-            assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+            line = line.replace("ray start", f"{variables} ray start --num-cpus=1 --object-store-memory=100000000")
+            script += [line, ". ~/.bashrc"]
+        for _ in range(5):
+            done = self.hosts.on(name, "\n".join(script), timeout=600)
+            if done.returncode == 0:
+                return
+        raise AssertionError(done.stdout[-2000:] + done.stderr[-2000:])
 
     def track(self) -> None:
         """Start the tracking server if it does not run."""
