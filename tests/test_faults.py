@@ -152,17 +152,6 @@ def long_cut(run: Running) -> None:
     run.cluster.start("work")
 
 
-def full_disc(run: Running) -> None:
-    run.until(lambda: run.trains_on("work"))
-    run.strike()
-    before = run.finished()
-    run.hosts.on("work", "dd if=/dev/zero of=~/disc/filler bs=64k")
-    run.says("it gets no work until there is room")
-    assert "(work) has 0 MB left in /tmp/ray" in run.log.read_text()
-    run.until(lambda: run.finished() > before)
-    run.hosts.on("work", "rm ~/disc/filler")
-
-
 def slow_node(run: Running) -> None:
     run.until(lambda: run.hosts.running("work", "ray::"))
     run.strike()
@@ -189,7 +178,6 @@ FAULTS: dict[str, Callable[[Running], None]] = {
         sweep_itself,
         short_cut,
         long_cut,
-        full_disc,
         slow_node,
     )
 }

@@ -179,15 +179,10 @@ with nodes.inquiry(["ganatomy"], workspace=folder) as question, nodes.roll_calle
         nodes.check_nodes(question, said.append)
     except InputError as error:
         found["refused"] = str(error)
-    nodes.WATCH_S, nodes.LEAST_ROOM = 0.5, 1e20  # no disc has so much: all are full
-    wait(lambda: len(nodes.working()) == 0 and free() == 0)
-    nodes.LEAST_ROOM = 0
-    wait(lambda: len(nodes.working()) == 2 and free() == 3)
-    discs, said[2:] = said[2:], []
     cluster.remove_node(good, allow_graceful=False)
     wait(lambda: len(nodes.working()) == 1)
     found["left"] = nodes.slots(nodes.working(), 1, 0)
-print(json.dumps({**found, "said": said, "discs": discs}))
+print(json.dumps({**found, "said": said}))
 ray.shutdown()
 cluster.shutdown()
 """
@@ -265,9 +260,6 @@ def test_a_node_that_joins_is_counted_if_it_is_like_us_and_kept_busy_if_it_is_no
     assert "has other sources on node" in refused
     assert "it gets no trials" in refused
     assert "has left" in left
-    assert all("MB left in" in words and "it gets no work until there is room" in words for words in found["discs"][:2])
-    assert all("has room again" in words for words in found["discs"][2:])
-    assert len(found["discs"]) == 4
 
 
 @pytest.mark.slow

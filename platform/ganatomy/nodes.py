@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
 from ganatomy import installation
 from ganatomy.contracts import InputError
 from ganatomy.experiment import available
-from ganatomy.installation import MISSING, Watch, look
+from ganatomy.installation import MISSING, look
 
 DISTRIBUTIONS = ("ganatomy", "torch", "ray", "mlflow", "monai", "numpy")
 
@@ -37,9 +36,6 @@ QUIET_S = 5.0
 
 JOINING_S = 600.0
 """How long nodes may take to join: a launcher that just started them may be installing the package."""
-
-WATCH_S = 5.0
-"""How often the nodes of a sweep are asked how much room their discs have."""
 
 LEAST_ROOM = 100e6
 """Bytes that a node's own disc must have left: where Ray cannot write, the processes that it starts die at once."""
@@ -169,7 +165,9 @@ def _faults_of(
         if theirs != digest and there["versions"].get(package) != MISSING:
             state = "is missing on" if theirs == MISSING else "has other sources on"
             yield Fault(f"package {package} {state} node {node}", UP)
-    yield from _cramped(node, there["room"])
+    for folder, free in there["room"].items():
+        if free < LEAST_ROOM:
+            yield Fault(f"node {node} has {free / 1e6:.0f} MB left in {folder}", "free some space there")
     for what, digest in here["files"].items():
         theirs = there["files"][what]
         if theirs == digest:
@@ -181,12 +179,6 @@ def _faults_of(
         reason = "" if len(there["wrote"]) == 32 else f" ({there['wrote']})"
         where = Path(question["folder"]).parent
         yield Fault(f"node {node} cannot write to the workspace {where}{reason}", "mend its permissions on that node")
-
-
-def _cramped(node: str, room: Mapping[str, int]) -> Iterator[Fault]:
-    for folder, free in room.items():
-        if free < LEAST_ROOM:
-            yield Fault(f"node {node} has {free / 1e6:.0f} MB left in {folder}", "free some space there")
 
 
 def _is_hash(answer: str) -> bool:
@@ -249,8 +241,7 @@ def _slots(has: Mapping[str, float], cpus: float, gpus: float) -> int:
 
 class Roll:
     """The nodes that work for a sweep. Nodes may leave; those that join are asked, in the background, and counted from
-    when they agree with us. One that does not is told of, and kept busy, so that Ray places no trial on it. Nodes that
-    work are watched: one whose disc is full is kept busy until it has room.
+    when they agree with us. One that does not is told of, and kept busy, so that Ray places no trial on it.
 
     question: an open ``inquiry``.  agreed: nodes that have been asked before.
     """
@@ -262,18 +253,14 @@ class Roll:
         self._asked: dict[Any, Node] = {}
         self._silent: dict[Any, float] = {}
         self._held: list[Any] = []
-        self._full: dict[str, Any] = {}
-        self._watches: dict[str, Any] = {}
-        self._visits: dict[Any, Node] = {}
-        self._looked = self._visited = time.monotonic()
+        self._looked = time.monotonic()
 
     def nodes(self) -> list[Node]:
         """The nodes that agree, looked at anew every few seconds."""
         if time.monotonic() - self._looked > self.every:
             self._looked = time.monotonic()
             self._follow(alive())
-            self._visit()
-        return [node for node in self._nodes if node["NodeID"] not in self._full]
+        return self._nodes
 
     def _follow(self, now: list[Node]) -> None:
         present = {node["NodeID"] for node in now}
@@ -281,8 +268,6 @@ class Roll:
             if node["NodeID"] not in present:
                 self.say(f"node {name_of(node)} has left; what it was doing is taken up elsewhere")
         self._nodes = [node for node in self._nodes if node["NodeID"] in present]
-        for name in self._full.keys() - present:
-            remove_placement_group(self._full.pop(name))
         fresh = [node for node in now if node["NodeID"] not in self._known]
         self._known |= present
         if fresh:
@@ -299,30 +284,6 @@ class Roll:
             if time.monotonic() - since > PATIENCE_S:
                 del self._silent[reference]
                 self.say(f"node {name_of(self._asked[reference])} has joined, but does not answer; it does not count")
-
-    def _visit(self) -> None:
-        """Ask every few seconds how much room there is. An answer that does not come is not waited for."""
-        ready = ray.wait(list(self._visits), num_returns=len(self._visits), timeout=0)[0] if self._visits else []
-        for reference in ready:
-            self._hear(self._visits.pop(reference), _got(reference))
-        if len(self._nodes) > 1 and time.monotonic() - self._visited > (PATIENCE_S if self._visits else WATCH_S):
-            self._visited = time.monotonic()
-            missing = [node for node in self._nodes if node["NodeID"] not in self._watches]
-            self._watches |= {node["NodeID"]: _watch(node) for node in missing}
-            self._visits = {self._watches[node["NodeID"]].room.remote(): node for node in self._nodes}
-
-    def _hear(self, node: Node, room: Mapping[str, Any]) -> None:
-        name = node["NodeID"]
-        if "error" in room:  # it has left, or somebody ended its watch
-            self._watches.pop(name, None)
-            return
-        found = [*_cramped(name_of(node), room)]
-        if found and name not in self._full:
-            self._full[name] = _keep_busy(node)
-            self.say(f"{found[0].what}; it gets no work until there is room; remedy: {found[0].remedy}")
-        elif not found and name in self._full:
-            remove_placement_group(self._full.pop(name))
-            self.say(f"node {name_of(node)} has room again")
 
     def _judge(self, node: Node, answer: Mapping[str, Any]) -> None:
         found = faults(look(self.question), [(name_of(node), answer)], self.question)
@@ -353,19 +314,18 @@ def working() -> list[Node]:
     return alive() if _roll is None else _roll.nodes()
 
 
-def _watch(node: Node) -> Any:
-    ray.cloudpickle.register_pickle_by_value(installation)
-    try:
-        return ray.remote(num_cpus=0)(Watch).options(scheduling_strategy=On(node["NodeID"], soft=False)).remote()
-    finally:
-        ray.cloudpickle.unregister_pickle_by_value(installation)
+def _keep_busy(node: Node) -> Any:
+    """Take all that the node has, until the sweep ends."""
 
+    def wait() -> None:  # local, so that it travels whole to a node that may lack this module
+        import time
 
-def _keep_busy(node: Node) -> PlacementGroup:
-    """Reserve all that the node has, as it becomes free, until the sweep ends; it takes no process there."""
-    everything = {kind: node["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU")}
-    here = {"ray.io/node-id": node["NodeID"]}
-    return placement_group([{kind: n for kind, n in everything.items() if n}], bundle_label_selector=[here])
+        while True:
+            time.sleep(3600)
+
+    has, place = node["Resources"], On(node["NodeID"], soft=False)
+    everything = {"num_cpus": has.get("CPU", 0), "num_gpus": has.get("GPU", 0), "max_retries": 0}
+    return ray.remote(**everything)(wait).options(scheduling_strategy=place).remote()
 
 
 # --- from outside ------------------------------------------------------------------------------------------------
