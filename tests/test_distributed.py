@@ -31,6 +31,7 @@ from ganatomy.distributed import (
 from ganatomy.experiment import Training
 from ganatomy.installation import WrongNode
 from ganatomy.loop import Loop
+from ganatomy.single_flight import LeaseLost
 from ganatomy_methods.shape_consistent import ShapeConsistent, ShapeConsistentConfig
 
 # Ray's workers cannot import this file; what they are sent from it travels by value.
@@ -154,6 +155,31 @@ def test_a_follower_gives_each_record_once_even_if_history_is_rewritten(tmp_path
     write_history(tmp_path, [{"step": 1}, {"step": 2}, {"step": 3}])
     follower.poll()
     assert seen == [1, 2, 3]
+
+
+def test_of_two_that_compute_the_same_the_later_goes_on_and_the_earlier_is_told(tmp_path):
+    """As when a node is cut off, goes on, and its work has been handed out again."""
+    lost = []
+
+    def cut_off():
+        try:
+            train(BuildLoop(steps=40, reports=20, pause=0.1), tmp_path, Workers(), lambda: None)
+        except LeaseLost as error:
+            lost.append(error)
+
+    earlier = threading.Thread(target=cut_off)
+    earlier.start()
+    while len(read_history(tmp_path)) < 2:
+        assert earlier.is_alive()
+    train(BuildLoop(steps=40, reports=20), tmp_path, Workers(), lambda: None)
+    earlier.join()
+    assert len(lost) == 1
+    alone = BuildLoop(steps=40, reports=20)(rank=0, world=1, device=torch.device("cpu"))
+    run_to_end(alone, tmp_path / "alone")
+    assert losses_of(tmp_path) == losses_of(tmp_path / "alone")
+    weights = load_file(tmp_path / NETWORKS)
+    assert all(torch.equal(value, weights[name]) for name, value in alone.final_weights().items())
+    assert [path.name for path in tmp_path.glob(".*.*") if path.is_file()] == []
 
 
 def test_history_is_never_half_written(tmp_path):

@@ -51,6 +51,14 @@ def test_a_node_like_us_is_not_at_fault_and_nothing_is_left_behind(tmp_path, coh
     assert not list(tmp_path.glob(".asked-*"))
 
 
+def test_a_node_whose_disc_is_full_is_named_with_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("GANATOMY_STORE_CACHE", str(tmp_path))
+    with inquiry(["ganatomy"]) as question:
+        assert look(question)["room"][str(tmp_path)] == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.1)
+        assert told(question, room={"/tmp/ray": 3_000_000}) == ["node 10.0.0.2 (rack-2) has 3 MB left in /tmp/ray"]
+        assert told(question, room={"/tmp/ray": 200_000_000}) == []
+
+
 def test_what_differs_is_named_with_the_node(tmp_path, cohort, at_once):
     with inquiry(["ganatomy"], workspace=tmp_path, cohort=cohort) as question:
         assert told(question, versions={"torch": "2.9.0"})[0].startswith("torch is 2.9.0 on node 10.0.0.2 (rack-2), 2.")

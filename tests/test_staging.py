@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ from tiny import make_store
 
 from ganatomy import staging
 from ganatomy.contracts import InputError
+from ganatomy.distributed import with_room
 from ganatomy.store import CACHE, URL, Store, open_store, publish_store
 
 
@@ -143,6 +145,16 @@ def test_no_space_is_said_before_anything_is_copied(store, cache, monkeypatch):
     monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: usage._replace(free=10))
     with pytest.raises(InputError, match="no space for a copy of store"):
         open_store(store.path)
+
+
+def test_work_that_a_sweep_gave_out_reads_the_original_where_there_is_no_space(store, cache, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(staging, "single_flight", full)
+    with pytest.raises(InputError, match=f"no space left for a copy of store .* in {cache}"):
+        open_store(store.path)
+    assert with_room(lambda: open_store(store.path)).path == store.path
 
 
 def test_a_store_without_hashes_has_its_remedy(store, cache):

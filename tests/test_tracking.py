@@ -286,6 +286,13 @@ def train(directory: Path, uri: str, run: str, first: int, last: int) -> subproc
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
+def test_a_server_that_is_waited_for_is_named_once(tmp_path):
+    said = []
+    with pytest.raises(InputError, match="has been away for 1 s"):
+        Tracking("http://127.0.0.1:9", tmp_path, patience=1, wait=True, say=said.append)
+    assert said == ["waiting for the tracking server http://127.0.0.1:9, at most 1 s"]
+
+
 def test_a_server_that_goes_away_loses_no_metric_and_stops_no_training(server, tmp_path):
     """A trainer is in the middle of its steps when the server is killed. It ends while the server is away; another
     takes over from an older checkpoint, is killed itself, and all of it is in MLflow once when the server is back."""

@@ -18,9 +18,9 @@ from ray.tune.search import Searcher
 from ganatomy import tuning
 from ganatomy.cohort import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Choice, resolve
+from ganatomy.experiment import Choice, TrialResult, resolve
 from ganatomy.phantom import make_cohort
-from ganatomy.results import SweepPlan, read_plan, read_results
+from ganatomy.results import SweepPlan, read_plan, read_results, write_result
 from ganatomy.tuning import AsManyAsFit, Sweep, main
 
 ROOT = Path(__file__).parents[1]
@@ -208,6 +208,8 @@ def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(phantom, workspace):
     output = (workspace / "output.txt").read_text()
     assert "lower filter.min_dice" in output
     assert "Traceback" not in output
+    log = workspace / "sweeps" / "failing" / "trials" / results["offline"].trial / "log.txt"
+    assert log.read_text().count("filter") == 1, "what fails is tried once"
     tracking = Tracking(None, workspace)
     run = tracking.client.get_run(results["offline"].run_id)
     assert run.info.status == "FAILED"
@@ -251,11 +253,11 @@ class Points(Searcher):
     ({"apart": True, "workers": 2, "concurrent": 2}, (1, 2, 2)),
     ({"cpus": 2.0}, (1, 3, 2)),
 ])  # fmt: skip
-def test_as_many_trials_run_as_the_nodes_have_room_for_now(monkeypatch, values, together):
+def test_as_many_trials_run_as_the_nodes_have_room_for_now(tmp_path, monkeypatch, values, together):
     """Nodes join and leave; whatever --concurrent says, no trial waits for workers that others hold."""
     present = [{"Resources": {"CPU": 2.0}}]
     monkeypatch.setattr(tuning.nodes, "working", lambda: present)
-    limiter = AsManyAsFit(Points(metric="x", mode="max"), plan_of(**values))
+    limiter = AsManyAsFit(Points(metric="x", mode="max"), plan_of(**values), tmp_path)
     live: list[str] = []
     for count, expected in zip((1, 3, 2), together):
         present[:] = [{"Resources": {"CPU": 2.0}}] * count
@@ -266,9 +268,23 @@ def test_as_many_trials_run_as_the_nodes_have_room_for_now(monkeypatch, values, 
         assert len(live) == expected
 
 
-def test_the_limit_survives_the_file_that_a_sweep_is_resumed_from(monkeypatch):
+def test_what_a_trial_reported_before_it_failed_does_not_count(tmp_path, monkeypatch):
+    """Sampling goes by what trials came to; one that failed came to nothing, though Tune holds it for done."""
     monkeypatch.setattr(tuning.nodes, "working", lambda: [{"Resources": {"CPU": 2.0}}])
-    limiter = AsManyAsFit(Points(metric="x", mode="max"), plan_of(apart=True))
+    told, base = {}, resolve("spaces", "phantom_demo").base
+    points = Points(metric="x", mode="max")
+    points.on_trial_complete = lambda trial_id, result=None, error=False: told.update({trial_id: (result, error)})
+    limiter = AsManyAsFit(points, plan_of(apart=True), tmp_path)
+    for trial, status in (("good", "finished"), ("bad", "failed")):
+        limiter.suggest(trial)
+        write_result(tmp_path / "trials" / trial, TrialResult(trial, base, status))
+        limiter.on_trial_complete(trial, {"x": 0.5})
+    assert told == {"good": ({"x": 0.5}, False), "bad": (None, True)}
+
+
+def test_the_limit_survives_the_file_that_a_sweep_is_resumed_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning.nodes, "working", lambda: [{"Resources": {"CPU": 2.0}}])
+    limiter = AsManyAsFit(Points(metric="x", mode="max"), plan_of(apart=True), tmp_path)
     again = ray.cloudpickle.loads(ray.cloudpickle.dumps(limiter))
     assert again.max_concurrent == limiter.max_concurrent == 3
     assert again.suggest("trial") == {}

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NEEDED = ("ip", "unshare", "ssh", "ssh-keygen", "rsync", "hostname", "mount")
+NEEDED = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "rsync", "hostname", "mount")
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 SSHD_CONFIG = """
 Port 22
@@ -56,6 +56,8 @@ class Hosts:
         self.addresses = {"client": "10.77.0.1", "head": "10.77.0.2", "work": "10.77.0.3"}
         self.hidden: dict[str, Path] = {}
         """Host -> a folder that is empty there."""
+        self.discs: dict[str, str] = {}
+        """Host -> size of a small disc of its own, at ``~/disc``, with Ray's files on it; empty after a boot."""
         self.networks: set[int] = set()
 
     # --- up and down ---------------------------------------------------------------------------------------------
@@ -92,7 +94,7 @@ class Hosts:
         command = self._inside(name, (SSHD, "-D", "-e", "-f", f"{self.folder}/sshd_config"), own_processes=True)
         with (self.folder / f"{name}.sshd.log").open("a") as log:
             self.processes[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while self.client("bash", "-c", f"exec 3<>/dev/tcp/{self.addresses[name]}/22").returncode != 0:
             assert time.monotonic() < until, (self.folder / f"{name}.sshd.log").read_text()
             time.sleep(0.2)
@@ -115,6 +117,14 @@ class Hosts:
             time.sleep(0.2)
         for space in self.names.values():
             subprocess.run(["ip", "netns", "del", space], capture_output=True)
+
+    def cut(self, name: str) -> None:
+        """Take the host's link away; nobody is told, packets are lost."""
+        sh("ip", "-n", self.names["client"], "link", "set", f"to-{name}", "down")
+
+    def mend(self, name: str) -> None:
+        """Put the link back."""
+        sh("ip", "-n", self.names["client"], "link", "set", f"to-{name}", "up")
 
     def left_behind(self) -> list[int]:
         """Processes that are still in one of our networks."""
@@ -147,6 +157,41 @@ class Hosts:
                 cwd=ROOT,
             )
 
+    def on(self, name: str, script: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run a line of shell on a host that is up, as who is logged in there."""
+        return subprocess.run(
+            self._on(name, script),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self._environment({}),
+            stdin=subprocess.DEVNULL,
+        )
+
+    def begin(self, name: str, log: Path, script: str) -> subprocess.Popen[str]:
+        """The same, in the background; what it says is added to ``log``."""
+        with log.open("a") as output:
+            return subprocess.Popen(
+                self._on(name, script),
+                stdout=output,
+                stderr=output,
+                env=self._environment({}),
+                stdin=subprocess.DEVNULL,
+                text=True,
+            )
+
+    def running(self, name: str, *words: str) -> list[int]:
+        """Processes of a host whose command line holds all of ``words``, by the numbers they have here."""
+        network = (Path("/run/netns") / self.names[name]).stat().st_ino
+        ours = [path for path in Path("/proc").glob("[0-9]*") if _network_of(path) == network]
+        return [int(path.name) for path in ours if all(word in _command_of(path) for word in words)]
+
+    def _on(self, name: str, script: str) -> list[str]:
+        outer = self.processes[name].pid
+        first = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()[0]
+        inside = ["nsenter", "--target", first, "--mount", "--uts", "--net", "--pid", f"--wd={_home()}"]
+        return [*inside, "bash", "-c", f". ~/.bashrc; {script}"]
+
     def _environment(self, more: dict[str, str]) -> dict[str, str]:
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_", "GANATOMY_"))
@@ -163,9 +208,13 @@ class Hosts:
                 inside = mine / path.relative_to(home)
                 steps += [f"mkdir -p {inside}", f"mount --bind {path} {inside}"]
         steps += [f"mount --rbind {mine} {home}"]
-        steps += ["mkdir -p /tmp/ray", f"mount --bind {self.folder}/{name}.ray /tmp/ray"]
+        ray = f"{self.folder}/{name}.ray"
         if own_processes:
             steps += [f"hostname {name}", "mount -t tmpfs -o size=1g shm /dev/shm"]
+        if own_processes and name in self.discs:
+            disc, ray = home / "disc", f"{home}/disc/ray"
+            steps += [f"mkdir -p {disc}", f"mount -t tmpfs -o size={self.discs[name]} disc {disc}", f"mkdir {ray}"]
+        steps += ["mkdir -p /tmp/ray", f"mount --bind {ray} /tmp/ray"]
         if name in self.hidden:
             steps += [f"mount -t tmpfs none {self.hidden[name]}"]
         own = ["--pid", "--fork", "--kill-child", "--mount-proc", "--uts"] if own_processes else []
@@ -178,6 +227,13 @@ class Hosts:
 
 def _home() -> str:
     return pwd.getpwuid(0).pw_dir
+
+
+def _command_of(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _network_of(process: Path) -> int:

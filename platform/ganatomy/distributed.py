@@ -14,18 +14,22 @@ import shutil
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors.torch import save_file
 
 from ganatomy.contracts import InputError
-from ganatomy.installation import WrongNode, check_sources
+from ganatomy.installation import CACHE, WrongNode, check_sources
 from ganatomy.loop import Loop, Record
+from ganatomy.single_flight import LeaseLost, Turn
+from ganatomy.staging import NoRoom
+from ganatomy.tables import write_atomically
 
 HISTORY = "history.jsonl"
 NETWORKS = "networks.safetensors"
@@ -43,6 +47,8 @@ TRAIN_ENVIRONMENT = {
 
 WRONG_NODE_S = 5.0
 """Pause before work that came to a node with other sources is handed out again; the node is kept busy meanwhile."""
+
+T = TypeVar("T")
 
 
 class Build(Protocol):
@@ -104,15 +110,28 @@ def _nothing() -> None:
 
 def _call(work: Callable[[], None]) -> None:
     check_sources()
-    work()
+    with_room(work)
+
+
+def with_room(work: Callable[[], T]) -> T:
+    """Do ``work``; where this node's disc has no room for a copy of what it reads, reading the original."""
+    try:
+        return work()
+    except NoRoom:
+        os.environ.pop(CACHE, None)
+        return work()
 
 
 def _finish(loop: Loop, reporter: Any, directory: Path) -> None:
     loop.run(reporter)
     if loop.rank == 0:
-        beside = directory / f"{NETWORKS}.tmp"
-        save_file(loop.final_weights(), beside)
-        beside.replace(directory / NETWORKS)
+        beside = directory / f".{NETWORKS}.{uuid.uuid4().hex}"
+        try:
+            save_file(loop.final_weights(), beside)
+            with reporter.turn.taken():
+                beside.replace(directory / NETWORKS)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def run_task(work: Callable[[], None], workers: Workers, published: Callable[[], None] = _nothing) -> None:
@@ -158,9 +177,7 @@ def read_history(directory: Path) -> list[Record]:
 
 def write_history(directory: Path, history: Sequence[Record]) -> None:
     """Replace the stage's history, atomically."""
-    beside = directory / f"{HISTORY}.tmp"
-    beside.write_text("".join(json.dumps(record) + "\n" for record in history))
-    beside.replace(directory / HISTORY)
+    write_atomically(directory / HISTORY, "".join(json.dumps(record) + "\n" for record in history))
 
 
 class HistoryFollower:
@@ -188,18 +205,20 @@ class DirectoryReporter:
 
     def __init__(self, directory: Path, published: Callable[[], None]) -> None:
         self.directory, self.published = directory, published
+        self.turn = Turn(directory)
 
     def report(self, history: Sequence[Record], save: Callable[[Path], None]) -> None:
         """Checkpoint, then publish the history."""
         final = self.directory / f"checkpoint-{int(history[-1]['step']):09d}"
         with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=self.directory) as beside:
             save(Path(beside))
-            shutil.rmtree(final, ignore_errors=True)
-            Path(beside).replace(final)
-            Path(beside).mkdir()  # for the context manager to remove
-        for old in self._complete()[:-1]:
-            shutil.rmtree(old, ignore_errors=True)
-        write_history(self.directory, history)
+            with self.turn.taken():
+                shutil.rmtree(final, ignore_errors=True)
+                Path(beside).replace(final)
+                Path(beside).mkdir()  # for the context manager to remove
+                for old in self._complete()[:-1]:
+                    shutil.rmtree(old, ignore_errors=True)
+                write_history(self.directory, history)
         self.published()
 
     @contextlib.contextmanager
@@ -229,16 +248,20 @@ class TrainReporter:
 
     def __init__(self, directory: Path, rank: int) -> None:
         self.directory, self.rank = directory, rank
+        if rank == 0:
+            self.turn = Turn(directory)
 
     def report(self, history: Sequence[Record], save: Callable[[Path], None]) -> None:
         """Every rank adds its files to one checkpoint; rank 0 then publishes the history."""
         import ray.train
 
-        with tempfile.TemporaryDirectory() as beside:
+        # Where there is room for checkpoints, and not on the node's own disc.
+        with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=self.directory) as beside:
             save(Path(beside))
             ray.train.report(dict(history[-1]), checkpoint=ray.train.Checkpoint.from_directory(beside))
         if self.rank == 0:
-            write_history(self.directory, history)
+            with self.turn.taken():
+                write_history(self.directory, history)
 
     @contextlib.contextmanager
     def latest(self) -> Iterator[Path | None]:
@@ -264,7 +287,8 @@ def _worker(config: dict[str, Any]) -> None:
     check_sources()
     context = ray.train.get_context()
     rank, directory = context.get_world_rank(), Path(config["directory"])
-    loop = config["build"](rank=rank, world=context.get_world_size(), device=ray.train.torch.get_device())
+    build = partial(config["build"], rank=rank, world=context.get_world_size(), device=ray.train.torch.get_device())
+    loop = with_room(build)
     _finish(loop, TrainReporter(directory, rank), directory)
 
 
@@ -314,5 +338,9 @@ def _root_cause(error: BaseException) -> BaseException:
     """The first worker's own exception, which says more than the group's."""
     for worker_error in (getattr(error, "worker_failures", None) or {}).values():
         cause = getattr(worker_error, "cause", worker_error)
-        return cause if isinstance(cause, InputError | WrongNode) else RuntimeError(f"a worker failed: {cause}")
+        return (
+            cause
+            if isinstance(cause, InputError | WrongNode | LeaseLost)
+            else RuntimeError(f"a worker failed: {cause}")
+        )
     return error

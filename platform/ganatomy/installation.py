@@ -9,11 +9,13 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ MISSING = "missing"
 SOURCES = "GANATOMY_SOURCES"
 """Environment variable of a sweep's workers: what the sources on their nodes must be."""
 
+CACHE = "GANATOMY_STORE_CACHE"
+"""Environment variable of a node: the folder on its own disc that stores are copied to before they are read."""
+
 APPEARING_S = 5.0
 """How long a file that was just written elsewhere may take to appear on a network file system."""
 
@@ -31,7 +36,8 @@ def look(question: Mapping[str, Any]) -> dict[str, Any]:
     """What is here, for a ``question`` of distributions, packages, files (what -> path) and a folder to write in.
 
     Answers host, versions (``python`` among them), sources (package -> hash), files (what -> hash, or why it cannot be
-    read), wrote (name of the file left in the folder, or why there is none).
+    read), wrote (name of the file left in the folder, or why there is none), and room (bytes left where this machine's
+    own processes write: temporary files, Ray's, copies of stores).
     """
     found = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
     for name in question["distributions"]:
@@ -42,7 +48,14 @@ def look(question: Mapping[str, Any]) -> dict[str, Any]:
     files = {what: _seen(Path(path)) for what, path in question["files"].items()}
     wrote = {"wrote": _leave(Path(question["folder"]))} if question["folder"] else {}
     sources = sources_of(question["packages"])
-    return {"host": socket.gethostname(), "versions": found, "sources": sources, "files": files, **wrote}
+    host, room = socket.gethostname(), dict(_room())
+    return {"host": host, "versions": found, "sources": sources, "files": files, "room": room, **wrote}
+
+
+def _room() -> Iterator[tuple[str, int]]:
+    for name in (tempfile.gettempdir(), "/tmp/ray", os.environ.get(CACHE, "")):
+        if name and Path(name).exists():
+            yield name, shutil.disk_usage(name).free
 
 
 def sources_of(packages: Iterable[str]) -> dict[str, str]:

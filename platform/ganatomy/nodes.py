@@ -37,6 +37,9 @@ QUIET_S = 5.0
 JOINING_S = 600.0
 """How long nodes may take to join: a launcher that just started them may be installing the package."""
 
+LEAST_ROOM = 100e6
+"""Bytes that a node's own disc must have left: where Ray cannot write, the processes that it starts die at once."""
+
 UP = "bring every node up to date (ray up cluster.yaml)"
 
 Say = Callable[[str], None]
@@ -162,6 +165,9 @@ def _faults_of(
         if theirs != digest and there["versions"].get(package) != MISSING:
             state = "is missing on" if theirs == MISSING else "has other sources on"
             yield Fault(f"package {package} {state} node {node}", UP)
+    for folder, free in there["room"].items():
+        if free < LEAST_ROOM:
+            yield Fault(f"node {node} has {free / 1e6:.0f} MB left in {folder}", "free some space there")
     for what, digest in here["files"].items():
         theirs = there["files"][what]
         if theirs == digest:

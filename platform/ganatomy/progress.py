@@ -35,9 +35,8 @@ class SweepProgress(tune.Callback):
         self.plan, self.directory, self.tracking = plan, directory, tracking
         self.began = self.spoke = time.monotonic()
         self.latest: dict[str, dict[str, Any]] = {}
-        results = read_results(
-            directory
-        )  # once: of thousands of trials, all of them at every event would be all it does
+        # Once: of thousands of trials, all of them at every event would be all it does.
+        results = read_results(directory)
         self.done_before = {result.trial for result in results if result.status in ENDED}
         self.best = max((r.summary[plan.score] for r in results if r.status == "finished"), default=-math.inf)
         self.ended = 0
@@ -72,6 +71,10 @@ class SweepProgress(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """A trial finished, or the scheduler stopped it."""
         self._end(trial.trial_id, "pruned")
+
+    def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
+        """Its process died; what it was doing is taken up by another."""
+        self._say(f"{self._counts()}; the driver of [{self._name(trial.trial_id)}] died; another takes it up")
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """A trial failed; the sweep goes on."""

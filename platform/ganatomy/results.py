@@ -132,6 +132,12 @@ def read_results(directory: Path) -> list[TrialResult]:
     return [read_result(path) for path in sorted((directory / "trials").glob(f"*/{RESULT}"))]
 
 
+def read_status(directory: Path, trial: str) -> str:
+    """How far a trial of the sweep in ``directory`` is; ``running`` while it has no result."""
+    path = directory / "trials" / trial / RESULT
+    return read_result(path).status if path.exists() else "running"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write beside, then rename. NaN is written as such (Python reads it back)."""
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False))

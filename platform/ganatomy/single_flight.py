@@ -24,10 +24,11 @@ HEARTBEAT_S = 5.0
 SILENCE_S = 60.0
 
 LEASE = "lease.json"
+TURN = ".turn"
 
 
 class LeaseLost(RuntimeError):
-    """Another process took the work over while this one was suspended for longer than ``SILENCE_S``."""
+    """Another process took the work over: this one was suspended for long, or cut off, or its sweep was killed."""
 
 
 @dataclass(frozen=True)
@@ -80,20 +81,48 @@ def single_flight(
         _release(directory, mine)
 
 
+class Turn:
+    """The right to write in ``directory``: of processes that compute the same there, the last to begin has it.
+
+    The lease is held by who steers. What it steers may run on a node that is cut off, go on there, and be done again
+    elsewhere meanwhile: back again, it must not write over its successor.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.token = directory, uuid.uuid4().hex
+        with self._alone():
+            _place_file(directory / TURN, self.token)
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """For moments, in which what was written beside is put in its place. Raises LeaseLost when another began."""
+        with self._alone():
+            if (self.directory / TURN).read_text() != self.token:
+                raise LeaseLost(f"{self.directory}: another process computes this now; its result is used")
+            yield
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return _brief_lock(self.directory / f"{TURN}-lock")
+
+
 def _take(directory: Path, mine: Holder) -> bool:
-    with _brief_lock(directory):
+    with _brief_lock(directory / ".lease-lock"):
         lease = directory / LEASE
         holder = _read(lease)
         if holder is not None and not holder.is_dead() and _silence(lease) < SILENCE_S:
             return False
-        beside = directory / f".lease-{mine.token}"
-        beside.write_text(json.dumps(asdict(mine)))
-        beside.replace(lease)
+        _place_file(lease, json.dumps(asdict(mine)))
         return True
 
 
+def _place_file(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    beside.write_text(text)
+    beside.replace(path)
+
+
 def _release(directory: Path, mine: Holder) -> None:
-    with _brief_lock(directory):
+    with _brief_lock(directory / ".lease-lock"):
         if _read(directory / LEASE) == mine:
             (directory / LEASE).unlink(missing_ok=True)
 
@@ -128,9 +157,9 @@ def _silence(lease: Path) -> float:
 
 
 @contextlib.contextmanager
-def _brief_lock(directory: Path) -> Iterator[None]:
-    """Held for microseconds around looking at and replacing the lease, so that no live lease is ever overwritten."""
-    with (directory / ".lease-lock").open("a") as handle:
+def _brief_lock(path: Path) -> Iterator[None]:
+    """Held for microseconds around looking at something and replacing it, so that nothing is overwritten unseen."""
+    with path.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

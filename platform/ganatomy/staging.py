@@ -7,6 +7,7 @@ may be emptied whenever no sweep runs.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -20,8 +21,14 @@ from ganatomy.contracts import InputError
 from ganatomy.single_flight import single_flight
 
 HEADER = "store.json"
+ROOM = "free space there, name another folder in GANATOMY_STORE_CACHE, or unset it"
 CHECKED = "checked.json"
 """Size and time of every file when its hash was found right: while they stay the same, it is not read again."""
+
+
+class NoRoom(InputError):
+    """The node's own disc cannot hold a copy: the original can be read all the same."""
+
 
 Fetch = Callable[[str, Path], None]
 """Copies one file of the original, by its name, to a path."""
@@ -41,7 +48,16 @@ def staged(origin: str, header: bytes, fetch: Fetch, cache: Path) -> Path:
             remedy="delete it and start again: it is prepared anew; or unset GANATOMY_STORE_CACHE",
         )
     name = f"{described['digest']}-{hashlib.blake2b(header, digest_size=8).hexdigest()}"
-    place = cache / name
+    try:
+        return _staged(origin, header, described, fetch, cache, cache / name)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise NoRoom(f"no space left for a copy of store {origin} in {cache}", remedy=ROOM) from error
+
+
+def _staged(origin: str, header: bytes, described: Mapping[str, Any], fetch: Fetch, cache: Path, place: Path) -> Path:
+    name = place.name
     with single_flight(cache / f".{name}", lambda: _is_as_checked(place)) as still_mine:
         # still_mine need not be asked: a second copy would be the same.
         if still_mine is not None and not _check(place, described):
@@ -83,10 +99,10 @@ def _remember(place: Path) -> None:
 def _copy(origin: str, header: bytes, described: Mapping[str, Any], fetch: Fetch, place: Path) -> None:
     needed, free = sum(described["files"].values()), shutil.disk_usage(place.parent).free
     if needed > free:
-        raise InputError(
+        raise NoRoom(
             f"no space for a copy of store {origin} in {place.parent}: {free / 1e9:.3g} GB free",
             expected=f"{needed / 1e9:.3g} GB",
-            remedy="free space there, name another folder in GANATOMY_STORE_CACHE, or unset it",
+            remedy=ROOM,
         )
     part = place.with_name(f".{place.name}.{os.getpid()}-{secrets.token_hex(4)}")
     part.mkdir()

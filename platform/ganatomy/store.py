@@ -29,14 +29,12 @@ from numpy.typing import NDArray
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import plain
+from ganatomy.installation import CACHE
 from ganatomy.staging import HEADER, file_hash, staged
 from ganatomy.tracking_store import shown
 
 FORMAT = 2
 """Version of the layout on disk. A store of another version is refused, never half understood."""
-
-CACHE = "GANATOMY_STORE_CACHE"
-"""Environment variable: folder on this node's own disc that stores are copied to before they are read."""
 
 URL = "GANATOMY_STORE_URL"
 """Environment variable: where copies are fetched from instead of the shared folder, such as ``s3://bucket/stores``."""

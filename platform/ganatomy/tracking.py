@@ -221,6 +221,7 @@ class Tracking:
     patience: seconds that a call waits for a server that went away.
     wait: have that patience here too, as is right in the midst of a sweep; otherwise a store that cannot be used now
     is an InputError within about ten seconds, as is right at its start.
+    say: told, in a sentence, that and for how long a server that is away is waited for.
     """
 
     def __init__(
@@ -231,11 +232,12 @@ class Tracking:
         *,
         patience: float = 300.0,
         wait: bool = False,
+        say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self.workspace = Path(workspace).absolute()
         self.uri = store_uri(uri, self.workspace)
         self.outbox = self.workspace / "outbox"
-        self._patience = patience
+        self._patience, self._say = patience, say
         self._unsaid: set[Path] = set()
         try:
             with contextlib.nullcontext() if wait else _brisk():
@@ -256,7 +258,7 @@ class Tracking:
 
         Raises InputError when the server stays away, and MlflowException when it says no.
         """
-        deadline, pause = time.monotonic() + self._patience, 0.25
+        deadline, pause, said = time.monotonic() + self._patience, 0.25, False
         while True:
             try:
                 return call()
@@ -266,6 +268,9 @@ class Tracking:
                 if time.monotonic() > deadline:
                     raise InputError(f"tracking server {shown(self.uri)} has been away for {self._patience:.0f} s",
                                      remedy="start it again, then resume") from error  # fmt: skip
+            if not said:
+                self._say(f"waiting for the tracking server {shown(self.uri)}, at most {self._patience:.0f} s")
+                said = True
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
 

@@ -93,18 +93,17 @@ def run_trial(
     if (earlier := _finished(directory, experiment)) is not None:
         report({score: earlier.summary[score], VALIDATION: plan.validations + 1})
         return
-    tracking = Tracking(plan.tracking_uri or None, workspace, wait=True)  # a server that is away delays, not fails
-    label = name_of(experiment, space, values)
+    label, say = name_of(experiment, space, values), _sayer(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "name").write_text(label)
+    tracking = Tracking(plan.tracking_uri or None, workspace, wait=True, say=say)  # away, a server delays, not fails
     run_id = tracking.trial_run(plan.run_id, trial, label, experiment.flat(), _tags(experiment, plan))
     journal = Journal(directory / "journal", tracking.uri, run_id)
     result = TrialResult(trial, experiment, run_id=run_id)
     write_result(directory, result)
-    (directory / "name").write_text(label)
     log = TrialLog(journal, report, score)
     try:
-        stages = Stages(
-            workspace, Path(plan.store), experiment, workers_of(plan, space, values), log.follow, _sayer(directory)
-        )
+        stages = Stages(workspace, Path(plan.store), experiment, workers_of(plan, space, values), log.follow, say)
         outcome = stages.run()
         result = replace(
             result,

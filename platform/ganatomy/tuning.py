@@ -31,7 +31,7 @@ from ganatomy.joining import start_ray
 from ganatomy.loop import check_share
 from ganatomy.preparation import prepare
 from ganatomy.progress import SweepProgress
-from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory
+from ganatomy.results import SweepPlan, read_plan, read_results, read_status, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, parse_settings
 from ganatomy.store import CACHE, URL, Store, publish_store
@@ -42,6 +42,9 @@ from ganatomy.trial import VALIDATION, run_trial
 
 # Anything at all on the head node, so that a driver needs no CPU that its own workers could be waiting for.
 EMPTY_HANDED = {"node:__internal_head__": 0.001}
+
+DRIVER_DEATHS = 3
+"""How often a trial whose driver died is taken up again: one that dies every time must not keep the sweep for ever."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +274,14 @@ def _trainable(plan: SweepPlan, workspace: Path) -> Any:
     space = plan.search_space()
 
     def trial(values: dict[str, Any]) -> None:
-        run_trial(values, plan, space, workspace, tune.get_context().get_trial_id(), tune.report)
+        name = tune.get_context().get_trial_id()
+        try:
+            run_trial(values, plan, space, workspace, name, tune.report)
+        except Exception:
+            # Its failure is written down, and would be the same again: to Tune, which begins anew whose process died,
+            # the trial is done.
+            if read_status(workspace / "sweeps" / plan.name, name) != "failed":
+                raise
 
     resources = EMPTY_HANDED if plan.apart else {"CPU": plan.cpus, **({"GPU": plan.gpus} if plan.gpus else {})}
     return tune.with_resources(trial, resources)
@@ -310,7 +320,7 @@ def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tu
     return tune.Tuner(
         _trainable(plan, workspace),
         tune_config=tune.TuneConfig(
-            search_alg=AsManyAsFit(search_algorithm(plan), plan),
+            search_alg=AsManyAsFit(search_algorithm(plan), plan, workspace / "sweeps" / plan.name),
             scheduler=asha if plan.scheduler == "asha" else None,
             num_samples=plan.trials,
         ),
@@ -331,7 +341,7 @@ def _run_config(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tu
         storage_path=str(workspace / "sweeps" / plan.name),
         callbacks=[progress],
         verbose=0,
-        failure_config=tune.FailureConfig(max_failures=0),
+        failure_config=tune.FailureConfig(max_failures=DRIVER_DEATHS),
     )
 
 
@@ -341,14 +351,19 @@ class AsManyAsFit(ConcurrencyLimiter):
     More would hold nothing but memory of the head node, and wait there for workers until Train gives them up.
     """
 
-    def __init__(self, searcher: Searcher, plan: SweepPlan) -> None:
-        self.plan = plan
+    def __init__(self, searcher: Searcher, plan: SweepPlan, directory: Path) -> None:
+        self.plan, self.directory = plan, directory
         super().__init__(searcher, self._room())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Values of the next trial, if there is room for one."""
         self.max_concurrent = self._room()
         return cast("dict[str, Any] | None", super().suggest(trial_id))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial is over; of one that failed, nothing that it reported before counts."""
+        failed = error or read_status(self.directory, trial_id) == "failed"
+        super().on_trial_complete(trial_id, None if failed else result, failed)
 
     def _room(self) -> int:
         workers = nodes.slots(nodes.working(), self.plan.cpus, self.plan.gpus)
