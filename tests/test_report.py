@@ -91,6 +91,28 @@ def test_a_row_averages_seeds_per_patient_before_it_compares():
     assert [row.p_holm for row in compared] == pytest.approx(holm([row.p for row in compared]))
 
 
+def test_a_configuration_that_failed_under_a_hard_seed_is_compared_on_the_others():
+    """Under seed 1 every segmentor is bad. One configuration has no result there; it is no better than the baseline."""
+    hard = {0: 0.1, 1: -0.3, 2: 0.1}
+    lifts = {"real": 0.0, "joint": 0.0, "offline": 0.05}
+    results = [
+        trial(f"{arm}{seed}", experiment(arm=arm, seed=seed), lift + hard[seed])
+        for arm, lift in lifts.items()
+        for seed in hard
+        if (arm, seed) != ("joint", 1)
+    ]
+    failed = TrialResult("x", experiment(arm="joint", seed=1), "failed", "keeps none")
+    table = report.ablation_table([*results, failed])
+    rows = {row.arm: row for row in table.rows}
+    assert rows["joint"].dice > rows["offline"].dice > rows["real"].dice
+    assert abs(rows["joint"].difference.mean) < 0.01
+    assert table.rows[0].arm == "offline"
+    assert table.row(table.candidate).arm == "offline"
+    assert any("lack seeds of the baseline" in caveat for caveat in table.caveats)
+    whole = report.ablation_table([result for result in results if result.experiment.arm != "joint"])
+    assert not any("lack seeds" in caveat for caveat in whole.caveats)
+
+
 def test_settings_of_the_generator_make_no_difference_to_an_arm_without_one():
     results = [
         trial("a", experiment(arm="real", method__shape_weight=1.0, seed=0)),

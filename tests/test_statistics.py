@@ -16,6 +16,7 @@ from ganatomy.statistics import (
     Effect,
     group_medians,
     holm,
+    of_common_seeds,
     paired_bootstrap,
     permutation_test,
     rank_test,
@@ -180,3 +181,8 @@ def test_rank_test_is_calibrated_and_has_a_side():
 def test_values_of_one_patient_count_once():
     medians = group_medians([3.0, 1.0, 2.0, 9.0, math.nan], ["b", "b", "b", "a", "c"])
     assert medians.tolist() == [9.0, 2.0]
+
+
+def test_replicates_are_compared_where_both_sides_have_them():
+    assert of_common_seeds({0: "a", 2: "c"}, {2: "z", 1: "y", 0: "x"}) == (["a", "c"], ["x", "z"])
+    assert of_common_seeds({0: "a"}, {1: "y", 2: "z"}) == (["a"], ["y", "z"])

@@ -24,6 +24,7 @@ from ganatomy.statistics import (
     Effect,
     counted,
     holm,
+    of_common_seeds,
     paired_bootstrap,
     permutation_test,
     shown,
@@ -168,12 +169,12 @@ def ablation_table(
         known = ", ".join(f"{row.configuration} ({row.name})" for row in rows) or "a finished trial"
         raise InputError(f"baseline {against!r} is no finished configuration of this sweep", expected=known)
     classify = bool(groups) and all(_classifies(trial) for group in groups.values() for trial in group)
-    rows = _compared_areas(rows, against, groups) if classify else _compared(rows, against)
+    rows = _compared(rows, against, groups)
     candidate = next((row.configuration for row in rows if row.synthetic and row.configuration != against), "")
     called = {key: name for key, (name, _) in names.items()}
     printed = _comparisons(published, results)
     measure = "AUC" if classify else "Dice"
-    caveats = _caveats(rows, measure)
+    caveats = _caveats(rows, against, measure)
     return Ablation(tuple(rows), against, candidate, tuple(unfinished), tuple(caveats), called, printed, measure)
 
 
@@ -247,7 +248,7 @@ def _word(value: Any) -> str:
 
 
 def _row(trials: Sequence[TrialResult], name: str, parameters: Mapping[str, Any]) -> Row:
-    chosen = _replicates(trials)
+    chosen = [*_replicates(trials).values()]
     summaries = [metrics.summarise(trial.scores) for trial in chosen]
     row = Row(
         configuration=chosen[0].experiment.configuration(), name=name, parameters=parameters,
@@ -287,20 +288,36 @@ def _averaged(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {key: math.fsum(found) / len(found) for key, found in values.items()}
 
 
-def _compared(rows: Sequence[Row], baseline: str) -> list[Row]:
-    reference = next((row.patients for row in rows if row.configuration == baseline), None)
-    if reference is None:
-        return list(rows)
+def _compared(rows: Sequence[Row], baseline: str, groups: Mapping[str, Sequence[TrialResult]]) -> list[Row]:
+    """Rows with what sets them apart from the baseline, on the seeds that both have; best first by that."""
+    replicates = {trials[0].experiment.configuration(): _replicates(trials) for trials in groups.values()}
     compared = []
     for row in rows:
-        if row.configuration == baseline:
-            compared.append(row)
-            continue
-        patients = sorted(row.patients.keys() & reference.keys())
-        pair = [row.patients[name] for name in patients], [reference[name] for name in patients]
-        compared.append(dataclasses.replace(row, difference=paired_bootstrap(*pair), p=permutation_test(*pair)))
+        if baseline and row.configuration != baseline:
+            pair = of_common_seeds(replicates[row.configuration], replicates[baseline])
+            difference, p = _area_difference(*pair) if _classifies(pair[0][0]) else _dice_difference(*pair)
+            row = dataclasses.replace(row, difference=difference, p=p)
+        compared.append(row)
     adjusted = holm([row.p for row in compared])
-    return [dataclasses.replace(row, p_holm=p) for row, p in zip(compared, adjusted)]
+    compared = [dataclasses.replace(row, p_holm=p) for row, p in zip(compared, adjusted)]
+    return sorted(compared, key=lambda row: -_advantage(row)) if baseline else compared
+
+
+def _advantage(row: Row) -> float:
+    """Over the baseline; its own is 0. What no patient or subject has in common with it comes last."""
+    return 0.0 if row.difference is None else -math.inf if math.isnan(row.difference.mean) else row.difference.mean
+
+
+def _dice_difference(more: Sequence[TrialResult], less: Sequence[TrialResult]) -> tuple[Effect, float]:
+    first, second = (_averaged([metrics.patient_scores(trial.scores) for trial in side]) for side in (more, less))
+    patients = sorted(first.keys() & second.keys())
+    pair = [first[name] for name in patients], [second[name] for name in patients]
+    return paired_bootstrap(*pair), permutation_test(*pair)
+
+
+def _area_difference(more: Sequence[TrialResult], less: Sequence[TrialResult]) -> tuple[Effect, float]:
+    """All on the same resampled patients, replicates averaged first."""
+    return auc_difference(*(metrics.predictions(trial.scores for trial in side) for side in (more, less)))
 
 
 def _downstream(row: Row) -> dict[str, Any]:
@@ -315,30 +332,22 @@ def _classifies(trial: TrialResult) -> bool:
     return trial.experiment.downstream.task == "classification"
 
 
-def _compared_areas(rows: Sequence[Row], baseline: str, groups: Mapping[str, Sequence[TrialResult]]) -> list[Row]:
-    """Rows of classifiers beside the baseline: all on the same resampled patients, replicates averaged first."""
-    found = {trials[0].experiment.configuration(): metrics.predictions(trial.scores for trial in _replicates(trials))
-             for trials in groups.values()}  # fmt: skip
-    compared = []
-    for row in rows:
-        if baseline and row.configuration != baseline:
-            difference, p = auc_difference(found[row.configuration], found[baseline])
-            row = dataclasses.replace(row, difference=difference, p=p)
-        compared.append(row)
-    adjusted = holm([row.p for row in compared])
-    return [dataclasses.replace(row, p_holm=p) for row, p in zip(compared, adjusted)]
-
-
-def _replicates(trials: Sequence[TrialResult]) -> list[TrialResult]:
-    """One trial a seed, by seed: the same experiment run twice is no second replicate."""
+def _replicates(trials: Sequence[TrialResult]) -> dict[int, TrialResult]:
+    """Seed -> trial, by seed: the same experiment run twice is no second replicate."""
     by_seed: dict[int, TrialResult] = {}
     for trial in trials:
         by_seed.setdefault(trial.experiment.seed, trial)
-    return [by_seed[seed] for seed in sorted(by_seed)]
+    return dict(sorted(by_seed.items()))
 
 
-def _caveats(rows: Sequence[Row], measure: str) -> list[str]:
+def _caveats(rows: Sequence[Row], baseline: str, measure: str) -> list[str]:
     caveats = []
+    whole = next((set(row.seeds) for row in rows if row.configuration == baseline), set())
+    if any(whole - set(row.seeds) for row in rows):
+        caveats.append(
+            "Rows that lack seeds of the baseline are compared with it, and ranked, by the seeds that both have: their "
+            f"own {measure} is of those seeds only."
+        )
     effects = [row.difference for row in rows if row.difference is not None]
     if effects:
         n, family = min(effect.n for effect in effects), len(effects)

@@ -32,7 +32,7 @@ from ganatomy.results import SweepPlan, read_plan, sweeps
 from ganatomy.roc import Predictions, at_threshold, auc_difference, operating_point
 from ganatomy.sampling import OUTSIDE, Pool
 from ganatomy.stages import PATCHES, SYNTHETIC, Stages
-from ganatomy.statistics import Effect, paired_bootstrap
+from ganatomy.statistics import Effect, of_common_seeds, paired_bootstrap
 from ganatomy.store import Record, Store, open_store
 from ganatomy.training import generator_pool, label_pool, real_images, segmentor_pool
 
@@ -54,7 +54,9 @@ class Bench:
     # --- utility -------------------------------------------------------------------------------------------------
 
     def effect(self, candidate: Sequence[TrialResult], baseline: Sequence[TrialResult]) -> Effect:
-        """Candidate minus baseline, paired over test patients, each averaged over seeds first."""
+        """Candidate minus baseline, paired over test patients, each averaged over the seeds of both first."""
+        by_seed = ({trial.experiment.seed: trial for trial in reversed(group)} for group in (candidate, baseline))
+        candidate, baseline = of_common_seeds(*by_seed)
         if self.plan.measure == "AUC":
             return auc_difference(*(self._predictions(group, "test") for group in (candidate, baseline)))[0]
         first, second = (self._per_patient(group) for group in (candidate, baseline))

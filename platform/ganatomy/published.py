@@ -16,7 +16,15 @@ from ganatomy import metrics
 from ganatomy.experiment import SCORES, Experiment, TrialResult, plain
 from ganatomy.roc import auc_difference
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, Values
-from ganatomy.statistics import Effect, holm, paired_bootstrap, paired_t, permutation_test, shown
+from ganatomy.statistics import (
+    Effect,
+    holm,
+    of_common_seeds,
+    paired_bootstrap,
+    paired_t,
+    permutation_test,
+    shown,
+)
 
 INCOMPARABLE = (
     "The paper's numbers are of its own patients, image sizes and schedules: their order and their signs can be "
@@ -123,11 +131,12 @@ def _finding(claim: PaperClaim, table: PaperTable, groups: Groups, domains: Mapp
 
 
 def _difference(more: Replicates, less: Replicates, metric: str) -> tuple[Effect, float]:
-    """Of a score with rows over patients, replicates averaged first; of any other number over the seeds of both."""
+    """Over the seeds of both: of a score with rows over patients, replicates averaged first, of any other number."""
+    common = of_common_seeds(more, less)
     if metric == SCORES["classification"]:
-        return auc_difference(*(metrics.predictions(trial.scores for trial in side.values()) for side in (more, less)))
+        return auc_difference(*(metrics.predictions(trial.scores for trial in side) for side in common))
     if metric == SCORES["segmentation"]:
-        sides = [_by_patient(side.values()) for side in (more, less)]
+        sides = [_by_patient(side) for side in common]
         pair = _paired(*sides)
         return paired_bootstrap(*pair), permutation_test(*pair)
     values = [{seed: _number(trial, metric) for seed, trial in side.items()} for side in (more, less)]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,21 @@ SIGNIFICANT = 0.05
 """The p at and below which anything is said to be shown."""
 
 Values = Sequence[float] | NDArray[np.float64]
+
+T = TypeVar("T")
+
+
+def of_common_seeds(more: Mapping[int, T], less: Mapping[int, T]) -> tuple[list[T], list[T]]:
+    """Replicates by seed -> those of the seeds that both sides have; all of both where they have none in common.
+
+    A replicate that failed is often one that was hard: left out on one side only, it would speak for that side.
+    """
+    seeds = sorted(more.keys() & less.keys())
+    return (
+        ([more[seed] for seed in seeds], [less[seed] for seed in seeds])
+        if seeds
+        else ([*more.values()], [*less.values()])
+    )
 
 
 @dataclass(frozen=True)
