@@ -114,6 +114,13 @@ def test_a_run_is_made_once_and_found_again(tracking, workspace):
                          "mlflow.runName": "first"}  # fmt: skip
 
 
+def test_sweeps_of_two_workspaces_on_one_server_may_have_the_same_name(tracking, tmp_path):
+    neighbour = Tracking(tracking.uri, tmp_path / "neighbour")
+    first, second = tracking.sweep_run("sweep"), neighbour.sweep_run("sweep")
+    assert first != second
+    assert (tracking.sweep_run("sweep"), neighbour.sweep_run("sweep")) == (first, second)
+
+
 def test_runs_tell_nothing_of_the_user_or_the_machine(tracking, run):
     found = tracking.client.get_run(run)
     assert found.info.user_id in ("", "unknown")

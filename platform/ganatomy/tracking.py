@@ -284,8 +284,9 @@ class Tracking:
     # Runs.
 
     def sweep_run(self, name: str, tags: Mapping[str, Any] | None = None) -> str:
-        """Id of the run of the sweep ``name``; made, with ``tags``, unless it is there."""
-        return self._find_or_create({"kind": "sweep", "sweep": name}, name, tags or {}).info.run_id
+        """Id of the run of this workspace's sweep ``name``; made, with ``tags``, unless it is there."""
+        identity = {"kind": "sweep", "sweep": name, "workspace": self._mark()}
+        return self._find_or_create(identity, name, tags or {}).info.run_id
 
     def trial_run(
         self,
@@ -380,6 +381,18 @@ class Tracking:
                 return left
             found = left
             time.sleep(0.5)
+
+    def _mark(self) -> str:
+        """What tells this workspace's sweeps from those of another that have the same name on the same server."""
+        place = self.workspace / "workspace.id"
+        if not place.exists():
+            self.workspace.mkdir(parents=True, exist_ok=True)
+            beside = place.with_name(f".{uuid.uuid4().hex}")
+            beside.write_text(uuid.uuid4().hex)
+            with contextlib.suppress(FileExistsError):  # of two processes the first gives the mark
+                os.link(beside, place)
+            beside.unlink()
+        return place.read_text()
 
     def _open(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
