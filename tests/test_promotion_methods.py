@@ -62,7 +62,7 @@ def squares(folder: Path) -> Cohort:
 
 
 def brains(folder: Path) -> Cohort:
-    return make_brain_cohort(folder, patients=(3, 2, 5), shape=(5, 32, 32), contrasts=CONTRASTS, lesion_slices=2)
+    return make_brain_cohort(folder, patients=(3, 3, 5), shape=(5, 32, 32), contrasts=CONTRASTS, lesion_slices=2)
 
 
 def bones(folder: Path) -> Cohort:

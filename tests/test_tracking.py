@@ -132,7 +132,7 @@ def test_a_run_that_goes_on_is_running_again_whatever_was_still_to_be_said(track
     assert tracking.client.get_run(run).info.status == "FAILED"
     # An ending that could not be said yet must not arrive after the new beginning.
     Outbox(tracking.outbox / run, run).append(Entry("status", 5, {"status": "KILLED"}))
-    sweep = tracking.find_sweep("sweep")
+    sweep = tracking.sweep_run("sweep")
     assert tracking.trial_run(sweep, "t0", "first trial") == run
     tracking.drain_all()
     assert tracking.client.get_run(run).info.status == "RUNNING"
@@ -140,13 +140,6 @@ def test_a_run_that_goes_on_is_running_again_whatever_was_still_to_be_said(track
     info = tracking.client.get_run(run).info
     assert info.status == "FINISHED"
     assert abs(info.end_time / 1000 - time.time()) < 60
-
-
-def test_an_unknown_sweep_is_told_with_the_nearest(tracking):
-    sweep = tracking.sweep_run("glioma's flair")
-    assert tracking.find_sweep("glioma's flair") == tracking.find_sweep(sweep) == sweep
-    with pytest.raises(InputError, match=r"no sweep 'glioma flair'.*did you mean \"glioma's flair\""):
-        tracking.find_sweep("glioma flair")
 
 
 def test_more_than_one_request_takes(tracking):
@@ -223,7 +216,7 @@ def test_sending_everything_twice_changes_nothing(tracking, run, tmp_path):
 
 def test_pictures_are_found_by_the_image_grid(tracking, run, tmp_path):
     """Their names have the form that MLflow's own log_image gives, which is what its UI looks for."""
-    other = tracking.trial_run(tracking.find_sweep("sweep"), "t1", "by mlflow")
+    other = tracking.trial_run(tracking.sweep_run("sweep"), "t1", "by mlflow")
     tracking.client.log_image(other, np.zeros((30, 40), np.uint8), key="val/panel", step=7)
     journal = Journal(tmp_path / "journal", tracking.uri, run)
     journal.image("val/panel", png(90), 7)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ganatomy import metrics
 from ganatomy.contracts import InputError
-from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, TrialResult
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, TrialResult, replicates
 from ganatomy.published import Comparison, compare
 from ganatomy.roc import auc_difference
 from ganatomy.search_space import PaperTable
@@ -47,8 +47,8 @@ class Row:
     missed: structures that no voxel was found of, a seed.  worst: least Dice of any subject under any seed.
     s_scores: domain -> mean S-score; s_references: what the same segmentors reach on real images.
     synthesis: what else is measured on synthetic images (``healthiness``, ``identity``) -> mean over seeds.
-    difference: Dice minus that of the baseline, paired over patients; None for the baseline itself and where there is
-    none.  p, p_holm: of a permutation test, alone and corrected over all rows.
+    difference: Dice minus that of the baseline, on the seeds of both and paired over patients; None for the baseline
+    itself and where there is none.  p, p_holm: of a permutation test, alone and corrected over all rows.
     """
 
     configuration: str
@@ -97,8 +97,10 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Ablation:
-    """Rows, best Dice first. baseline, candidate: configurations of the best row without and with synthetic images
-    (empty where there is none); both chosen on the validation split. caveats: what a reader must know, in sentences.
+    """Rows, best first by what sets them apart from the baseline.
+
+    baseline, candidate: configurations of the best row without and with synthetic images (empty where there is none);
+    both chosen on the validation split. caveats: what a reader must know, in sentences.
     names: configuration of the ``relevant`` part of every trial's experiment -> its name.
     published: tables of papers beside what this sweep found.
     measure: what the rows' ``dice`` is: ``Dice``, or ``AUC`` for classifiers."""
@@ -248,7 +250,7 @@ def _word(value: Any) -> str:
 
 
 def _row(trials: Sequence[TrialResult], name: str, parameters: Mapping[str, Any]) -> Row:
-    chosen = [*_replicates(trials).values()]
+    chosen = [*replicates(trials).values()]
     summaries = [metrics.summarise(trial.scores) for trial in chosen]
     row = Row(
         configuration=chosen[0].experiment.configuration(), name=name, parameters=parameters,
@@ -290,11 +292,11 @@ def _averaged(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _compared(rows: Sequence[Row], baseline: str, groups: Mapping[str, Sequence[TrialResult]]) -> list[Row]:
     """Rows with what sets them apart from the baseline, on the seeds that both have; best first by that."""
-    replicates = {trials[0].experiment.configuration(): _replicates(trials) for trials in groups.values()}
+    by_seed = {trials[0].experiment.configuration(): replicates(trials) for trials in groups.values()}
     compared = []
     for row in rows:
         if baseline and row.configuration != baseline:
-            pair = of_common_seeds(replicates[row.configuration], replicates[baseline])
+            pair = of_common_seeds(by_seed[row.configuration], by_seed[baseline])
             difference, p = _area_difference(*pair) if _classifies(pair[0][0]) else _dice_difference(*pair)
             row = dataclasses.replace(row, difference=difference, p=p)
         compared.append(row)
@@ -304,8 +306,10 @@ def _compared(rows: Sequence[Row], baseline: str, groups: Mapping[str, Sequence[
 
 
 def _advantage(row: Row) -> float:
-    """Over the baseline; its own is 0. What no patient or subject has in common with it comes last."""
-    return 0.0 if row.difference is None else -math.inf if math.isnan(row.difference.mean) else row.difference.mean
+    """Over the baseline, whose own is 0. What shares no patient with it comes last."""
+    if row.difference is None:
+        return 0.0
+    return -math.inf if math.isnan(row.difference.mean) else row.difference.mean
 
 
 def _dice_difference(more: Sequence[TrialResult], less: Sequence[TrialResult]) -> tuple[Effect, float]:
@@ -330,14 +334,6 @@ def _scored(trial: TrialResult) -> bool:
 
 def _classifies(trial: TrialResult) -> bool:
     return trial.experiment.downstream.task == "classification"
-
-
-def _replicates(trials: Sequence[TrialResult]) -> dict[int, TrialResult]:
-    """Seed -> trial, by seed: the same experiment run twice is no second replicate."""
-    by_seed: dict[int, TrialResult] = {}
-    for trial in trials:
-        by_seed.setdefault(trial.experiment.seed, trial)
-    return dict(sorted(by_seed.items()))
 
 
 def _caveats(rows: Sequence[Row], baseline: str, measure: str) -> list[str]:

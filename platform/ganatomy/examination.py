@@ -22,7 +22,7 @@ from ganatomy.cohort import Cohort, read_cohort
 from ganatomy.contracts import Method
 from ganatomy.distributed import Workers
 from ganatomy.drawing import Offers, as_volume, fitted, size_for
-from ganatomy.experiment import Experiment, TrialResult, pseudonym
+from ganatomy.experiment import Experiment, TrialResult, pseudonym, replicates
 from ganatomy.gate import GateResult
 from ganatomy.generator import Generator, save_generator
 from ganatomy.lesion_patches import part, role_in, rules_of
@@ -55,8 +55,7 @@ class Bench:
 
     def effect(self, candidate: Sequence[TrialResult], baseline: Sequence[TrialResult]) -> Effect:
         """Candidate minus baseline, paired over test patients, each averaged over the seeds of both first."""
-        by_seed = ({trial.experiment.seed: trial for trial in reversed(group)} for group in (candidate, baseline))
-        candidate, baseline = of_common_seeds(*by_seed)
+        candidate, baseline = of_common_seeds(replicates(candidate), replicates(baseline))
         if self.plan.measure == "AUC":
             return auc_difference(*(self._predictions(group, "test") for group in (candidate, baseline)))[0]
         first, second = (self._per_patient(group) for group in (candidate, baseline))

@@ -376,6 +376,14 @@ class TrialResult:
     run_id: str = ""
 
 
+def replicates(trials: Iterable[TrialResult]) -> dict[int, TrialResult]:
+    """Seed -> trial, by seed: the same experiment run twice is no second replicate, the first of them counts."""
+    found: dict[int, TrialResult] = {}
+    for trial in trials:
+        found.setdefault(trial.experiment.seed, trial)
+    return dict(sorted(found.items()))
+
+
 # --- dataclass <-> plain values ----------------------------------------------------------------------------------
 
 

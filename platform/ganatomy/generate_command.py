@@ -75,25 +75,33 @@ class Generate(Command):
     """MLflow server or store; MLFLOW_TRACKING_URI, else the one embedded in the workspace."""
 
     def run(self) -> int:
-        """Plan, make, and write the cohort of what was made."""
+        """Make what the generator is for: films with a lesion, subjects drawn from noise, or translated images."""
         from ganatomy.contracts import InputError
-        from ganatomy.generation import finish_generation, plan_generation
         from ganatomy.generator import load_generator
 
         drawn = bool(self.count or self.labels)
-        if not drawn and (self.cohort is None) == (self.image is None):
-            given = "both --cohort and --image" if self.cohort else "neither --cohort nor --image"
-            raise InputError(given, expected="one of them", remedy="--cohort DIR, or --image FILE")
-        bundle = self._bundle()
-        generator = load_generator(bundle)
+        if not drawn:
+            self._check_one_source()  # before anything is fetched
+        generator = load_generator(self._bundle())
         if generator.method.on_patches:
             self._check_for_lesions(generator)
             return self._paste(_to_gpu(generator)) if self.image is None else self._paste_one(_to_gpu(generator))
         if self.box is not None:
             raise InputError(f"--box for a generator by {generator.experiment.method.name}",
                              expected="one that puts lesions into films", remedy="leave --box out")  # fmt: skip
-        if drawn:
-            return self._draw(generator)
+        return self._draw(generator) if drawn else self._translate(generator)
+
+    def _check_one_source(self) -> None:
+        from ganatomy.contracts import InputError
+
+        if (self.cohort is None) == (self.image is None):
+            given = "both --cohort and --image" if self.cohort else "neither --cohort nor --image"
+            raise InputError(given, expected="one of them", remedy="--cohort DIR, or --image FILE")
+
+    def _translate(self, generator: Generator) -> int:
+        """Plan, make, and write the cohort of what was made."""
+        from ganatomy.generation import finish_generation, plan_generation
+
         source = self._source()
         jobs = plan_generation(
             generator,
@@ -108,7 +116,7 @@ class Generate(Command):
         )
         _warn(generator, jobs[0].target)
         with progress("generating") as follow:
-            results = self._results(bundle, jobs, follow)
+            results = self._results(generator.directory, jobs, follow)
         failed = [result for result in results if result.status == "failed"]
         for result in failed:
             print(f"error: {result.error}", file=sys.stderr)
@@ -158,9 +166,7 @@ class Generate(Command):
                              expected="neither: it puts lesions into films without any")  # fmt: skip
         if self.image is None and self.box is not None:
             raise InputError("--box without --image", remedy="--image FILE; films of a cohort have places of their own")
-        if (self.image is None) == (self.cohort is None):
-            given = "both --cohort and --image" if self.cohort else "neither --cohort nor --image"
-            raise InputError(given, expected="one of them", remedy="--cohort DIR, or --image FILE --box X0 Y0 X1 Y1")
+        self._check_one_source()
         if self.image is not None and self.box is None:
             raise InputError(f"{self.image} without a place for a lesion", expected="where it may lie",
                              remedy="--box X0 Y0 X1 Y1, in pixels of the image from its top left")  # fmt: skip

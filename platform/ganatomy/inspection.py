@@ -234,9 +234,8 @@ def _cohort_findings(cohort: Cohort, facts: Mapping[Row, Facts]) -> list[Finding
     split = any(row.split for row in cohort.rows)
     labelled = any(row.label for row in cohort.rows)
     if cohort.rows and not labelled and not any(row.klass for row in cohort.rows):
-        say(
-            "warn", "no image has a label or a class", "--label PATTERN, or a table; without them nothing can be scored"
-        )
+        remedy = "--label PATTERN, or a table; without them nothing can be scored"
+        say("warn", "no image has a label or a class", remedy)
     for name in cohort.domains:
         rows = cohort.rows_of(name)
         if not rows:

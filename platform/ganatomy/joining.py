@@ -19,12 +19,13 @@ def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -
 
     environment: variables of its workers, beside those that Train needs.
     """
-    logging.getLogger("ray.tune").setLevel(
-        logging.CRITICAL
-    )  # failed trials are told by SweepProgress, in one line each
+    # Failed trials are told by SweepProgress, in one line each.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
     os.environ.update(TRAIN_ENVIRONMENT)
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0: Tune itself prints nothing
+    # A trial that failed before its first validation has no score, and must not end the sweep.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     ray.init(
         address=address or None,
         # One core can play two workers; a cluster that we join says itself what it has.

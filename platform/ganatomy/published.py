@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ganatomy import metrics
-from ganatomy.experiment import SCORES, Experiment, TrialResult, plain
+from ganatomy.experiment import SCORES, Experiment, TrialResult, plain, replicates
 from ganatomy.roc import auc_difference
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, Values
 from ganatomy.statistics import (
@@ -108,8 +108,7 @@ def compare(table: PaperTable, groups: Groups, domains: Mapping[str, str]) -> Co
 
 def _figure(figure: PaperFigure, groups: Groups, domains: Mapping[str, str]) -> Figure:
     metric = figure.metric.format(**domains)
-    replicates = _replicates(_trials(groups, figure.point), metric)
-    values = [_number(trial, metric) for trial in replicates.values()]
+    values = [_number(trial, metric) for trial in _replicates(_trials(groups, figure.point), metric).values()]
     mean = moments.fmean(values) if values else math.nan
     deviation = moments.stdev(values) if len(values) > 1 else math.nan
     return Figure(figure.name, metric, figure.value, figure.spread, mean, deviation, len(values))
@@ -163,12 +162,8 @@ def agrees(experiment: Experiment, point: Values) -> bool:
 
 
 def _replicates(trials: Sequence[TrialResult], metric: str) -> Replicates:
-    """The finished ones that have the metric, one a seed: the same experiment run twice is no second replicate."""
-    found: dict[int, TrialResult] = {}
-    for trial in trials:
-        if trial.status == "finished" and math.isfinite(_number(trial, metric)):
-            found.setdefault(trial.experiment.seed, trial)
-    return found
+    """The finished ones that have the metric."""
+    return replicates(trial for trial in trials if trial.status == "finished" and math.isfinite(_number(trial, metric)))
 
 
 def _number(trial: TrialResult, metric: str) -> float:

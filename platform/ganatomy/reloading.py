@@ -73,9 +73,7 @@ def differences_when_drawn_elsewhere(
 
 def translated_arrays(method: Method, sampling: Sampling, example: Example, device: torch.device) -> Arrays:
     """All that is translated from one image, with the labels and maps that the method gives."""
-    made = synthesize_labelled(
-        method, example.image, example.role, sampling, label=example.label, device=device
-    )  # fmt: skip
+    made = synthesize_labelled(method, example.image, example.role, sampling, label=example.label, device=device)
     return {
         f"{role} {name}": np.asarray(array, np.float32)
         for (role, kind), item in made.items()

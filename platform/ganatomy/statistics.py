@@ -29,11 +29,9 @@ def of_common_seeds(more: Mapping[int, T], less: Mapping[int, T]) -> tuple[list[
     A replicate that failed is often one that was hard: left out on one side only, it would speak for that side.
     """
     seeds = sorted(more.keys() & less.keys())
-    return (
-        ([more[seed] for seed in seeds], [less[seed] for seed in seeds])
-        if seeds
-        else ([*more.values()], [*less.values()])
-    )
+    if not seeds:
+        return [*more.values()], [*less.values()]
+    return [more[seed] for seed in seeds], [less[seed] for seed in seeds]
 
 
 @dataclass(frozen=True)

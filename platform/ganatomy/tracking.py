@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import nearest
 from ganatomy.journal import LIGHT, Entry, Outbox, Refused, RunLog, now
 from ganatomy.tracking_store import create_once, is_served, shown, store_uri
 
@@ -306,16 +305,6 @@ class Tracking:
         for chunk in _chunks(_params(missing), 100):
             self.ask(functools.partial(self.client.log_batch, run.info.run_id, params=chunk))
         return run.info.run_id
-
-    def find_sweep(self, name: str) -> str:
-        """Id of the run of the sweep ``name`` (or with that id). Raises InputError with the nearest name."""
-        runs = {run.info.run_id: run.info.run_name for run in self._search({"kind": "sweep"})}
-        if name in runs:
-            return name
-        for run_id, sweep in runs.items():
-            if sweep == name:
-                return run_id
-        raise InputError(f"no sweep {name!r} in {shown(self.uri)}", expected=nearest(name, set(runs.values())))
 
     def terminate(self, run_id: str, status: Status, tags: Mapping[str, Any] | None = None) -> None:
         """End a run. Never waits for an absent server: what could not be said now is sent by ``drain_all``."""
