@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from ray_on_hosts import RAYLET, Cluster, finished, table
+from ray_on_hosts import RAYLET, Cluster, finished, table, wait
 from test_tuning import TINY
 from two_hosts import ROOT, Hosts, missing
 
@@ -39,14 +39,14 @@ CHANGING = ("budget/", "speed/")
 class Running:
     """A sweep under way: ``name`` is that of its workspace."""
 
-    def __init__(self, cluster: Cluster, name: str, trials: int) -> None:
+    def __init__(self, cluster: Cluster, name: str, trials: int, seeds: str = "0") -> None:
         self.cluster, self.hosts, self.name = cluster, cluster.hosts, name
         self.workspace, self.log = cluster.shared / name, cluster.hosts.folder / f"{name}.log"
         self.sweep = self.workspace / "sweeps" / "sweep"
         self.before: dict[Path, int] = {}
         self.began = time.monotonic()
         self.go(
-            f"--space phantom_demo --cohort {cluster.shared}/phantom --name sweep --seeds 0 --scheduler none "
+            f"--space phantom_demo --cohort {cluster.shared}/phantom --name sweep --seeds {seeds} --scheduler none "
             f"--nodes 2 --trials {trials} --set {' '.join(SETTINGS)}"
         )
 
@@ -152,6 +152,17 @@ def long_cut(run: Running) -> None:
     run.cluster.start("work")
 
 
+def full_disc(run: Running) -> None:
+    run.until(lambda: run.trains_on("work"))
+    run.strike()
+    run.hosts.on("work", "dd if=/dev/zero of=~/disc/filler bs=64k")
+    run.says("it leaves when what runs there has ended")
+    assert "(work) has 0 MB left in /tmp/ray" in run.log.read_text()
+    wait(lambda: not run.hosts.running("work", RAYLET), PATIENCE_S, run.log.read_text)  # or when the sweep has ended
+    run.hosts.on("work", "rm ~/disc/filler")
+    run.cluster.start("work")
+
+
 def slow_node(run: Running) -> None:
     run.until(lambda: run.hosts.running("work", "ray::"))
     run.strike()
@@ -178,11 +189,12 @@ FAULTS: dict[str, Callable[[Running], None]] = {
         sweep_itself,
         short_cut,
         long_cut,
+        full_disc,
         slow_node,
     )
 }
 
-TOGETHER = (training_worker, trial_driver, short_cut, tracking_server, worker_node, sweep_itself)
+TOGETHER = (training_worker, trial_driver, worker_node, short_cut, tracking_server, sweep_itself)
 
 
 # --- what is left of it ------------------------------------------------------------------------------------------
@@ -265,8 +277,8 @@ def whole(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster) -> Running:
-    """All five points of the space; one of them trains on both hosts together."""
-    run = Running(cluster, "undisturbed", trials=5)
+    """All five points of the space, under two seeds; one of them trains on both hosts together."""
+    run = Running(cluster, "undisturbed", trials=10, seeds="0 1")
     run.end()
     return run
 
@@ -286,7 +298,7 @@ def test_a_fault_alone(cluster, undisturbed, fault):
 @pytest.mark.timeout(3600)
 def test_one_fault_after_another_in_one_sweep(cluster, undisturbed):
     with whole(cluster):
-        run = Running(cluster, "together", trials=5)
+        run = Running(cluster, "together", trials=10, seeds="0 1")  # enough for all of them to strike
         for fault in TOGETHER:
             fault(run)
         run.end()

@@ -14,7 +14,8 @@ import pytest
 import ganatomy
 from ganatomy import installation, nodes
 from ganatomy.installation import look, sources_of
-from ganatomy.nodes import inquiry, slots
+from ganatomy.nodes import inquiry
+from ganatomy.roll import slots
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,7 +150,7 @@ import json, sys, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from ganatomy import nodes
+from ganatomy import nodes, roll
 from ganatomy.contracts import InputError
 
 folder, edited, path = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -159,7 +160,7 @@ def wait(condition, seconds=60):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, said
-        nodes.working()
+        roll.working()
         time.sleep(0.2)
 
 def free():
@@ -167,21 +168,21 @@ def free():
 
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-with nodes.inquiry(["ganatomy"], workspace=folder) as question, nodes.roll_called(question, said.append, nodes.alive()):
+with nodes.inquiry(["ganatomy"], workspace=folder) as question, roll.roll_called(question, said.append, nodes.alive()):
     good = cluster.add_node(num_cpus=2)
-    wait(lambda: len(nodes.working()) == 2)
-    found["good"] = nodes.slots(nodes.working(), 1, 0)
+    wait(lambda: len(roll.working()) == 2)
+    found["good"] = roll.slots(roll.working(), 1, 0)
     nodes.check_nodes(question, said.append)
     cluster.add_node(num_cpus=4, env_vars={"PYTHONPATH": edited + ":" + path})
     wait(lambda: len(said) == 2 and free() == 3)  # it had 4, which are all taken
-    found["bad"] = nodes.slots(nodes.working(), 1, 0)
+    found["bad"] = roll.slots(roll.working(), 1, 0)
     try:
         nodes.check_nodes(question, said.append)
     except InputError as error:
         found["refused"] = str(error)
     cluster.remove_node(good, allow_graceful=False)
-    wait(lambda: len(nodes.working()) == 1)
-    found["left"] = nodes.slots(nodes.working(), 1, 0)
+    wait(lambda: len(roll.working()) == 1)
+    found["left"] = roll.slots(roll.working(), 1, 0)
 print(json.dumps({**found, "said": said}))
 ray.shutdown()
 cluster.shutdown()

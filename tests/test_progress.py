@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import ray
+
 from ganatomy.experiment import Experiment, TrialResult
 from ganatomy.progress import SweepProgress
 from ganatomy.results import SweepPlan, read_results, write_result
@@ -64,6 +66,17 @@ class Sweeping:
 def end(progress: SweepProgress, trial: str) -> None:
     progress.on_trial_result(1, [], SimpleNamespace(trial_id=trial), {"val/dice": 0.5, VALIDATION: 1})
     progress.on_trial_complete(1, [], SimpleNamespace(trial_id=trial))
+
+
+def test_what_tune_keeps_of_it_names_the_sweep_and_nothing_that_a_later_version_may_change(workspace):
+    sweeping = Sweeping(workspace, 2)
+    sweeping.plan.save(sweeping.directory)
+    sweeping.finish(sweeping.trials[0], 0.5)
+    kept = ray.cloudpickle.dumps(sweeping.drive())
+    assert {name for name in (b"Tracking", b"SweepPlan", b"Experiment") if name in kept} == set()
+    again = ray.cloudpickle.loads(kept)
+    assert (again.plan, again.directory, again.best) == (sweeping.plan, sweeping.directory, 0.5)
+    assert again.tracking.uri == sweeping.tracking.uri
 
 
 def test_what_a_trials_end_costs_does_not_grow_with_the_trials_before_it(workspace, capsys):

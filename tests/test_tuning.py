@@ -256,7 +256,7 @@ class Points(Searcher):
 def test_as_many_trials_run_as_the_nodes_have_room_for_now(tmp_path, monkeypatch, values, together):
     """Nodes join and leave; whatever --concurrent says, no trial waits for workers that others hold."""
     present = [{"Resources": {"CPU": 2.0}}]
-    monkeypatch.setattr(tuning.nodes, "working", lambda: present)
+    monkeypatch.setattr(tuning.roll, "working", lambda: present)
     limiter = AsManyAsFit(Points(metric="x", mode="max"), plan_of(**values), tmp_path)
     live: list[str] = []
     for count, expected in zip((1, 3, 2), together):
@@ -270,7 +270,7 @@ def test_as_many_trials_run_as_the_nodes_have_room_for_now(tmp_path, monkeypatch
 
 def test_what_a_trial_reported_before_it_failed_does_not_count(tmp_path, monkeypatch):
     """Sampling goes by what trials came to; one that failed came to nothing, though Tune holds it for done."""
-    monkeypatch.setattr(tuning.nodes, "working", lambda: [{"Resources": {"CPU": 2.0}}])
+    monkeypatch.setattr(tuning.roll, "working", lambda: [{"Resources": {"CPU": 2.0}}])
     told, base = {}, resolve("spaces", "phantom_demo").base
     points = Points(metric="x", mode="max")
     points.on_trial_complete = lambda trial_id, result=None, error=False: told.update({trial_id: (result, error)})
@@ -283,7 +283,7 @@ def test_what_a_trial_reported_before_it_failed_does_not_count(tmp_path, monkeyp
 
 
 def test_the_limit_survives_the_file_that_a_sweep_is_resumed_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning.nodes, "working", lambda: [{"Resources": {"CPU": 2.0}}])
+    monkeypatch.setattr(tuning.roll, "working", lambda: [{"Resources": {"CPU": 2.0}}])
     limiter = AsManyAsFit(Points(metric="x", mode="max"), plan_of(apart=True), tmp_path)
     again = ray.cloudpickle.loads(ray.cloudpickle.dumps(limiter))
     assert again.max_concurrent == limiter.max_concurrent == 3
@@ -291,7 +291,7 @@ def test_the_limit_survives_the_file_that_a_sweep_is_resumed_from(tmp_path, monk
 
 
 def test_workers_that_fit_no_node_are_refused_although_the_cluster_is_large(monkeypatch):
-    monkeypatch.setattr(tuning.nodes, "working", lambda: [{"Resources": {"CPU": 3.0}}] * 4)
+    monkeypatch.setattr(tuning.roll, "working", lambda: [{"Resources": {"CPU": 3.0}}] * 4)
     assert tuning._fitting(plan_of(cpus=3.0)) == 4
     with pytest.raises(InputError, match="room for 0 workers of 4 CPUs"):
         tuning._fitting(plan_of(cpus=4.0))

@@ -52,6 +52,14 @@ def look(question: Mapping[str, Any]) -> dict[str, Any]:
     return {"host": host, "versions": found, "sources": sources, "files": files, "room": room, **wrote}
 
 
+class Watch:
+    """Stays on a node while a sweep runs, begun while all was well: on a full disc no process could be started."""
+
+    def room(self) -> dict[str, int]:
+        """As ``look`` answers."""
+        return dict(_room())
+
+
 def _room() -> Iterator[tuple[str, int]]:
     for name in (tempfile.gettempdir(), "/tmp/ray", os.environ.get(CACHE, "")):
         if name and Path(name).exists():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import secrets
 import shutil
 import sys
@@ -128,10 +127,11 @@ def ask(
             said = True
             say(f"waiting for {', '.join(name_of(asked[one]) for one in waiting)} to say what is installed there")
     late = {"error": f"has not answered for {patience:.0f} s"}
-    return [(name_of(node), late if one in waiting else _got(one)) for one, node in asked.items()]
+    return [(name_of(node), late if one in waiting else got(one)) for one, node in asked.items()]
 
 
-def _got(reference: Any) -> dict[str, Any]:
+def got(reference: Any) -> dict[str, Any]:
+    """A node's answer that has come; ``{"error": why}`` where it could give none."""
     try:
         answer: dict[str, Any] = ray.get(reference)
         return answer
@@ -165,9 +165,7 @@ def _faults_of(
         if theirs != digest and there["versions"].get(package) != MISSING:
             state = "is missing on" if theirs == MISSING else "has other sources on"
             yield Fault(f"package {package} {state} node {node}", UP)
-    for folder, free in there["room"].items():
-        if free < LEAST_ROOM:
-            yield Fault(f"node {node} has {free / 1e6:.0f} MB left in {folder}", "free some space there")
+    yield from cramped(node, there["room"])
     for what, digest in here["files"].items():
         theirs = there["files"][what]
         if theirs == digest:
@@ -179,6 +177,13 @@ def _faults_of(
         reason = "" if len(there["wrote"]) == 32 else f" ({there['wrote']})"
         where = Path(question["folder"]).parent
         yield Fault(f"node {node} cannot write to the workspace {where}{reason}", "mend its permissions on that node")
+
+
+def cramped(node: str, room: Mapping[str, int]) -> Iterator[Fault]:
+    """The folders (name -> bytes left) of a node that nothing more fits into."""
+    for folder, free in room.items():
+        if free < LEAST_ROOM:
+            yield Fault(f"node {node} has {free / 1e6:.0f} MB left in {folder}", "free some space there")
 
 
 def _is_hash(answer: str) -> bool:
@@ -218,114 +223,6 @@ def await_nodes(count: int, say: Say, patience: float = JOINING_S) -> None:
             say(f"waiting for {count - have} of {count} nodes to join, at most {patience:.0f} s")
             said = have
         time.sleep(1.0)
-
-
-# --- while the sweep runs ----------------------------------------------------------------------------------------
-
-
-def slots(nodes: Iterable[Node], cpus: float, gpus: float) -> int:
-    """Workers that the nodes have room for at once, none spread over two nodes; each takes ``cpus`` and ``gpus``."""
-    return sum(_slots(node["Resources"], cpus, gpus) for node in nodes)
-
-
-def _slots(has: Mapping[str, float], cpus: float, gpus: float) -> int:
-    fits = [math.inf]
-    if cpus:
-        fits.append(math.floor(has.get("CPU", 0.0) / cpus + 1e-9))
-    if gpus:
-        devices = has.get("GPU", 0.0)
-        # A fraction never lies on two devices: of 0.4, two fit on each.
-        fits.append(devices // gpus if gpus >= 1 else devices * math.floor(1 / gpus + 1e-9))
-    return 0 if fits == [math.inf] else int(min(fits))
-
-
-class Roll:
-    """The nodes that work for a sweep. Nodes may leave; those that join are asked, in the background, and counted from
-    when they agree with us. One that does not is told of, and kept busy, so that Ray places no trial on it.
-
-    question: an open ``inquiry``.  agreed: nodes that have been asked before.
-    """
-
-    def __init__(self, question: Mapping[str, Any], say: Say, agreed: Iterable[Node], every: float = 2.0) -> None:
-        self.question, self.say, self.every = question, say, every
-        self._nodes = list(agreed)
-        self._known = {node["NodeID"] for node in self._nodes}
-        self._asked: dict[Any, Node] = {}
-        self._silent: dict[Any, float] = {}
-        self._held: list[Any] = []
-        self._looked = time.monotonic()
-
-    def nodes(self) -> list[Node]:
-        """The nodes that agree, looked at anew every few seconds."""
-        if time.monotonic() - self._looked > self.every:
-            self._looked = time.monotonic()
-            self._follow(alive())
-        return self._nodes
-
-    def _follow(self, now: list[Node]) -> None:
-        present = {node["NodeID"] for node in now}
-        for node in self._nodes:
-            if node["NodeID"] not in present:
-                self.say(f"node {name_of(node)} has left; what it was doing is taken up elsewhere")
-        self._nodes = [node for node in self._nodes if node["NodeID"] in present]
-        fresh = [node for node in now if node["NodeID"] not in self._known]
-        self._known |= present
-        if fresh:
-            asked = send(fresh, self.question)
-            self._asked |= asked
-            self._silent |= dict.fromkeys(asked, time.monotonic())
-        ready = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0] if self._asked else []
-        for reference in ready:
-            node = self._asked.pop(reference)
-            self._silent.pop(reference, None)
-            if node["NodeID"] in present:
-                self._judge(node, _got(reference))
-        for reference, since in list(self._silent.items()):
-            if time.monotonic() - since > PATIENCE_S:
-                del self._silent[reference]
-                self.say(f"node {name_of(self._asked[reference])} has joined, but does not answer; it does not count")
-
-    def _judge(self, node: Node, answer: Mapping[str, Any]) -> None:
-        found = faults(look(self.question), [(name_of(node), answer)], self.question)
-        if not found:
-            self._nodes.append(node)
-            self.say(f"node {name_of(node)} has joined")
-        else:
-            self.say(f"{found[0].what}; it gets no trials; remedy: {found[0].remedy}")
-            self._held.append(_keep_busy(node))
-
-
-_roll: Roll | None = None  # like Ray's own connection, one a process: Tune keeps what needs it in files of its own
-
-
-@contextlib.contextmanager
-def roll_called(question: Mapping[str, Any], say: Say, agreed: Iterable[Node]) -> Iterator[None]:
-    """Follow who joins and leaves meanwhile, beginning with the nodes that have ``agreed``."""
-    global _roll
-    _roll = Roll(question, say, agreed)
-    try:
-        yield
-    finally:
-        _roll = None
-
-
-def working() -> list[Node]:
-    """The nodes that work for this process's sweep; without one, all that are alive."""
-    return alive() if _roll is None else _roll.nodes()
-
-
-def _keep_busy(node: Node) -> Any:
-    """Take all that the node has, until the sweep ends."""
-
-    def wait() -> None:  # local, so that it travels whole to a node that may lack this module
-        import time
-
-        while True:
-            time.sleep(3600)
-
-    has, place = node["Resources"], On(node["NodeID"], soft=False)
-    everything = {"num_cpus": has.get("CPU", 0), "num_gpus": has.get("GPU", 0), "max_retries": 0}
-    return ray.remote(**everything)(wait).options(scheduling_strategy=place).remote()
 
 
 # --- from outside ------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from typing import Any
 from ray import tune
 
 from ganatomy.experiment import TrialResult
-from ganatomy.nodes import working
-from ganatomy.results import RESULT, SweepPlan, read_result, read_results, write_result
+from ganatomy.results import RESULT, SweepPlan, read_plan, read_result, read_results, write_result
+from ganatomy.roll import working
 from ganatomy.terminal import one_line
 from ganatomy.tracking import Tracking
 from ganatomy.trial import VALIDATION
@@ -26,6 +26,12 @@ QUIET_S = 20.0
 
 ENDED = ("finished", "pruned", "failed")
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "KILLED"}
+
+
+def _of_sweep(directory: Path) -> SweepProgress:
+    """Of the sweep in ``WORKSPACE/sweeps/NAME``: all that Tune's file holds of ours, for a later version to read."""
+    plan = read_plan(directory)
+    return SweepProgress(plan, directory, Tracking(plan.tracking_uri or None, directory.parents[1]))
 
 
 class SweepProgress(tune.Callback):
@@ -43,7 +49,7 @@ class SweepProgress(tune.Callback):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A resumed sweep gets its callback back from Tune's own file: it counts and times anew, from the disk."""
-        return type(self), (self.plan, self.directory, self.tracking)
+        return _of_sweep, (self.directory,)
 
     # --- called by Tune ------------------------------------------------------------------------------------------
 

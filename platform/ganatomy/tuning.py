@@ -20,7 +20,7 @@ import ray
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
-from ganatomy import nodes
+from ganatomy import nodes, roll
 from ganatomy.classification import scored_images
 from ganatomy.cohort import read_cohort
 from ganatomy.console import described, parse
@@ -41,7 +41,7 @@ from ganatomy.training import labelled_patients
 from ganatomy.trial import VALIDATION, run_trial
 
 # Anything at all on the head node, so that a driver needs no CPU that its own workers could be waiting for.
-EMPTY_HANDED = {"node:__internal_head__": 0.001}
+EMPTY_HANDED = {roll.HEAD: 0.001}
 
 DRIVER_DEATHS = 3
 """How often a trial whose driver died is taken up again: one that dies every time must not keep the sweep for ever."""
@@ -145,7 +145,7 @@ class Sweep:
             agreed = nodes.check_nodes(question, _say)
             # Drivers stay on the head node, and work whose node dies is done again elsewhere.
             plan = replace(plan, apart=True)
-        running.enter_context(nodes.roll_called(question, _say, agreed))
+        running.enter_context(roll.roll_called(question, _say, agreed))
         _fitting(plan)
         return plan
 
@@ -366,7 +366,7 @@ class AsManyAsFit(ConcurrencyLimiter):
         super().on_trial_complete(trial_id, None if failed else result, failed)
 
     def _room(self) -> int:
-        workers = nodes.slots(nodes.working(), self.plan.cpus, self.plan.gpus)
+        workers = roll.slots(roll.working(), self.plan.cpus, self.plan.gpus)
         fits = max(1, workers // self.plan.workers) + _spare(self.plan)
         return min(self.plan.concurrent or fits, fits)
 
@@ -383,7 +383,7 @@ def _fitting(plan: SweepPlan) -> int:
     A worker lies on one node, so what nodes have left over does not add up. A group of workers too many would wait
     until Train gives it up.
     """
-    space, present = cast(SearchSpace, resolve("spaces", plan.space)), nodes.working()
+    space, present = cast(SearchSpace, resolve("spaces", plan.space)), roll.working()
     pairs = any(space.on_two(point, plan.fixed) for point in space.listed(plan.fixed, plan.seeds))
     largest = max(plan.workers, 2 if pairs else 1)
     for kind, each in (("CPU", plan.cpus), ("GPU", plan.gpus)):
@@ -394,7 +394,7 @@ def _fitting(plan: SweepPlan) -> int:
                 expected="room for the workers of one trial",
                 remedy=f"bring up more nodes, or fewer --workers-per-trial or --{kind.lower()}s-per-worker",
             )
-    workers = nodes.slots(present, plan.cpus, plan.gpus)
+    workers = roll.slots(present, plan.cpus, plan.gpus)
     if workers < largest:
         raise InputError(
             f"the nodes of the cluster have room for {workers} workers of {plan.cpus:g} CPUs and {plan.gpus:g} GPUs",
