@@ -25,7 +25,7 @@ start)
     --backend-store-uri "$store" --artifacts-destination "$folder/artifacts" \
     > "$folder/server.log" 2>&1 < /dev/null &
   echo $! > "$folder/pid"
-  for _ in $(seq 120); do
+  for _ in $(seq 240); do
     if answers; then exit 0; fi
     if ! kill -0 "$(cat "$folder/pid")" 2>/dev/null; then break; fi
     sleep 1

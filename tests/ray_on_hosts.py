@@ -68,7 +68,7 @@ class Cluster:
 
     def track(self) -> None:
         """Start the tracking server if it does not run."""
-        done = self.hosts.on("head", "bash ~/ganatomy/clusters/tracking.sh start", timeout=240)
+        done = self.hosts.on("head", "bash ~/ganatomy/clusters/tracking.sh start", timeout=600)
         assert done.returncode == 0, done.stderr
 
     def mend(self) -> None:
