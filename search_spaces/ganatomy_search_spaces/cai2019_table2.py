@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from ganatomy.experiment import Budget, Labels, Sampling
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
-from ganatomy_search_spaces.downstream_networks import suggest_segmentor
+from ganatomy_search_spaces.downstream_networks import with_segmentor
 from ganatomy_search_spaces.phantom_demo import BASE as DEMO_BASE
 from ganatomy_search_spaces.shape_consistent import BASE as PAPER_BASE
 
@@ -23,19 +24,8 @@ FULL_BASE = replace(
 )
 
 
-def sample(trial: Suggest) -> None:
-    """γ, on a logarithmic scale and 0; the real arm for what segmentors reach without; which those are, narrow ones."""
-    suggest_segmentor(trial, width=8, norm="instance")
-    _sample_weight(trial)
-
-
-def full_sample(trial: Suggest) -> None:
-    """As at phantom size, with the segmentors as wide as they are by default."""
-    suggest_segmentor(trial)
-    _sample_weight(trial)
-
-
 def _sample_weight(trial: Suggest) -> None:
+    """γ, on a logarithmic scale and 0; the real arm for what segmentors reach without."""
     if trial.suggest_categorical("arm", ["real", "joint"]) == "joint":
         trial.suggest_categorical("method.shape_weight", [0.0, 0.1, 0.3, 1.0, 3.0, 10.0])
 
@@ -73,10 +63,10 @@ SPACE = SearchSpace(
     name="cai2019_table2",
     description="S-score of the generators with and without shape consistency",
     base=replace(DEMO_BASE, labels=Labels()),
-    sample=sample,
+    sample=partial(with_segmentor, _sample_weight, width=8, norm="instance"),
     points=({"arm": "real"}, WITHOUT, WITH),
     seeds=(0, 1, 2),
     full=FULL_BASE,
-    full_sample=full_sample,
+    full_sample=partial(with_segmentor, _sample_weight),
     published=(HEART, PANCREAS),
 )

@@ -3,6 +3,8 @@ any segmentor."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ganatomy.search_space import Suggest
 
 PLAIN = ("pspnet", "unet", "refinenet")
@@ -23,6 +25,18 @@ def suggest_segmentor(trial: Suggest, *, width: int | None = None, norm: str = "
         trial.suggest_categorical("downstream.network.width", [width])
     if norm and name in PLAIN:
         trial.suggest_categorical("downstream.network.norm", [norm])
+
+
+def with_segmentor(
+    sample: Callable[[Suggest], None], trial: Suggest, *, width: int | None = None, norm: str = ""
+) -> None:
+    """Suggest a segmentor, then what ``sample`` does. With ``functools.partial`` a space's sampler, at either of its
+    sizes: narrow segmentors for the small one.
+
+    width, norm: as in ``suggest_segmentor``.
+    """
+    suggest_segmentor(trial, width=width, norm=norm)
+    sample(trial)
 
 
 def suggest_classifier(trial: Suggest) -> None:

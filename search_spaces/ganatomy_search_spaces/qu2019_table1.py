@@ -3,8 +3,10 @@ whether segmentors of real images find in drawn ones the lesions that were asked
 
 from __future__ import annotations
 
+from functools import partial
+
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
-from ganatomy_search_spaces.downstream_networks import suggest_segmentor
+from ganatomy_search_spaces.downstream_networks import with_segmentor
 from ganatomy_search_spaces.multimodal_mr import BASE as FULL_BASE
 from ganatomy_search_spaces.multimodal_mr import RATIOS
 from ganatomy_search_spaces.qu2019_table2 import BASE
@@ -19,19 +21,8 @@ FOUND = "synthesis/s_score/*"
 ON_REAL = "synthesis/s_score_reference/*"
 
 
-def sample(trial: Suggest) -> None:
-    """Segmentor, a narrow one; who guides lesions, and how much is drawn."""
-    suggest_segmentor(trial, width=8, norm="instance")
-    _sample_guide(trial)
-
-
-def full_sample(trial: Suggest) -> None:
-    """As at phantom size, with the segmentors as wide as they are by default."""
-    suggest_segmentor(trial, norm="instance")
-    _sample_guide(trial)
-
-
 def _sample_guide(trial: Suggest) -> None:
+    """Who guides lesions, and how much is drawn."""
     if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
     trial.suggest_categorical("method.guidance", ["1seg", "1enc4dec", "4seg"])
@@ -67,10 +58,10 @@ SPACE = SearchSpace(
     name="qu2019_table1",
     description="three guides of lesions (Qu et al. 2019, Table 1), beside real data only, at phantom size",
     base=BASE,
-    sample=sample,
+    sample=partial(with_segmentor, _sample_guide, width=8, norm="instance"),
     points=({"arm": "real"}, *GUIDES.values()),
     seeds=(0, 1, 2, 3),
     full=FULL_BASE,
-    full_sample=full_sample,
+    full_sample=partial(with_segmentor, _sample_guide, norm="instance"),
     published=(PUBLISHED,),
 )

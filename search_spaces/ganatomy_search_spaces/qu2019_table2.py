@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from ganatomy.experiment import Budget, Choice, Downstream, Drawing, Sampling
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
-from ganatomy_search_spaces.downstream_networks import suggest_segmentor
+from ganatomy_search_spaces.downstream_networks import with_segmentor
 from ganatomy_search_spaces.multimodal_mr import BASE as FULL_BASE
 from ganatomy_search_spaces.multimodal_mr import RATIOS
 
@@ -48,19 +49,8 @@ POINTS: tuple[Values, ...] = (
 )
 
 
-def sample(trial: Suggest) -> None:
-    """Segmentor, a narrow one; amount and order."""
-    suggest_segmentor(trial, width=8, norm="instance")
-    _sample_mixing(trial)
-
-
-def full_sample(trial: Suggest) -> None:
-    """As at phantom size, with the segmentors as wide as they are by default."""
-    suggest_segmentor(trial, norm="instance")
-    _sample_mixing(trial)
-
-
 def _sample_mixing(trial: Suggest) -> None:
+    """Amount and order."""
     if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
     trial.suggest_categorical("mixing.order", ["mixed", "synthetic_first", "real_first"])
@@ -106,10 +96,10 @@ SPACE = SearchSpace(
     name="qu2019_table2",
     description="amount and order of synthetic data at equal steps (Qu et al. 2019, Table 2), at phantom size",
     base=BASE,
-    sample=sample,
+    sample=partial(with_segmentor, _sample_mixing, width=8, norm="instance"),
     points=POINTS,
     seeds=(0, 1, 2, 3),
     full=FULL_BASE,
-    full_sample=full_sample,
+    full_sample=partial(with_segmentor, _sample_mixing, norm="instance"),
     published=(PUBLISHED,),
 )

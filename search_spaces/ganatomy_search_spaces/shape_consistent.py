@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ganatomy.experiment import Budget, Choice, Experiment, Labels, Mixing, Sampling
 from ganatomy.search_space import SearchSpace, Suggest, Values
 from ganatomy_methods.shape_consistent import ShapeConsistentConfig
-from ganatomy_search_spaces.downstream_networks import suggest_segmentor
+from ganatomy_search_spaces.downstream_networks import with_segmentor
 
 BASE = Experiment(
     cohort="",
@@ -17,12 +19,6 @@ BASE = Experiment(
     sampling=Sampling(ndim=2, size=(256, 256), foreground=0.5),
     budget=Budget(segmentor_steps=20_000, generator_steps=16_000, batch=4, validations=20),
 )
-
-
-def sample(trial: Suggest) -> None:
-    """Segmentor, arm and what is the method's."""
-    suggest_segmentor(trial)
-    sample_method(trial)
 
 
 def sample_method(trial: Suggest) -> None:
@@ -53,7 +49,7 @@ SPACE = SearchSpace(
     name="shape_consistent",
     description=f"arms x segmentor x shape weight (paper: {ShapeConsistentConfig().shape_weight:g}) x synthetic data",
     base=BASE,
-    sample=sample,
+    sample=partial(with_segmentor, sample_method),
     points=POINTS,
     seeds=(0, 1, 2),
 )

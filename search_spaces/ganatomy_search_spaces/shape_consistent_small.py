@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from ganatomy.experiment import Labels, Sampling
-from ganatomy.search_space import SearchSpace, Suggest
-from ganatomy_search_spaces.downstream_networks import suggest_segmentor
+from ganatomy.search_space import SearchSpace
+from ganatomy_search_spaces.downstream_networks import with_segmentor
 from ganatomy_search_spaces.phantom_demo import BASE as DEMO_BASE
 from ganatomy_search_spaces.shape_consistent import BASE as FULL_BASE
-from ganatomy_search_spaces.shape_consistent import sample as full_sample
 from ganatomy_search_spaces.shape_consistent import sample_method
 
 BASE = replace(DEMO_BASE, labels=Labels(), sampling=Sampling(ndim=2, size=(64, 64), foreground=0.5))
-
-
-def sample(trial: Suggest) -> None:
-    """As at full size, with narrow segmentors that start to learn within so short a budget."""
-    suggest_segmentor(trial, width=8, norm="instance")
-    sample_method(trial)
-
 
 SPACE = SearchSpace(
     name="shape_consistent_small",
     description="arms x shape weight with small networks, for a laptop: what a first look at a small cohort can afford",
     base=BASE,
-    sample=sample,
+    # Narrow segmentors start to learn within so short a budget.
+    sample=partial(with_segmentor, sample_method, width=8, norm="instance"),
     points=(
         {"arm": "real"},
         {"arm": "offline", "method.shape_weight": 1.0},
@@ -34,5 +28,5 @@ SPACE = SearchSpace(
     ),
     seeds=(0, 1, 2),
     full=FULL_BASE,
-    full_sample=full_sample,
+    full_sample=partial(with_segmentor, sample_method),
 )

@@ -4,10 +4,11 @@ and healthiness; with the real-only segmentor beside them, so that each is judge
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from ganatomy.experiment import Budget, Choice, Downstream, Sampling
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
-from ganatomy_search_spaces.downstream_networks import suggest_segmentor
+from ganatomy_search_spaces.downstream_networks import with_segmentor
 from ganatomy_search_spaces.pseudo_healthy import BASE as PAPER_BASE
 
 # CycleGAN translates from A to B: the same two states under its own names.
@@ -36,19 +37,8 @@ SMALL: dict[str, Values] = {
 }
 
 
-def sample(trial: Suggest) -> None:
-    """Segmentor, a narrow one; method, its size and supervision; real data only among the arms."""
-    suggest_segmentor(trial, width=8, norm="instance")
-    _sample_method(trial)
-
-
-def full_sample(trial: Suggest) -> None:
-    """As at phantom size, with the segmentors as wide as they are by default."""
-    suggest_segmentor(trial, norm="instance")
-    _sample_method(trial)
-
-
 def _sample_method(trial: Suggest) -> None:
+    """Method, its size and supervision; real data only among the arms."""
     if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
     method = trial.suggest_categorical("method", ["conditional_gan", "cyclegan", "pseudo_healthy"])
@@ -109,11 +99,11 @@ SPACE = SearchSpace(
     name="xia2019_table1",
     description="conditional GAN, CycleGAN, pseudo-healthy synthesis unpaired and paired, beside real data only",
     base=BASE,
-    sample=sample,
+    sample=partial(with_segmentor, _sample_method, width=8, norm="instance"),
     points=({"arm": "real"}, *({**METHODS[name], **SMALL[name]} for name in METHODS)),
     seeds=(0, 1, 2),
     full=FULL_BASE,
-    full_sample=full_sample,
+    full_sample=partial(with_segmentor, _sample_method, norm="instance"),
     full_points=({"arm": "real"}, *METHODS.values()),
     published=TABLE_1,
 )
