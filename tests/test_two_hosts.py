@@ -6,18 +6,16 @@ nothing changed but addresses, keys, and where the environment comes from, which
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
+from ray_on_hosts import finished, table, wait
 from test_tuning import TINY
 from two_hosts import ROOT, Hosts, missing
 
 from ganatomy.phantom import make_cohort
-from ganatomy.results import read_results
 
 SWEEP = ("--space", "phantom_demo", "--seeds", "0", "--scheduler", "none")
 LONGER = ("budget.segmentor_steps=60", "budget.generator_steps=60", "budget.validations=4")
@@ -59,35 +57,6 @@ def cluster_file(hosts: Hosts, shared: Path) -> Path:
     path = hosts.folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
-
-
-def table(sweep: Path) -> dict[str, tuple]:
-    """What each experiment came to, whichever trial ran it: everything but times and costs."""
-    return {
-        result.experiment.digest(): (
-            result.status,
-            dict(result.stages),
-            sorted(map(repr, result.scores)),
-            {name: value for name, value in result.summary.items() if not name.startswith(("budget/", "speed/"))},
-        )
-        for result in read_results(sweep)
-    }
-
-
-def finished(sweep: Path) -> dict[str, int]:
-    """Trial -> when its result was written."""
-    return {
-        path.parent.name: path.stat().st_mtime_ns
-        for path in sweep.glob("trials/*/result.json")
-        if json.loads(path.read_text())["status"] == "finished"
-    }
-
-
-def wait(condition, seconds: float, said) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, said()
-        time.sleep(0.5)
 
 
 def test_a_sweep_over_two_hosts_survives_one_of_them_and_comes_to_what_one_machine_does(hosts, tmp_path):
