@@ -14,6 +14,15 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_tracking_server():
+    """What tests record stays in their own stores, whatever server their user's shell names."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory) -> Path:
     """An MLflow database with nothing in it. Making one takes seconds; copying it takes none."""
@@ -25,10 +34,8 @@ def empty_database(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def workspace(tmp_path, empty_database, monkeypatch) -> Path:
-    """A folder with an embedded MLflow store that nobody has used, and no tracking server set."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
-        monkeypatch.delenv(name, raising=False)
+def workspace(tmp_path, empty_database) -> Path:
+    """A folder with an embedded MLflow store that nobody has used."""
     shutil.copyfile(empty_database, tmp_path / "mlflow.db")
     return tmp_path
 

@@ -252,8 +252,7 @@ def test_the_ui_does_not_take_a_port_from_another(workspace, capsys):
     assert f"port {port} is taken" in error_line(capsys)
 
 
-def test_there_is_no_ui_of_a_workspace_that_nobody_wrote_to(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_there_is_no_ui_of_a_workspace_that_nobody_wrote_to(tmp_path, capsys):
     assert cli.main(["ui", "--workspace", str(tmp_path / "nowhere")]) == 2
     assert "has no MLflow store" in error_line(capsys)
     assert not (tmp_path / "nowhere").exists()
@@ -285,7 +284,7 @@ def test_the_ui_serves_the_store_of_the_workspace(workspace):
 
 
 def test_doctor_prints_what_it_found(tmp_path, capsys, monkeypatch):
-    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "RAY_AUTH_MODE"):
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
     assert cli.main(["doctor", "--workspace", str(tmp_path / "new"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["sound"] is True
@@ -406,7 +405,6 @@ def test_the_demo_goes_from_nifti_to_nifti_and_on_where_it_was(tmp_path):
     fewer = ["method.shape_weight=1", "mixing.ratio=1"]
     command = [*GANATOMY, "demo", "--workspace", str(tmp_path), "--set", *budget, *fewer]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr

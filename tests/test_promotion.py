@@ -44,14 +44,6 @@ CYCLEGAN = {"method": "cyclegan", "method.generator": "unet_t1", "method.width":
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_tracking_server():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
-            patch.delenv(name, raising=False)
-        yield
-
-
 def make_cohort(folder: Path) -> Cohort:
     """The tiny cases as NIfTI, already in [-1, 1]."""
     folder.mkdir()

@@ -136,14 +136,6 @@ class Promoted:
         return out
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_tracking_server():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
-            patch.delenv(name, raising=False)
-        yield
-
-
 LONG = ("shape_consistent", "cyclegan", "conditional_gan")
 """These go a way that another one here goes too, and are promoted in quicker tests elsewhere."""
 

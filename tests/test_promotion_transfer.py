@@ -56,8 +56,6 @@ def laboratory(tmp_path_factory, empty_database):
     space = SearchSpace("films", "", BORROWED, lambda suggest: None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "sheet", tiny._dot)
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
-            patch.delenv(name, raising=False)
         for arm in ("real", "offline"):
             run_trial({"arm": arm, "seed": 0}, plan, space, workspace, arm, lambda metrics: None)
         promotion = promote(workspace, "femora", "femur-lesions", force="a test")
