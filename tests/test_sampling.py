@@ -1,49 +1,26 @@
-"""Sampling: a pure function of the step; crops that are really there; mixtures that keep their ratio."""
+"""Sampling: a pure function of the step; crops that are really there; labels withheld and states told apart."""
 
 from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
-from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from addressed_volumes import FLAT, SHAPE, SOLID, addressed, crops, five, make_store, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
-from ganatomy import sampling as sampling_module
 from ganatomy.contracts import UNLABELLED, InputError
 from ganatomy.experiment import Mixing, Sampling
-from ganatomy.sampling import OUTSIDE, Augmentation, Mixture, Pool, Sampler, label_subset
+from ganatomy.sampling import OUTSIDE, Mixture, Pool, Sampler, label_subset
 from ganatomy.store import Item, write_store
-
-SHAPE = (9, 20, 16)
-STILL = Augmentation(rotation=0, scale=0, translation=0, gamma=0, noise=0)
-
-
-def make_store(path, images, labels=(), spacing=(1.0, 1.0, 1.0), domain="ct"):
-    """images: arrays [D, H, W]; labels: as many arrays or None."""
-    labels = list(labels) or [None] * len(images)
-    items = [
-        Item(f"s{i}", f"p{i}", domain, "train", image, label, affine=np.diag([*spacing[::-1], 1.0]))
-        for i, (image, label) in enumerate(zip(images, labels, strict=True))
-    ]
-    return write_store(path, name="c", labels={1: "a", 2: "b"}, domains={domain: {}}, digest="d", items=items)
-
-
-def addressed(shape=SHAPE, number=0):
-    """An image whose every voxel is unique over images, and a label that is a function of the image."""
-    index = np.arange(np.prod(shape)).reshape(shape) + number * np.prod(shape)
-    image = (index / 2**15 - 0.9).astype(np.float32)  # exact in float32
-    return image, (index % 7 == 0).astype(np.uint8) + (index % 11 == 0).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    images, labels = zip(*(addressed(number=number) for number in range(5)), strict=True)
-    return make_store(tmp_path_factory.mktemp("sampling") / "s", images, labels)
+    return five(tmp_path_factory.mktemp("sampling") / "s")
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +28,7 @@ def pool(store):
     return Pool.of(store, store.records())
 
 
-def same(one, other):
-    return (
-        torch.equal(one.image, other.image) and torch.equal(one.label, other.label) and one.subjects == other.subjects
-    )
-
-
 # --- a pure function of (step, rank, world) ----------------------------------------------------------------------
-
-FLAT, SOLID = Sampling(2, (8, 8), 0.5), Sampling(3, (4, 8, 8), 0.5)
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -113,13 +82,6 @@ def test_a_role_without_images_is_refused(pool):
 
 
 # --- crops -------------------------------------------------------------------------------------------------------
-
-
-def crops(sampler, steps):
-    for step in range(steps):
-        batch = sampler.batch(step)["A"]
-        for image, label, subject in zip(batch.image[:, 0].numpy(), batch.label.numpy(), batch.subjects, strict=True):
-            yield image, label, int(subject[1:])
 
 
 @pytest.mark.parametrize("sampling", [FLAT, SOLID, Sampling(2, (20, 16), 0.5), Sampling(3, SHAPE, 0.5)])
@@ -236,90 +198,6 @@ def test_only_the_crop_is_copied(tmp_path):
         assert peak < 1_000_000
 
 
-# --- mixing ------------------------------------------------------------------------------------------------------
-
-
-@given(batch=st.integers(2, 33), step=st.integers(0, 10**6))
-def test_half_and_half_is_exact_in_every_batch(pool, batch, step):
-    """T-B6: floor(b / 2) real."""
-    mixture = Mixture(pool, pool, Mixing(1.0, "mixed", 0.0), 10**6 + 1)
-    assert mixture.composition(step, batch) == (batch // 2, batch - batch // 2)
-
-
-def test_half_and_half_of_one_alternates(pool):
-    mixture = Mixture(pool, pool, Mixing(1.0, "mixed", 0.0), 100)
-    assert [mixture.composition(step, 1) for step in range(4)] == [(1, 0), (0, 1)] * 2
-
-
-ratios = st.fractions(0, 8, max_denominator=20)
-
-
-@given(ratio=ratios, batch=st.integers(1, 9), total=st.integers(1, 300))
-def test_all_orders_spend_the_same(pool, ratio, batch, total):
-    """T-E12: the total of steps and the samples of each kind are equal; the phases are proportional to the ratio."""
-    spent = {}
-    for order in ("mixed", "synthetic_first", "real_first"):
-        mixture = Mixture(pool, pool, Mixing(float(ratio), order, 0.0), total)
-        plan = [mixture.composition(step, batch) for step in range(total)]
-        assert all(real >= 0 and synthetic >= 0 and real + synthetic == batch for real, synthetic in plan)
-        spent[order] = sum(real for real, _ in plan), sum(synthetic for _, synthetic in plan)
-        if order == "synthetic_first":
-            reals = [real for real, _ in plan]
-            assert reals == sorted(reals)  # none before the switch, all after it
-            assert sum(0 < real < batch for real in reals) <= 1
-        elif order == "real_first":
-            assert [real for real, _ in plan] == sorted((real for real, _ in plan), reverse=True)
-    assert len(set(spent.values())) == 1
-    if ratio != 1:
-        share = Fraction(ratio) / (1 + ratio)
-        assert abs(spent["mixed"][1] - share * total * batch) < 1
-
-
-@given(ratio=ratios, batch=st.integers(1, 9), start=st.integers(0, 1000), length=st.integers(1, 200))
-def test_mixed_keeps_its_ratio_in_every_stretch(pool, ratio, batch, start, length):
-    """T-E12: interleaved, so that any stretch has the ratio to within one sample, and batches differ by at most one."""
-    mixture = Mixture(pool, pool, Mixing(float(ratio), "mixed", 0.0), 10**6)
-    plan = [mixture.composition(step, batch)[1] for step in range(start, start + length)]
-    assert max(plan) - min(plan) <= 1
-    if ratio != 1:
-        assert abs(sum(plan) - Fraction(ratio) / (1 + ratio) * batch * length) < 1
-
-
-@given(pretrain=st.floats(0, 1), total=st.integers(1, 100), batch=st.integers(2, 5))
-def test_pretraining_is_real_only(pool, pretrain, total, batch):
-    mixture = Mixture(pool, pool, Mixing(1.0, "mixed", pretrain), total)
-    before = int(pretrain * total)
-    assert [mixture.composition(step, batch) for step in range(before)] == [(batch, 0)] * before
-    after = [mixture.composition(step, batch) for step in range(before, total)]
-    assert after == [(batch // 2, batch - batch // 2)] * (total - before)
-
-
-def test_without_synthetic_images_a_mixture_is_its_real_pool(pool):
-    for synthetic in (None, Pool()):
-        mixture = Mixture(pool, synthetic, Mixing(3.0, "synthetic_first"), 10)
-        one, other = Sampler({"A": mixture}, FLAT, 4, seed=0), Sampler({"A": pool}, FLAT, 4, seed=0)
-        assert all(same(one.batch(step)["A"], other.batch(step)["A"]) for step in range(10))
-    nothing = Mixture(pool, pool, Mixing(0.0, "mixed", 0.0), 10)
-    assert all(nothing.composition(step, 4) == (4, 0) for step in range(10))
-
-
-@pytest.mark.parametrize("order", ["mixed", "synthetic_first", "real_first"])
-def test_the_samples_are_those_of_the_composition(tmp_path, pool, order):
-    """And each side goes through its own images evenly, whatever the other does."""
-    made = make_store(tmp_path / "s", [addressed(number=number)[0] for number in range(5, 8)])
-    mixture = Mixture(pool, Pool.of(made, made.records()), Mixing(0.5, order, 0.0), 45)
-    sampler = Sampler({"A": mixture}, FLAT, 3, seed=0)
-    real, synthetic = Counter(), Counter()
-    for step in range(45):
-        images = sampler.batch(step)["A"]
-        is_made = (images.label == UNLABELLED).flatten(1).all(1).tolist()
-        assert (is_made.count(False), is_made.count(True)) == mixture.composition(step, 3)
-        for subject, flag in zip(images.subjects, is_made, strict=True):
-            (synthetic if flag else real)[subject] += 1
-    assert set(real.values()) == {18}  # 90 samples of 5 images
-    assert set(synthetic.values()) == {15}  # 45 of 3
-
-
 # --- label subsets -----------------------------------------------------------------------------------------------
 
 
@@ -351,82 +229,6 @@ def test_a_label_fraction_that_leaves_nobody_is_refused():
     for fraction in (0.0, 1.5, float("nan")):
         with pytest.raises(InputError, match=r"labels\.fraction"):
             label_subset(["p"], fraction, 0)
-
-
-# --- augmentation ------------------------------------------------------------------------------------------------
-
-
-def test_no_augmentation_is_the_crop(pool):
-    for sampling in (FLAT, SOLID, Sampling(3, (12, 24, 16), 0.5)):
-        plain, still = (Sampler({"A": pool}, sampling, 4, seed=0, augment=augment) for augment in (False, STILL))
-        for step in range(5):
-            one, other = plain.batch(step)["A"], still.batch(step)["A"]
-            torch.testing.assert_close(one.image, other.image, atol=1e-6, rtol=0)
-            assert torch.equal(one.label, other.label)
-
-
-@pytest.mark.parametrize("sampling", [Sampling(2, (32, 32), 1.0), Sampling(3, (16, 32, 32), 1.0)])
-def test_image_and_label_move_together(tmp_path, sampling):
-    """T-D5: a marked cylinder is where its label is, and it really moves."""
-    marked = np.zeros((16, 40, 40), np.uint8)
-    rows, columns = np.mgrid[:40, :40]
-    marked[3:13] = (rows - 20) ** 2 + (columns - 14) ** 2 <= 49
-    store = make_store(tmp_path / "s", [marked * 2.0 - 1], [marked], spacing=(2.0, 1.0, 1.0))
-    amount = Augmentation(gamma=0, noise=0)
-    sampler = Sampler({"A": Pool.of(store, store.records())}, sampling, 4, seed=0, augment=amount)
-    places, apart = set(), []
-    for image, label, _ in crops(sampler, 10):
-        assert label.any()
-        one, other = (np.array(ndimage.center_of_mass(part)) for part in (image + 1, label))
-        assert np.abs(one - other).max() < 0.6  # class ids are taken from the nearest voxel, at most half a one away
-        apart.append(one - other)
-        assert ((image > 0) != (label > 0)).mean() < 0.02
-        places.add(tuple(np.round(other, 2)))
-    assert len(places) > 30
-    assert np.abs(np.mean(apart, axis=0)).max() < 0.15  # to no side more than to the other
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([(8, 8), (4, 8, 8), (12, 24, 16)]), st.booleans())
-def test_the_view_is_that_of_the_whole_volume(number, sides, is_label):
-    """Reading only the box that is needed changes nothing: scipy on the whole array is the truth."""
-    generator = np.random.default_rng(number)
-    source = addressed()[is_label][(0,) * (3 - len(sides))]
-    corner = tuple(int(generator.integers(-3, n)) for n in source.shape)
-    spacing = generator.uniform(0.5, 4, len(sides))
-    matrix, offset = sampling_module._view(corner, sides, spacing, Augmentation(rotation=60, scale=0.4), generator)
-    out = np.empty(sides, np.int64 if is_label else np.float32)
-    outside = 0 if is_label else OUTSIDE
-    sampling_module._look(source, matrix, offset, out, outside)
-    whole = ndimage.affine_transform(source, matrix, offset, sides, order=0 if is_label else 1, cval=outside)
-    np.testing.assert_allclose(out, whole, atol=1e-6)
-
-
-@given(number=st.integers(0, 10**6), n=st.sampled_from([2, 3]))
-def test_the_view_is_a_rotation_and_a_scale_in_millimetres(number, n):
-    """Voxels may be anisotropic, tissue is not sheared; the angle and the scale stay within what was asked."""
-    generator = np.random.default_rng(number)
-    spacing, amount = generator.uniform(0.5, 4, n), Augmentation(rotation=10, scale=0.1)
-    matrix, _ = sampling_module._view((0,) * n, (8,) * n, spacing, amount, generator)
-    turn = spacing[:, None] * matrix / spacing[None, :]  # in millimetres
-    sizes = np.linalg.svd(turn)[1]
-    np.testing.assert_allclose(sizes, sizes[0])
-    assert 1 / 1.1 - 1e-9 <= sizes[0] <= 1 / 0.9 + 1e-9
-    assert np.linalg.det(turn) > 0  # never a mirror image: left stays left
-    angle = np.arccos(np.clip((np.trace(turn / sizes[0]) - (n - 2)) / 2, -1, 1))
-    assert np.rad2deg(angle) <= 10 * (1 if n == 2 else 2)
-
-
-def test_contrast_and_noise_change_the_image_alone(pool):
-    shaken = Sampler({"A": pool}, SOLID, 4, seed=0, augment=Augmentation(rotation=0, scale=0, translation=0))
-    plain = Sampler({"A": pool}, SOLID, 4, seed=0)
-    for step in range(5):
-        one, other = shaken.batch(step)["A"], plain.batch(step)["A"]
-        assert torch.equal(one.label, other.label)
-        assert not torch.equal(one.image, other.image)
-        assert one.image.min() >= -1
-        assert one.image.max() <= 1
-        assert (one.image - other.image).abs().mean() < 0.3
 
 
 # --- states ------------------------------------------------------------------------------------------------------
