@@ -1,45 +1,28 @@
-"""Stages: each computed once, by what it depends on and nothing else; shared, followed and killed for real."""
+"""Stages of every arm: what each computes and leaves behind, how it is scored, and what is refused."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
-import torch
-from tiny import experiment
+from tiny import Watched, experiment
 
-from ganatomy import artefacts as room
-from ganatomy.artefacts import Artefacts, Stage, key_of
-from ganatomy.contracts import UNLABELLED, InputError, labelled
-from ganatomy.distributed import HISTORY, NETWORKS, read_history
+from ganatomy.artefacts import key_of
+from ganatomy.contracts import InputError
+from ganatomy.distributed import NETWORKS, read_history
 from ganatomy.experiment import ARMS, Sampling, pseudonym
 from ganatomy.sampling import Mixture, Pool, Sampler
-from ganatomy.single_flight import LeaseLost
 from ganatomy.stages import SYNTHETIC, Outcome, Stages
 from ganatomy.store import open_store
-from ganatomy.training import (
-    FitGenerator,
-    generator_pool,
-    labelled_patients,
-    load_networks,
-    make_method,
-    segmentor_pool,
-)
-from ganatomy_methods.shape_consistent import ShapeConsistent
+from ganatomy.training import load_networks, make_method
 
 TRAINED = ("fit", "downstream")
-
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
@@ -53,21 +36,6 @@ def store(tmp_path_factory):
 def shared(tmp_path_factory) -> Path:
     """A workspace whose finished stages later tests may find."""
     return tmp_path_factory.mktemp("workspace")
-
-
-class Watched:
-    """Stages of an experiment, with all that they said and every record they followed."""
-
-    def __init__(self, workspace, store, experiment):
-        self.said, self.records = [], []
-        self.stages = Stages(workspace, store.path, experiment, follow=self.follow, say=self.said.append)
-
-    def follow(self, stage, record):
-        self.records.append((stage.key, record))
-
-    @property
-    def computed(self):
-        return [sentence.split()[1] for sentence in self.said if sentence.startswith("computing")]
 
 
 @pytest.fixture(scope="module")
@@ -144,304 +112,6 @@ def test_a_second_time_nothing_is_computed(outcomes, shared, store):
         assert again.stages.run() == outcome
         assert again.computed == []
         assert again.records == before.records
-
-
-# --- keys --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def keys_of(tmp_path, store, monkeypatch):
-    """Kind -> key of the stages that an experiment would run, without running them."""
-
-    def planned(self, kind, inputs, work, **_):
-        self.keys[kind] = key_of(kind, inputs)
-        return Stage(kind, self.keys[kind], tmp_path / kind)
-
-    monkeypatch.setattr(Artefacts, "compute", planned)
-
-    def keys_of(values, store=store):
-        stages = Stages(tmp_path, store.path, experiment(**values))
-        model = stages.model()
-        references = {f"reference {role}": stage.key for role, stage in stages._references().items()}
-        return {**stages.keys, "model": model.key, **references}
-
-    return keys_of
-
-
-OFFLINE, JOINT, REAL = {"arm": "offline"}, {"arm": "joint"}, {"arm": "real"}
-REFERENCES = {"reference ct", "reference mr"}
-
-
-@pytest.mark.parametrize(("values", "change", "changed"), [
-    (OFFLINE, {"mixing__ratio": 2.0}, {"downstream", "model"}),
-    (OFFLINE, {"mixing__order": "real_first"}, {"downstream", "model"}),
-    (OFFLINE, {"filter__min_dice": 0.3}, {"filter", "downstream", "model"}),
-    (OFFLINE, {"method__shape_weight": 0.0}, {"fit", "synthesise", "filter", "downstream", "model"}),
-    (OFFLINE, {"method": "cyclegan", "method__width": 0.1}, {"fit", "synthesise", "filter", "downstream", "model"}),
-    (OFFLINE, {"training__ema": 0.9}, {"fit", "synthesise", "filter", "downstream", "model"}),
-    (OFFLINE, {"budget__generator_steps": 5}, {"fit", "synthesise", "filter", "downstream", "model"}),
-    (OFFLINE, {"method__shape_weight": 1.0}, set()),  # the default, spelled out
-    (JOINT, {"mixing__ratio": 2.0}, {"fit", "model"}),
-    (JOINT, {"filter__min_dice": 0.3, "mixing__order": "real_first"}, set()),
-    (REAL, {"method__shape_weight": 0.0, "mixing__ratio": 9.0, "filter__min_dice": 0.5}, set()),
-    (REAL, {"method": "cyclegan", "budget__generator_steps": 99, "training__ema": 0.5}, set()),
-    (REAL, {"labels__gan_sees": "all", "labels__fraction": 1.0}, set()),
-    (REAL, {"labels__fraction": 0.5}, {"downstream", "model"}),
-    (REAL, {"seed": 1}, {"downstream", "model"}),
-    (REAL, {"arm": "classical"}, {"downstream", "model"}),
-    (REAL, {"target": "A"}, {"downstream", "model", *REFERENCES}),
-    (REAL, {"downstream__learning_rate": 1e-3}, {"downstream", "model", *REFERENCES}),
-    (REAL, {"downstream__network": "pspnet"}, {"downstream", "model", *REFERENCES}),
-    (REAL, {"budget__segmentor_steps": 7}, {"downstream", "model", *REFERENCES}),
-    (REAL, {"budget__batch": 1}, {"downstream", "model", *REFERENCES}),
-    (REAL, {"sampling__foreground": 0.0}, {"downstream", "model", *REFERENCES}),
-    (REAL, {"training__patience": 2}, {"downstream", "model", *REFERENCES}),
-    (OFFLINE, {"labels__fraction": 0.5}, {"fit", "synthesise", "filter", "downstream", "model"}),
-    (OFFLINE, {"seed": 1}, {"fit", "synthesise", "filter", "downstream", "model"}),
-    ({**OFFLINE, "labels__fraction": 0.5}, {"labels__gan_sees": "all"},
-     {"fit", "synthesise", "filter", "downstream", "model"}),
-    ({**REAL, "labels__fraction": 0.5}, {"labels__gan_sees": "all"}, set()),
-])  # fmt: skip
-def test_a_parameter_changes_the_keys_of_what_depends_on_it_and_no_others(keys_of, values, change, changed):
-    before, after = keys_of(values), keys_of({**values, **change})
-    assert {kind for kind in before | after if before.get(kind) != after.get(kind)} == changed
-
-
-def test_another_cohort_changes_every_key(keys_of, tmp_path):
-    other = tiny.make_store(tmp_path / "other", digest="another")
-    before, after = keys_of(OFFLINE), keys_of(OFFLINE, other)
-    assert before.keys() == after.keys()
-    assert not set(before.values()) & set(after.values())
-
-
-def test_a_method_without_segmentors_does_not_depend_on_their_budget(keys_of):
-    cyclegan = {**OFFLINE, "method": "cyclegan"}
-    before, after = keys_of(cyclegan), keys_of({**cyclegan, "budget__segmentor_steps": 7, "mixing__ratio": 3.0})
-    assert before["fit"] == after["fit"]
-    assert before["downstream"] != after["downstream"]
-
-
-def test_the_judge_of_the_filter_is_the_real_arms_own_model(tmp_path, store):
-    real = Watched(tmp_path, store, experiment(arm="real"))
-    real.stages.run()
-    filtered = Watched(tmp_path, store, experiment(arm="offline", filter__min_dice=0.001))
-    kept = filtered.stages.filtered()
-    assert kept.record["inputs"]["judge"] == real.stages.model().key
-    assert "downstream" not in filtered.computed
-    chosen = json.loads((kept.directory / "kept.json").read_text())
-    assert chosen["kept"] == [int(index) for index, dice in chosen["dice"].items() if dice >= 0.001]
-    assert {key for key, _ in filtered.records} == {filtered.stages.keys["fit"]}  # the judge is no progress of ours
-
-
-# --- one computes, others follow ----------------------------------------------------------------------------------
-
-RUN = """
-import json, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[1])
-import tiny
-from ganatomy.stages import Stages
-tiny.draw_dots()
-workspace, store, values = Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
-def follow(stage, record):
-    print(json.dumps(["follow", stage.key, record]), flush=True)
-def say(sentence):
-    print(json.dumps(["say", sentence]), flush=True)
-outcome = Stages(workspace, store, tiny.experiment(**values), follow=follow, say=say).run()
-print(json.dumps(["done", outcome.summary, outcome.device_seconds]), flush=True)
-"""
-
-
-def start(workspace, store, **values) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", RUN, str(Path(__file__).parent), str(workspace), str(store.path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*command, json.dumps(values)], stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def lines(text):
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def test_two_processes_compute_each_stage_once_and_all_see_the_same(tmp_path, store):
-    values = {"arm": "offline", "budget__segmentor_steps": 12, "budget__generator_steps": 8, "budget__validations": 4}
-    processes = [start(tmp_path, store, **values) for _ in range(2)]
-    said = [lines(process.communicate(timeout=300)[0]) for process in processes]
-    assert all(process.returncode == 0 for process in processes)
-    computed = Counter(line[1] for one in said for line in one if line[0] == "say" and line[1].startswith("computing"))
-    assert len(computed) == 8
-    assert set(computed.values()) == {1}
-
-    late = Watched(tmp_path, store, experiment(**values))
-    outcome = late.stages.run()
-    assert late.computed == []
-    followed = [[(key, record) for kind, key, *record in one if kind == "follow"] for one in said for _ in (0,)]
-    expected = [(key, [record]) for key, record in late.records]
-    assert followed == [expected, expected]
-    assert {key for key, _ in late.records} == {outcome.keys["fit"], outcome.keys["downstream"]}
-    for one in said:
-        assert one[-1] == ["done", dict(outcome.summary), outcome.device_seconds]
-
-
-def test_a_killed_stage_goes_on_bit_for_bit(tmp_path, store):
-    values = {"arm": "joint", "budget__segmentor_steps": 20, "budget__generator_steps": 20, "budget__validations": 8}
-    process = start(tmp_path / "killed", store, **values)
-    for line in process.stdout:
-        if json.loads(line)[0] == "follow" and json.loads(line)[2]["step"] >= 8:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    (folder,) = (tmp_path / "killed" / "stages" / "fit").iterdir()
-    assert not (folder / NETWORKS).exists()
-
-    resumed, whole = (Watched(tmp_path / name, store, experiment(**values)) for name in ("killed", "whole"))
-    ends = [one.stages.fit() for one in (resumed, whole)]
-    assert ends[0].key == ends[1].key
-    assert (ends[0].directory / NETWORKS).read_bytes() == (ends[1].directory / NETWORKS).read_bytes()
-    assert [untimed(record) for _, record in resumed.records] == [untimed(record) for _, record in whole.records]
-    assert len((ends[0].directory / HISTORY).read_text().splitlines()) == 8
-
-
-def untimed(record):
-    """All of a record that does not depend on the clock."""
-    return {name: value for name, value in record.items() if not name.startswith(("time", "speed/", "budget/"))}
-
-
-def test_who_was_replaced_while_suspended_takes_the_others_result(tmp_path, store, monkeypatch):
-    """The first time its lease is asked for it is lost, and another's result lies there."""
-    other = Watched(tmp_path / "other", store, experiment())
-    theirs = other.stages.model()
-    really, lost = room.single_flight, []
-
-    def flight(directory, done, waiting):
-        flying = really(directory, done, waiting)
-        if not lost:
-            lost.append(directory)
-            enter = flying.__enter__
-
-            def entered():
-                assert enter() is not None
-
-                def still_mine():
-                    (directory / "stage.json").write_bytes((theirs.directory / "stage.json").read_bytes())
-                    raise LeaseLost("another took over")
-
-                return still_mine
-
-            monkeypatch.setattr(flying, "__enter__", entered, raising=False)
-            return _Flying(entered, flying.__exit__)
-        return flying
-
-    monkeypatch.setattr(room, "single_flight", flight)
-    mine = Watched(tmp_path / "mine", store, experiment())
-    stage = mine.stages.model()
-    assert lost
-    assert stage.record == theirs.record
-    assert len(mine.computed) == 1
-
-
-class _Flying:
-    def __init__(self, enter, leave):
-        self.enter, self.leave = enter, leave
-
-    def __enter__(self):
-        return self.enter()
-
-    def __exit__(self, *error):
-        return self.leave(*error)
-
-
-# --- labels ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("gan_sees", ["subset", "all"])
-def test_who_is_in_which_pool(store, gan_sees):
-    chosen = experiment(labels__fraction=0.5, labels__gan_sees=gan_sees)
-    patients = labelled_patients(store, chosen, "B")
-    everyone = {image.patient for image in store.records("mr", "train")}
-    assert len(patients) == len(everyone) / 2
-    pools = {role: generator_pool(store, chosen, role) for role in "AB"}
-    assert {entry.record.patient for entry in pools["B"].entries} == (everyone if gan_sees == "all" else patients)
-    assert {entry.record.patient for entry in pools["B"].entries if entry.labelled} == patients
-    assert {entry.record.patient for entry in segmentor_pool(store, chosen, "B").entries} == patients
-    for pool in (pools["A"], segmentor_pool(store, chosen, "A")):  # only the target's labels are scarce
-        assert len(pool) == len(store.records("ct", "train"))
-        assert all(entry.labelled for entry in pool.entries)
-    for entry in [*pools["A"].entries, *pools["B"].entries]:
-        assert entry.record.split == "train"
-
-
-def test_segmentors_get_as_many_labels_a_step_beside_unlabelled_images_as_without_them(tmp_path, store):
-    chosen = experiment(arm="joint", labels__fraction=0.5, labels__gan_sees="all")
-    loop = FitGenerator(store.path, chosen, tmp_path)(rank=0, world=1, device=torch.device("cpu"))
-    seen = labelled_patients(store, chosen, "B")
-    patient_of = {image.subject: image.patient for image in store.records("mr", "train")}
-    for step in range(8):
-        batch = loop.draws.batch(step)
-        assert set(batch) == {"A", "B", labelled("B")}
-        assert len(batch[labelled("B")]) == len(batch["B"]) == chosen.budget.batch
-        assert (batch[labelled("B")].label != UNLABELLED).all()
-        assert {patient_of[subject] for subject in batch[labelled("B")].subjects} <= seen
-    everything_labelled = FitGenerator(store.path, experiment(arm="joint"), tmp_path)
-    assert set(everything_labelled(rank=0, world=1, device=torch.device("cpu")).draws.batch(0)) == {"A", "B"}
-
-
-def _says_its_own(label_of):
-    """``synthesize`` of a method, with the labels that ``label_of`` makes of those of the batch."""
-    honest = ShapeConsistent.synthesize
-
-    def synthesize(self, batch):
-        made = honest(self, batch)
-        return [replace(item, label=label_of(batch[item.source].label)) for item in made]
-
-    return synthesize
-
-
-def test_synthetic_images_carry_the_label_that_their_method_gives_them(tmp_path, store, monkeypatch):
-    monkeypatch.setattr(ShapeConsistent, "synthesize", _says_its_own(lambda label: 1 - label))
-    stages = Stages(tmp_path, store.path, experiment(arm="offline"))
-    synthetic = open_store(stages.synthesised().directory / SYNTHETIC)
-    sources = {image.subject: image for image in store.records(split="train")}
-    assert len(synthetic)
-    for image in synthetic.records():
-        (parent,) = image.parents
-        np.testing.assert_array_equal(synthetic.label(image), 1 - store.label(sources[parent]))
-
-
-def test_images_whose_label_their_method_does_not_know_teach_no_segmentor(tmp_path, store, monkeypatch):
-    monkeypatch.setattr(ShapeConsistent, "synthesize", _says_its_own(lambda label: torch.full_like(label, UNLABELLED)))
-    with pytest.raises(InputError, match="knows what its images show"):
-        Stages(tmp_path, store.path, experiment(arm="offline")).synthesised()
-
-
-def test_smaller_fractions_are_subsets_and_one_is_always_left(store):
-    chosen = [labelled_patients(store, experiment(labels__fraction=fraction), "B") for fraction in (0.01, 0.5, 1.0)]
-    assert len(chosen[0]) == 1
-    assert chosen[0] < chosen[1] < chosen[2]
-
-
-@pytest.mark.parametrize("arm", ["real", "offline", "joint"])
-def test_withheld_labels_reach_nothing_that_an_arm_trains(tmp_path, store, arm):
-    """Poison them: whatever the arm trains comes out the same to the last bit."""
-    chosen = experiment(arm=arm, labels__fraction=0.5, labels__gan_sees="all")
-    seen = labelled_patients(store, chosen, "B")
-
-    def poison(domain, patient, label):
-        return label if domain == "ct" or "-train-" not in patient or patient in seen else 1 - label
-
-    poisoned = tiny.make_store(tmp_path / "poisoned", digest="poisoned", relabel=poison)
-    weights = [_networks(tmp_path / one.digest, one, chosen) for one in (store, poisoned)]
-    assert weights[0] == weights[1]
-    everything = replace(chosen, labels=replace(chosen.labels, fraction=1.0))
-    assert _networks(tmp_path / store.digest, store, everything) != _networks(
-        tmp_path / "poisoned-all", poisoned, everything
-    )
-
-
-def _networks(workspace, store, chosen):
-    stage = Stages(workspace, store.path, chosen).model()
-    return (stage.directory / NETWORKS).read_bytes()
 
 
 # --- synthetic images --------------------------------------------------------------------------------------------

@@ -66,6 +66,21 @@ def experiment(**values) -> Experiment:
     return EXPERIMENT.with_values({name.replace("__", "."): value for name, value in values.items()})
 
 
+class Watched:
+    """Stages of an experiment, with all that they said and every record they followed."""
+
+    def __init__(self, workspace, store, experiment):
+        self.said, self.records = [], []
+        self.stages = Stages(workspace, store.path, experiment, follow=self.follow, say=self.said.append)
+
+    def follow(self, stage, record):
+        self.records.append((stage.key, record))
+
+    @property
+    def computed(self):
+        return [sentence.split()[1] for sentence in self.said if sentence.startswith("computing")]
+
+
 def _dot(rows, labels, **options) -> bytes:
     png = io.BytesIO()
     Image.new("L", (1, 1)).save(png, "PNG")
