@@ -77,7 +77,8 @@ def served(folder: Path, store: str) -> Iterator[tuple[str, psutil.Process, Path
             time.sleep(0.5)
         yield f"http://127.0.0.1:{port}", psutil.Process(server.pid), log
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself, and why is being said
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait()
 
 

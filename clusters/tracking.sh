@@ -2,7 +2,7 @@
 # The MLflow server of the cluster, on the head node: tracking.sh start | stop. `start` leaves one that answers alone.
 #
 # Runs are kept in SQLite on the head's own disc, or where GANATOMY_TRACKING_STORE says, for example
-# postgresql://ganatomy@db.lab/mlflow (its password in ~/.pgpass; `pip install psycopg2-binary` on the head). Artefacts
+# postgresql://ganatomy@db.lab/mlflow (its password in ~/.pgpass; `pip install 'psycopg[binary]'` on the head). Artefacts
 # go through the server, so no node needs to reach the folder they lie in. It listens on the head's address only, and
 # answers only to that address and to the names in GANATOMY_TRACKING_NAMES (comma-separated).
 set -euo pipefail
