@@ -181,7 +181,7 @@ def test_the_lock_pins_everything_exactly_and_agrees_with_the_ranges():
 
 
 def test_every_entry_point_leads_somewhere():
-    from ganatomy.experiment import available, resolve
+    from ganatomy.plugins import available, resolve
 
     for group in ("methods", "networks", "spaces"):
         named = available(group)

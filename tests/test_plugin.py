@@ -14,7 +14,8 @@ import optuna
 import pytest
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Budget, Choice, Experiment, Sampling, available, pseudonym, resolve
+from ganatomy.experiment import Budget, Choice, Experiment, Sampling, pseudonym
+from ganatomy.plugins import available, resolve
 from ganatomy.stages import Stages
 from ganatomy.store import Item, open_store, write_store
 

@@ -18,8 +18,9 @@ from ray.tune.search import Searcher
 from ganatomy import tuning
 from ganatomy.cohort import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Choice, TrialResult, resolve
+from ganatomy.experiment import Choice, TrialResult
 from ganatomy.phantom import make_cohort
+from ganatomy.plugins import resolve
 from ganatomy.results import SweepPlan, read_plan, read_results, write_result
 from ganatomy.tuning import AsManyAsFit, Sweep, main
 

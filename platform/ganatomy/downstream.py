@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ganatomy.contracts import Adam, Batch, Method, Phase, Synthetic, Task, Update
-from ganatomy.experiment import Choice, Experiment, Sampling, Score, pseudonym, resolve
+from ganatomy.experiment import Choice, Experiment, Sampling, Score, pseudonym
 from ganatomy.inference import predict_labels
 from ganatomy.metrics import label_index_dice, label_index_mse, score_subject
+from ganatomy.plugins import resolve
 from ganatomy.store import Record, Store
 
 ROLE = "images"

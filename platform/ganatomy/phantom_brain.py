@@ -20,7 +20,6 @@ from scipy import ndimage
 
 from ganatomy.cohort import SPLITS, Cohort, Domain, Intensity, Row, read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import nearest
 from ganatomy.phantom_parts import (
     Floats,
     Mask,
@@ -34,6 +33,7 @@ from ganatomy.phantom_parts import (
     stream,
     warp,
 )
+from ganatomy.plugins import nearest
 
 TISSUES = ("outside", "csf", "gm", "wm", "oedema", "core", "rim")
 _ID = {name: index for index, name in enumerate(TISSUES)}

@@ -28,19 +28,12 @@ from ganatomy.classification import (
 from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import Workers, run_task, train
 from ganatomy.downstream import score_label_indices, score_records, task_of
-from ganatomy.experiment import (
-    SYNTHETIC_ARMS,
-    Experiment,
-    Labels,
-    Score,
-    Transfer,
-    nearest,
-    plain,
-    resolve,
-)
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Score, Transfer
 from ganatomy.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.loop import Record
 from ganatomy.metrics import case_scores, s_score, summarise
+from ganatomy.plain_values import plain
+from ganatomy.plugins import nearest, resolve
 from ganatomy.results import write_json
 from ganatomy.selection import judged, judgement, kept_images
 from ganatomy.store import Store, open_store, write_store

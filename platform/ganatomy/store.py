@@ -28,8 +28,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import plain
 from ganatomy.installation import CACHE
+from ganatomy.plain_values import plain
 from ganatomy.staging import HEADER, file_hash, staged
 from ganatomy.tracking_store import shown
 

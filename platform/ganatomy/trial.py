@@ -10,8 +10,9 @@ from typing import Any
 
 from ganatomy.artefacts import Stage
 from ganatomy.distributed import Workers
-from ganatomy.experiment import Experiment, TrialResult, plain
+from ganatomy.experiment import Experiment, TrialResult
 from ganatomy.loop import Record
+from ganatomy.plain_values import plain
 from ganatomy.results import RESULT, SweepPlan, read_result, write_result
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages import Outcome, Stages

@@ -25,10 +25,11 @@ from ganatomy.classification import scored_images
 from ganatomy.cohort import read_cohort
 from ganatomy.console import described, parse
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Experiment, available, resolve
+from ganatomy.experiment import Experiment
 from ganatomy.installation import SOURCES, demanded
 from ganatomy.joining import start_ray
 from ganatomy.loop import check_share
+from ganatomy.plugins import available, resolve
 from ganatomy.preparation import prepare
 from ganatomy.progress import SweepProgress
 from ganatomy.results import SweepPlan, read_plan, read_results, read_status, sweep_directory
