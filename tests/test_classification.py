@@ -27,7 +27,7 @@ from ganatomy.metrics import predictions, summarise
 from ganatomy.report import ablation_table, render_text, write_html
 from ganatomy.sampling import resized
 from ganatomy.stages import Stages
-from ganatomy.store import Item, write_store
+from ganatomy.store_writing import Item, write_store
 
 CPU = torch.device("cpu")
 

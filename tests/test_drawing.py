@@ -20,7 +20,8 @@ from ganatomy.experiment import Budget, Choice, Drawing, Experiment, Mixing, Sam
 from ganatomy.metrics import dice
 from ganatomy.sampling import Pool
 from ganatomy.stages import SYNTHETIC, Outcome, Stages
-from ganatomy.store import Item, open_store, write_store
+from ganatomy.store import open_store
+from ganatomy.store_writing import Item, write_store
 from ganatomy.training import load_networks, make_method
 
 ROLES = ("T1", "T2", "T1c", "FLAIR")

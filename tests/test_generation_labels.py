@@ -20,7 +20,7 @@ from ganatomy.contracts import UNLABELLED, Adam, Batch, InputError, Method, Phas
 from ganatomy.experiment import Choice, Experiment, Sampling, pseudonym
 from ganatomy.generation import generate, plan_generation, run_job
 from ganatomy.generator import Generator, save_generator
-from ganatomy.store import Item, write_store
+from ganatomy.store_writing import Item, write_store
 
 FLAIR = Domain("flair", "MR", Intensity("window", 0, 1000))
 TISSUE, LESION = 400, 900

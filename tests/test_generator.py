@@ -29,7 +29,8 @@ from ganatomy.generator import (
 )
 from ganatomy.inference import synthesize_volume
 from ganatomy.reloading import Example, differences_when_reloaded
-from ganatomy.store import Item, Store, write_store
+from ganatomy.store import Store
+from ganatomy.store_writing import Item, write_store
 
 
 class Scaling(nn.Module):

@@ -69,7 +69,7 @@ BREACHES = [
     ("platform/ganatomy/attic.py", "pass", "The arrows of the platform"),
     ("platform/ganatomy/loop.py", "import ganatomy_methods.cyclegan", "The platform knows no method by name"),
     ("platform/ganatomy/loop.py", "import mlflow", "MLflow stays with tracking"),
-    ("platform/ganatomy/metrics.py", "import pyarrow", "Arrow in one room"),
+    ("platform/ganatomy/metrics.py", "import pyarrow", "Arrow in the rooms of the store"),
     ("platform/ganatomy/loop.py", "from ray import train", "Ray where work is spread"),
     ("methods/ganatomy_methods/cyclegan.py", "import ray", PURE),
     ("methods/ganatomy_methods/cyclegan.py", "import mlflow", PURE),

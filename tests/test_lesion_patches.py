@@ -17,7 +17,8 @@ from ganatomy.lesion_patches import film_items, part, patch_items, role_in, rule
 from ganatomy.phantom_bone import bone_film, make_bone_cohort
 from ganatomy.preparation import prepare
 from ganatomy.stages import PATCHES, SYNTHETIC, Stages
-from ganatomy.store import Item, open_store, write_store
+from ganatomy.store import open_store
+from ganatomy.store_writing import Item, write_store
 from ganatomy.training import make_method
 
 SMALL = {"method.patch_side": 16, "method.crops": 2, "method.normals": 3, "arm": "offline"}

@@ -20,7 +20,8 @@ from ganatomy import preparation
 from ganatomy.cohort import Cohort, Domain, Intensity, Row, prepare_image, read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.preparation import prepare
-from ganatomy.store import FORMAT, open_store
+from ganatomy.store import open_store
+from ganatomy.store_layout import FORMAT
 
 INTENSITY = Intensity("window", -100.0, 300.0)
 

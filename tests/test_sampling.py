@@ -17,7 +17,7 @@ from ganatomy import sampling as sampling_module
 from ganatomy.contracts import UNLABELLED, InputError
 from ganatomy.experiment import Mixing, Sampling
 from ganatomy.sampling import OUTSIDE, Augmentation, Mixture, Pool, Sampler, label_subset
-from ganatomy.store import Item, write_store
+from ganatomy.store_writing import Item, write_store
 
 SHAPE = (9, 20, 16)
 STILL = Augmentation(rotation=0, scale=0, translation=0, gamma=0, noise=0)

@@ -13,7 +13,8 @@ from ganatomy.contracts import Synthetic
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
 from ganatomy.phantom_brain import brain_case
 from ganatomy.stages import SCORES, SYNTHETIC, Stages
-from ganatomy.store import Item, open_store, write_store
+from ganatomy.store import open_store
+from ganatomy.store_writing import Item, write_store
 from ganatomy.synthesis import score_healing
 
 SHAPE = (5, 32, 32)

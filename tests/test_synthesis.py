@@ -10,7 +10,8 @@ from ganatomy.donors import INSIDE, TISSUE, Donors
 from ganatomy.experiment import Budget, Choice, Experiment, Sampling
 from ganatomy.sampling import Pool
 from ganatomy.stages import SYNTHETIC, Stages
-from ganatomy.store import Item, open_store, write_store
+from ganatomy.store import open_store
+from ganatomy.store_writing import Item, write_store
 
 SHAPE = (6, 16, 16)
 

@@ -8,7 +8,8 @@ import radiographs
 from ganatomy.ablation import relevant
 from ganatomy.contracts import InputError
 from ganatomy.stages import Stages
-from ganatomy.store import open_store, write_store
+from ganatomy.store import open_store
+from ganatomy.store_writing import write_store
 
 OFFLINE = radiographs.EXPERIMENT.with_values(
     {"method.patch_side": 16, "method.normals": 2, "method.crops": 1, "arm": "offline", "filter.min_probability": 0.001}

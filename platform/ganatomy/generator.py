@@ -30,7 +30,8 @@ from ganatomy.imaging import Intensity
 from ganatomy.inference import MAX_VOXELS, Made, evaluating, synthesize_labelled
 from ganatomy.model_card import model_card
 from ganatomy.plain_values import plain
-from ganatomy.store import Record, Store
+from ganatomy.store import Store
+from ganatomy.store_layout import Record
 from ganatomy.tables import write_atomically, write_json
 
 FORMAT = 1

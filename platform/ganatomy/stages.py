@@ -36,7 +36,8 @@ from ganatomy.plain_values import plain
 from ganatomy.plugins import nearest, resolve
 from ganatomy.results import write_json
 from ganatomy.selection import judged, judgement, kept_images
-from ganatomy.store import Store, open_store, write_store
+from ganatomy.store import Store, open_store
+from ganatomy.store_writing import write_store
 from ganatomy.synthesis import score_healing, score_synthesis, synthetic_items
 from ganatomy.training import (
     FitGenerator,

@@ -26,7 +26,7 @@ from ganatomy.cohort import read_cohort
 from ganatomy.console import described, parse
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Experiment
-from ganatomy.installation import SOURCES, demanded
+from ganatomy.installation import CACHE, SOURCES, demanded
 from ganatomy.joining import start_ray
 from ganatomy.loop import check_share
 from ganatomy.plugins import available, resolve
@@ -35,7 +35,7 @@ from ganatomy.progress import SweepProgress
 from ganatomy.results import SweepPlan, read_plan, read_results, read_status, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, parse_settings
-from ganatomy.store import CACHE, URL, Store, publish_store
+from ganatomy.store import URL, Store, publish_store
 from ganatomy.terminal import BAD_INPUT, guarded, one_line
 from ganatomy.tracking import Tracking
 from ganatomy.training import labelled_patients
