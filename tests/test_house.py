@@ -94,13 +94,13 @@ def test_a_breach_is_noticed(tmp_path, file, line, rule):
     assert f"{rule} BROKEN" in done.stdout
 
 
-def test_the_sweep_starts_only_what_tuning_offers():
-    """sweep.py is copied alone to a cluster's head: it knows ganatomy.tuning and the standard library."""
+def test_the_sweep_starts_only_what_its_command_offers():
+    """sweep.py is copied alone to a cluster's head: it knows ganatomy.sweep_command and the standard library."""
     outside = {
         module for module in imports_of(HOUSE / "sweep.py") if module.split(".")[0] not in sys.stdlib_module_names
     }
     assert outside
-    assert {".".join(module.split(".")[:2]) for module in outside} == {"ganatomy.tuning"}
+    assert {".".join(module.split(".")[:2]) for module in outside} == {"ganatomy.sweep_command"}
 
 
 # --- the folder called platform ----------------------------------------------------------------------------------
