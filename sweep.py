@@ -2,7 +2,7 @@
 
 import sys
 
-from ganatomy.tuning import main
+from ganatomy.sweep_command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -30,9 +30,10 @@ from ganatomy.journal import Entry, Outbox, now
 from ganatomy.phantom import make_cohort
 from ganatomy.report import render_text
 from ganatomy.results import SweepPlan, read_results, write_result
+from ganatomy.sweep_command import Sweep
 from ganatomy.tracking import Tracking
 from ganatomy.trial import run_trial
-from ganatomy.tuning import Sweep, search_algorithm
+from ganatomy.tuning import search_algorithm
 
 
 def one_trial(folder: Path) -> tuple[SweepPlan, TrialResult]:

@@ -49,13 +49,14 @@ def s_scores(workspace: Path, store: Path, settings: dict[str, str], weight: flo
     """S-scores of one generator on validation patients. Everything it needs is kept in the workspace."""
     import torch
 
+    from ganatomy import outcome
     from ganatomy.stages import Stages
     from ganatomy_search_spaces.phantom_demo import BASE
 
     torch.set_num_threads(1)
     values = {**SETTINGS, **settings, "method.shape_weight": weight, "seed": seed}
     experiment = replace(BASE, cohort="pose-gap", domains={"A": "ct", "B": "mr"}).with_values(values)
-    return Stages(workspace, store, experiment).s_scores("val")
+    return outcome.s_scores(Stages(workspace, store, experiment), "val")
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ HERE = Path(__file__).parent
 SWEEP = [sys.executable, str(HERE.parent / "sweep.py")]
 REUSING = [sys.executable, "-c", "import sys, functools; from ray import tune; "
            "tune.TuneConfig = functools.partial(tune.TuneConfig, reuse_actors=True); "
-           "from ganatomy.tuning import main; sys.exit(main())"]  # fmt: skip
+           "from ganatomy.sweep_command import main; sys.exit(main())"]  # fmt: skip
 
 console = Console(width=120)
 Measured = dict[str, Any]

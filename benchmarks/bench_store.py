@@ -32,8 +32,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ganatomy.cohort import Cohort, Domain, Intensity, Row
+from ganatomy.cohort import Cohort, Domain, Row
 from ganatomy.experiment import Sampling
+from ganatomy.imaging import Intensity
 from ganatomy.preparation import prepare
 from ganatomy.sampling import Pool, Sampler
 from ganatomy.store import open_store

@@ -44,9 +44,9 @@ from simulated_cluster import cpu_seconds, requests, served
 
 from ganatomy.phantom import make_cohort
 from ganatomy.progress import SweepProgress
+from ganatomy.sweep_command import Sweep
 from ganatomy.tracking import Journal, Tracking
 from ganatomy.trial import run_trial
-from ganatomy.tuning import Sweep
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")
 CLIENTS, SECONDS, TIMES = 8, 10.0, 10

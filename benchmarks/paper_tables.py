@@ -29,8 +29,8 @@ from ganatomy.published import INCOMPARABLE, Comparison
 from ganatomy.report import brief, comparison_caveats, comparison_tables
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps
 from ganatomy.search_space import parse_settings
+from ganatomy.sweep_command import Sweep
 from ganatomy.terminal import guarded
-from ganatomy.tuning import Sweep
 from ganatomy_search_spaces.gupta2019_table3 import LENDER
 
 READINGS = ("appears here", "not shown here", "reversed here", "no result")

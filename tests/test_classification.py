@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ganatomy import training
+from ganatomy.ablation import ablation_table
 from ganatomy.classification import (
     TrainClassifier,
     class_of,
@@ -24,10 +25,11 @@ from ganatomy.contracts import InputError
 from ganatomy.distributed import DirectoryReporter
 from ganatomy.experiment import Sampling, Score, TrialResult, pseudonym
 from ganatomy.metrics import predictions, summarise
-from ganatomy.report import ablation_table, render_text, write_html
+from ganatomy.outcome import outcome_of
+from ganatomy.report import render_text, write_html
 from ganatomy.sampling import resized
 from ganatomy.stages import Stages
-from ganatomy.store import Item, write_store
+from ganatomy.store_writing import Item, write_store
 
 CPU = torch.device("cpu")
 
@@ -130,7 +132,7 @@ def test_a_real_and_a_classical_arm_from_store_to_scores(store, tmp_path, networ
     base["downstream"]["network"] = network
     for arm in ("real", "classical"):
         experiment = radiographs.EXPERIMENT.from_dict({**base, "arm": arm})
-        outcome = Stages(tmp_path / "workspace", store.path, experiment).run()
+        outcome = outcome_of(Stages(tmp_path / "workspace", store.path, experiment))
         assert {row.subject for row in outcome.scores} == {
             pseudonym(image.subject, store.name) for image in store.records(split="val")
         }
@@ -147,7 +149,7 @@ def test_a_classifier_learns_what_there_is_to_learn(store, tmp_path):
     ]  # fmt: skip
     made = write_store(tmp_path / "s", name="easy", labels={}, domains=store.domains, digest="easy", items=easy)
     experiment = radiographs.experiment(budget__segmentor_steps=40, budget__batch=4)
-    outcome = Stages(tmp_path / "workspace", made.path, experiment).run()
+    outcome = outcome_of(Stages(tmp_path / "workspace", made.path, experiment))
     assert outcome.summary["val/auc"] > 0.95
 
 

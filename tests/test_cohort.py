@@ -11,16 +11,9 @@ import pandas
 import pytest
 import yaml
 
-from ganatomy.cohort import (
-    Cohort,
-    Domain,
-    Finding,
-    Intensity,
-    Row,
-    prepare_image,
-    read_cohort,
-)
+from ganatomy.cohort import Cohort, Domain, Finding, Row, prepare_image, read_cohort
 from ganatomy.contracts import InputError
+from ganatomy.imaging import Intensity
 
 
 def write(path, seed=0, shape=(4, 5, 6)):

@@ -18,9 +18,11 @@ from ganatomy.contracts import InputError, Method, Registered
 from ganatomy.drawing import Offers, centred, draw_one, drawn_subjects, fitted, labels_in, stacked
 from ganatomy.experiment import Budget, Choice, Drawing, Experiment, Mixing, Sampling
 from ganatomy.metrics import dice
+from ganatomy.outcome import Outcome, outcome_of, reference_models
 from ganatomy.sampling import Pool
-from ganatomy.stages import SYNTHETIC, Outcome, Stages
-from ganatomy.store import Item, open_store, write_store
+from ganatomy.stages import SYNTHETIC, Stages
+from ganatomy.store import open_store
+from ganatomy.store_writing import Item, write_store
 from ganatomy.training import load_networks, make_method
 
 ROLES = ("T1", "T2", "T1c", "FLAIR")
@@ -84,7 +86,7 @@ def workspace(tmp_path_factory):
 def offline(workspace, store) -> tuple[Stages, Outcome]:
     """The whole offline arm."""
     stages = Stages(workspace, store.path, EXPERIMENT)
-    return stages, stages.run()
+    return stages, outcome_of(stages)
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +287,7 @@ def test_the_filters_judge_is_neither_the_guide_nor_what_is_evaluated(workspace,
     judge = filtered.downstream("FLAIR", follow=False)
     assert judge.kind == "downstream"  # the guide is trained in a fit
     assert judge.record["inputs"]["kept"] is None
-    references = {stage.key for stage in stages._references().values()}
+    references = {stage.key for stage in reference_models(stages).values()}
     assert judge.key not in {stages.model().key, stages.fit().key, *references}
     assert stages.model().record["inputs"]["kept"] is not None
 
@@ -332,7 +334,7 @@ def test_the_filter_keeps_exactly_what_its_judge_finds(store, offline, made, mon
 def test_a_cohort_without_labels_is_refused(tmp_path):
     bare = write_brains(tmp_path / "store", labelled=False)
     with pytest.raises(InputError, match="no labelled"):
-        Stages(tmp_path, bare.path, EXPERIMENT).run()
+        outcome_of(Stages(tmp_path, bare.path, EXPERIMENT))
 
 
 def test_a_generator_whose_every_draw_fails_says_so(tmp_path, store):

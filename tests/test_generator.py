@@ -17,19 +17,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganatomy.cohort import Cohort, Domain, Intensity
+from ganatomy.cohort import Cohort, Domain
 from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
 from ganatomy.downstream import task_of
-from ganatomy.experiment import Choice, Experiment, Sampling
-from ganatomy.generator import (
-    load_generator,
-    pseudonym,
-    save_generator,
-    write_report,
-)
+from ganatomy.experiment import Choice, Experiment, Sampling, pseudonym
+from ganatomy.generator import load_generator, save_generator, write_report
+from ganatomy.imaging import Intensity
 from ganatomy.inference import synthesize_volume
 from ganatomy.reloading import Example, differences_when_reloaded
-from ganatomy.store import Item, Store, write_store
+from ganatomy.store import Store
+from ganatomy.store_writing import Item, write_store
 
 
 class Scaling(nn.Module):

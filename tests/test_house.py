@@ -69,7 +69,7 @@ BREACHES = [
     ("platform/ganatomy/attic.py", "pass", "The arrows of the platform"),
     ("platform/ganatomy/loop.py", "import ganatomy_methods.cyclegan", "The platform knows no method by name"),
     ("platform/ganatomy/loop.py", "import mlflow", "MLflow stays with tracking"),
-    ("platform/ganatomy/metrics.py", "import pyarrow", "Arrow in one room"),
+    ("platform/ganatomy/metrics.py", "import pyarrow", "Arrow in the rooms of the store"),
     ("platform/ganatomy/loop.py", "from ray import train", "Ray where work is spread"),
     ("methods/ganatomy_methods/cyclegan.py", "import ray", PURE),
     ("methods/ganatomy_methods/cyclegan.py", "import mlflow", PURE),
@@ -94,13 +94,13 @@ def test_a_breach_is_noticed(tmp_path, file, line, rule):
     assert f"{rule} BROKEN" in done.stdout
 
 
-def test_the_sweep_starts_only_what_tuning_offers():
-    """sweep.py is copied alone to a cluster's head: it knows ganatomy.tuning and the standard library."""
+def test_the_sweep_starts_only_what_its_command_offers():
+    """sweep.py is copied alone to a cluster's head: it knows ganatomy.sweep_command and the standard library."""
     outside = {
         module for module in imports_of(HOUSE / "sweep.py") if module.split(".")[0] not in sys.stdlib_module_names
     }
     assert outside
-    assert {".".join(module.split(".")[:2]) for module in outside} == {"ganatomy.tuning"}
+    assert {".".join(module.split(".")[:2]) for module in outside} == {"ganatomy.sweep_command"}
 
 
 # --- the folder called platform ----------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_the_lock_pins_everything_exactly_and_agrees_with_the_ranges():
 
 
 def test_every_entry_point_leads_somewhere():
-    from ganatomy.experiment import available, resolve
+    from ganatomy.plugins import available, resolve
 
     for group in ("methods", "networks", "spaces"):
         named = available(group)

@@ -10,7 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from ganatomy.cohort import Cohort, Domain, Finding, Intensity, Row, read_cohort
+from ganatomy.cohort import Cohort, Domain, Finding, Row, read_cohort
+from ganatomy.imaging import Intensity
 from ganatomy.inspection import check, check_cohort
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])

@@ -14,10 +14,12 @@ from scipy import ndimage
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Labels
 from ganatomy.lesion_patches import film_items, part, patch_items, role_in, rules_of
+from ganatomy.outcome import outcome_of
 from ganatomy.phantom_bone import bone_film, make_bone_cohort
 from ganatomy.preparation import prepare
 from ganatomy.stages import PATCHES, SYNTHETIC, Stages
-from ganatomy.store import Item, open_store, write_store
+from ganatomy.store import open_store
+from ganatomy.store_writing import Item, write_store
 from ganatomy.training import make_method
 
 SMALL = {"method.patch_side": 16, "method.crops": 2, "method.normals": 3, "arm": "offline"}
@@ -180,7 +182,7 @@ def test_boxes_follow_their_images_into_the_store(tmp_path, scale, size):
 def run(workspace, store, **values):
     said: list[str] = []
     experiment = OFFLINE.with_values({name.replace("__", "."): value for name, value in values.items()})
-    outcome = Stages(workspace, store.path, experiment, say=said.append).run()
+    outcome = outcome_of(Stages(workspace, store.path, experiment, say=said.append))
     return outcome, [line.split()[1] for line in said if line.startswith("computing")]
 
 

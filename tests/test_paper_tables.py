@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ganatomy.ablation import ablation_table
-from ganatomy.experiment import Score, TrialResult, available, resolve
+from ganatomy.experiment import Score, TrialResult
+from ganatomy.plugins import available, resolve
 from ganatomy.results import SweepPlan
 from ganatomy.roles import cast_roles
 from ganatomy.store import open_store

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ganatomy import phantom, phantom_parts
-from ganatomy.cohort import Cohort, load_image, prepare_image
+from ganatomy.cohort import Cohort, prepare_image
 from ganatomy.contracts import InputError
+from ganatomy.imaging import load_image
 from ganatomy.phantom import LABELS, TISSUES, cardiac_case, make_cohort
 
 THIN = (4, 32, 32)

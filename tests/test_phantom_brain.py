@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from ganatomy import phantom_parts
-from ganatomy.cohort import load_image, prepare_image
+from ganatomy.cohort import prepare_image
 from ganatomy.contracts import InputError
+from ganatomy.imaging import load_image
 from ganatomy.phantom_brain import CONTRASTS, LESION, NESTED, TISSUES, brain_case, make_brain_cohort
 
 SHAPE = (6, 48, 40)

@@ -14,9 +14,11 @@ import optuna
 import pytest
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Budget, Choice, Experiment, Sampling, available, pseudonym, resolve
+from ganatomy.experiment import Budget, Choice, Experiment, Sampling, pseudonym
+from ganatomy.plugins import available, resolve
 from ganatomy.stages import Stages
-from ganatomy.store import Item, open_store, write_store
+from ganatomy.store import open_store
+from ganatomy.store_writing import Item, write_store
 
 TOY = Path(__file__).parent / "toy_plugin"
 

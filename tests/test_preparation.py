@@ -17,10 +17,12 @@ import pytest
 from PIL import Image
 
 from ganatomy import preparation
-from ganatomy.cohort import Cohort, Domain, Intensity, Row, prepare_image, read_cohort
+from ganatomy.cohort import Cohort, Domain, Row, prepare_image, read_cohort
 from ganatomy.contracts import InputError
+from ganatomy.imaging import Intensity
 from ganatomy.preparation import prepare
-from ganatomy.store import FORMAT, open_store
+from ganatomy.store import open_store
+from ganatomy.store_layout import FORMAT
 
 INTENSITY = Intensity("window", -100.0, 300.0)
 

@@ -18,10 +18,11 @@ from mlflow import MlflowClient
 
 from ganatomy import examination as room
 from ganatomy import stages as stages_room
-from ganatomy.cohort import Cohort, Domain, Intensity, Row
+from ganatomy.cohort import Cohort, Domain, Row
 from ganatomy.contracts import InputError
 from ganatomy.gate import Verdict
 from ganatomy.generator import load_generator
+from ganatomy.imaging import Intensity
 from ganatomy.preparation import prepare
 from ganatomy.promotion import promote
 from ganatomy.registry import Registry

@@ -35,7 +35,8 @@ from ganatomy.preparation import prepare
 from ganatomy.registry import Registry
 from ganatomy.results import SweepPlan
 from ganatomy.search_space import SearchSpace
-from ganatomy.store import Record, Store
+from ganatomy.store import Store
+from ganatomy.store_layout import Record
 from ganatomy.tracking import Tracking
 from ganatomy.trial import run_trial
 

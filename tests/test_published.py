@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from ganatomy.ablation import ablation_table
-from ganatomy.experiment import Experiment, Score, TrialResult, available, resolve
+from ganatomy.experiment import Experiment, Score, TrialResult
 from ganatomy.metrics import predictions, summarise
+from ganatomy.plugins import available, resolve
 from ganatomy.published import INCOMPARABLE, ONE_SEED
 from ganatomy.report import render_text, to_json, write_html
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ganatomy.cohort import Cohort, Domain, Intensity, Row
+from ganatomy.cohort import Cohort, Domain, Row
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Choice, Experiment
+from ganatomy.imaging import Intensity
 from ganatomy.roles import cast_roles, choose_domains
 
 STATES = Experiment("", {"P": ":lesion", "H": ":healthy"}, target="H", method=Choice("pseudo_healthy"), arm="offline")

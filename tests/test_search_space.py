@@ -12,7 +12,8 @@ import torch
 
 from ganatomy.contracts import InputError
 from ganatomy.downstream import task_of
-from ganatomy.experiment import Choice, Experiment, available, resolve
+from ganatomy.experiment import Choice, Experiment
+from ganatomy.plugins import available, resolve
 from ganatomy.search_space import SearchSpace, parse_settings
 
 SPACES = sorted(name for name, path in available("spaces").items() if path.startswith("ganatomy_search_spaces"))

@@ -17,8 +17,9 @@ from ganatomy.artefacts import key_of
 from ganatomy.contracts import InputError
 from ganatomy.distributed import NETWORKS, read_history
 from ganatomy.experiment import ARMS, Sampling, pseudonym
+from ganatomy.outcome import Outcome, outcome_of, reference_models
 from ganatomy.sampling import Mixture, Pool, Sampler
-from ganatomy.stages import SYNTHETIC, Outcome, Stages
+from ganatomy.stages import SYNTHETIC, Stages
 from ganatomy.store import open_store
 from ganatomy.training import load_networks, make_method
 
@@ -44,7 +45,7 @@ def outcomes(shared, store) -> dict[str, tuple[Watched, Outcome]]:
     done = {}
     for arm in ARMS:
         watched = Watched(shared, store, experiment(arm=arm))
-        done[arm] = watched, watched.stages.run()
+        done[arm] = watched, outcome_of(watched.stages)
     return done
 
 
@@ -65,7 +66,7 @@ def test_every_arm_is_scored_on_every_validation_patient(outcomes, store, arm):
 @pytest.mark.parametrize("network", ["dynunet", "segresnet"])
 def test_any_segmentor_by_name_is_trained_and_scored(tmp_path, store, network):
     values = {"downstream.network": network, "downstream.network.width": "4"}
-    outcome = Stages(tmp_path, store.path, experiment(arm="real").with_values(values)).run()
+    outcome = outcome_of(Stages(tmp_path, store.path, experiment(arm="real").with_values(values)))
     assert len({score.patient for score in outcome.scores}) == 2
     assert 0 <= outcome.summary["val/dice"] <= 1
 
@@ -109,7 +110,7 @@ def test_the_budget_of_segmentor_updates_is_the_same_in_every_arm(outcomes, shar
 def test_a_second_time_nothing_is_computed(outcomes, shared, store):
     for arm, (before, outcome) in outcomes.items():
         again = Watched(shared, store, experiment(arm=arm))
-        assert again.stages.run() == outcome
+        assert outcome_of(again.stages) == outcome
         assert again.computed == []
         assert again.records == before.records
 
@@ -180,15 +181,15 @@ def test_a_half_written_synthetic_set_is_swept_away(tmp_path, store):
 def test_references_are_nobodys_own_model_and_nobody_changes_them(outcomes, shared, store):
     own = {outcome.keys.get("downstream") for _, outcome in outcomes.values()}
     own |= {outcome.keys.get("fit") for _, outcome in outcomes.values()}
-    references = outcomes["joint"][0].stages._references()
+    references = reference_models(outcomes["joint"][0].stages)
     assert references.keys() == {"ct", "mr"}
     assert not {stage.key for stage in references.values()} & own
     weights = {role: (stage.directory / NETWORKS).read_bytes() for role, stage in references.items()}
     times = {role: (stage.directory / NETWORKS).stat().st_mtime_ns for role, stage in references.items()}
 
     other = Watched(shared, store, experiment(arm="joint", method__shape_weight=0.0, seed=5, labels__fraction=0.5))
-    other.stages.run()
-    assert {role: stage.key for role, stage in other.stages._references().items()} == {
+    outcome_of(other.stages)
+    assert {role: stage.key for role, stage in reference_models(other.stages).items()} == {
         role: stage.key for role, stage in references.items()
     }
     for role, stage in references.items():
@@ -207,7 +208,7 @@ def test_references_cost_the_trial_nothing(outcomes, shared):
 
 def test_a_domain_without_labels_has_no_s_score(tmp_path):
     bare = tiny.make_store(tmp_path / "store", relabel=lambda domain, patient, label: label if domain == "mr" else None)
-    outcome = Watched(tmp_path, bare, experiment(arm="joint")).stages.run()
+    outcome = outcome_of(Watched(tmp_path, bare, experiment(arm="joint")).stages)
     # Nothing labelled is translated into mr either: ct carries no labels to score it by.
     assert not {name for name in outcome.summary if name.startswith("synthesis/s_score/")}
     assert 0 <= outcome.summary["val/dice"] <= 1
@@ -229,7 +230,7 @@ def only_ct(domain, patient, label):
 def test_a_target_without_labels_is_refused(tmp_path, arm, relabel):
     bare = tiny.make_store(tmp_path / "store", relabel=relabel)
     with pytest.raises(InputError, match="no labelled"):
-        Watched(tmp_path, bare, experiment(arm=arm)).stages.run()
+        outcome_of(Watched(tmp_path, bare, experiment(arm=arm)).stages)
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -237,13 +238,13 @@ def test_a_target_without_labels_is_refused(tmp_path, arm, relabel):
 def test_an_empty_split_is_refused(tmp_path, arm, split):
     bare = tiny.make_store(tmp_path / "store", splits={**tiny.SPLITS, split: 0})
     with pytest.raises(InputError, match=f"(?s)no .*image.*{split}|split {split}"):
-        Watched(tmp_path, bare, experiment(arm=arm)).stages.run()
+        outcome_of(Watched(tmp_path, bare, experiment(arm=arm)).stages)
 
 
 def test_an_empty_test_split_is_refused_when_it_is_read(outcomes, tmp_path):
     bare = tiny.make_store(tmp_path / "store", splits={**tiny.SPLITS, "test": 0})
     stages = Watched(tmp_path, bare, experiment()).stages
-    stages.run()
+    outcome_of(stages)
     with pytest.raises(InputError, match="split test"):
         stages.scores("test")
 
@@ -251,12 +252,12 @@ def test_an_empty_test_split_is_refused_when_it_is_read(outcomes, tmp_path):
 def test_nothing_to_translate_is_refused(tmp_path):
     bare = tiny.make_store(tmp_path / "store", relabel=lambda domain, patient, label: label if domain == "mr" else None)
     with pytest.raises(InputError, match="no labelled training image to make mr of"):
-        Watched(tmp_path, bare, experiment(arm="offline", method__use_reconstructed=False)).stages.run()
+        outcome_of(Watched(tmp_path, bare, experiment(arm="offline", method__use_reconstructed=False)).stages)
 
 
 def test_a_filter_that_keeps_none_is_refused(shared, outcomes, store):
     with pytest.raises(InputError, match=r"filter\.min_dice = 1 keeps none of 8") as refused:
-        Watched(shared, store, experiment(arm="offline", filter__min_dice=1.0)).stages.run()
+        outcome_of(Watched(shared, store, experiment(arm="offline", filter__min_dice=1.0)).stages)
     assert "best 0." in refused.value.what
 
 

@@ -11,9 +11,11 @@ import torch
 from ganatomy import synthesis
 from ganatomy.contracts import Synthetic
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
+from ganatomy.outcome import outcome_of
 from ganatomy.phantom_brain import brain_case
 from ganatomy.stages import SCORES, SYNTHETIC, Stages
-from ganatomy.store import Item, open_store, write_store
+from ganatomy.store import open_store
+from ganatomy.store_writing import Item, write_store
 from ganatomy.synthesis import score_healing
 
 SHAPE = (5, 32, 32)
@@ -64,7 +66,7 @@ def workspace(tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_offline_arm_teaches_a_lesion_segmentor_and_the_images_are_judged(method, store, workspace):
     stages = Stages(workspace, store.path, experiment(method))
-    summary = stages.run().summary
+    summary = outcome_of(stages).summary
     assert 0 <= summary["val/dice"] <= 1
     assert summary["synthesis/healthiness"] <= 1
     assert summary["synthesis/identity_scales"] == 2

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganatomy import store as store_module
+from ganatomy import store_writing
 from ganatomy.contracts import InputError
-from ganatomy.store import FOREGROUND_VOXELS, Item, open_store, read_parquet, write_store
+from ganatomy.store import open_store, read_parquet
+from ganatomy.store_writing import FOREGROUND_VOXELS, Item, write_store
 
 LABELS = {1: "ventricle", 2: "wall"}
 DOMAINS = {"ct": {"modality": "ct"}, "mr": {"modality": "mr"}}
@@ -167,7 +168,7 @@ def test_a_full_disc_is_said_and_leaves_nothing(tmp_path, monkeypatch):
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_module, "_sync", full)
+    monkeypatch.setattr(store_writing, "_sync", full)
     with pytest.raises(InputError, match="disc full"):
         write(tmp_path / "s", [item()])
     assert list(tmp_path.iterdir()) == []

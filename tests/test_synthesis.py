@@ -8,9 +8,11 @@ import tiny
 
 from ganatomy.donors import INSIDE, TISSUE, Donors
 from ganatomy.experiment import Budget, Choice, Experiment, Sampling
+from ganatomy.outcome import outcome_of
 from ganatomy.sampling import Pool
 from ganatomy.stages import SYNTHETIC, Stages
-from ganatomy.store import Item, open_store, write_store
+from ganatomy.store import open_store
+from ganatomy.store_writing import Item, write_store
 
 SHAPE = (6, 16, 16)
 
@@ -89,7 +91,7 @@ def test_the_synthetic_set_holds_both_states_with_the_labels_they_carry(store, t
 
 
 def test_the_arm_runs_to_its_scores(store, tmp_path):
-    outcome = Stages(tmp_path, store.path, experiment()).run()
+    outcome = outcome_of(Stages(tmp_path, store.path, experiment()))
     assert {row.metric for row in outcome.scores} == {"dice", "hd95"}
     assert "synthesis/s_score/flair" in outcome.summary
 

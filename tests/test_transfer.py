@@ -7,8 +7,10 @@ import radiographs
 
 from ganatomy.ablation import relevant
 from ganatomy.contracts import InputError
+from ganatomy.outcome import outcome_of
 from ganatomy.stages import Stages
-from ganatomy.store import open_store, write_store
+from ganatomy.store import open_store
+from ganatomy.store_writing import write_store
 
 OFFLINE = radiographs.EXPERIMENT.with_values(
     {"method.patch_side": 16, "method.normals": 2, "method.crops": 1, "arm": "offline", "filter.min_probability": 0.001}
@@ -38,11 +40,11 @@ def computed(said):
 
 def test_generator_and_judge_of_another_cohort_are_its_own_stages(workspace):
     humerus, _ = stages(workspace, "humerus")
-    own = humerus.run()
+    own = outcome_of(humerus)
     femur, _ = stages(workspace, "femur")
-    alone = femur.run()
+    alone = outcome_of(femur)
     both, said = stages(workspace, "femur", generator="humerus-phantom", judge="humerus-phantom")
-    outcome = both.run()
+    outcome = outcome_of(both)
     assert outcome.keys["fit"] == own.keys["fit"] != alone.keys["fit"]
     assert outcome.keys["judge"] == humerus._judge().key
     assert computed(said) == ["downstream", "evaluate", "filter", "synthesise"]  # nothing of the humerus anew

@@ -18,10 +18,12 @@ from ray.tune.search import Searcher
 from ganatomy import tuning
 from ganatomy.cohort import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Choice, TrialResult, resolve
+from ganatomy.experiment import Choice, TrialResult
 from ganatomy.phantom import make_cohort
+from ganatomy.plugins import resolve
 from ganatomy.results import SweepPlan, read_plan, read_results, write_result
-from ganatomy.tuning import AsManyAsFit, Sweep, main
+from ganatomy.sweep_command import Sweep, main
+from ganatomy.tuning import AsManyAsFit
 
 ROOT = Path(__file__).parents[1]
 
@@ -292,9 +294,9 @@ def test_the_limit_survives_the_file_that_a_sweep_is_resumed_from(tmp_path, monk
 
 def test_workers_that_fit_no_node_are_refused_although_the_cluster_is_large(monkeypatch):
     monkeypatch.setattr(tuning.roll, "working", lambda: [{"Resources": {"CPU": 3.0}}] * 4)
-    assert tuning._fitting(plan_of(cpus=3.0)) == 4
+    assert tuning.fitting(plan_of(cpus=3.0)) == 4
     with pytest.raises(InputError, match="room for 0 workers of 4 CPUs"):
-        tuning._fitting(plan_of(cpus=4.0))
+        tuning.fitting(plan_of(cpus=4.0))
 
 
 def test_the_cohort_of_these_tests_is_what_it_says(phantom):

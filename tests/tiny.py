@@ -13,7 +13,8 @@ from ganatomy.distributed import read_history
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
 from ganatomy.loop import Record
 from ganatomy.stages import Stages
-from ganatomy.store import Item, Store, write_store
+from ganatomy.store import Store
+from ganatomy.store_writing import Item, write_store
 
 SHAPE = (2, 16, 16)
 SPLITS = {"train": 4, "val": 2, "test": 2}

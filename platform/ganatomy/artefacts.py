@@ -16,8 +16,8 @@ from typing import Any, cast
 
 from ganatomy.contracts import InputError
 from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history
-from ganatomy.experiment import digest, plain
 from ganatomy.loop import Record
+from ganatomy.plain_values import digest, plain
 from ganatomy.results import write_json
 from ganatomy.single_flight import LeaseLost, single_flight
 

@@ -25,8 +25,8 @@ from ganatomy.loop import Loop, Record
 from ganatomy.metrics import LESION, NORMAL, PROBABILITY, summarise
 from ganatomy.panels import Column
 from ganatomy.sampling import Mixture, Pool, Sampler, resized, slices_in
-from ganatomy.store import Record as Image
 from ganatomy.store import Store, open_store
+from ganatomy.store_layout import Record as Image
 from ganatomy.training import (
     PANEL_SUBJECTS,
     evaluation_images,

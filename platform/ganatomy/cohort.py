@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import yaml
 
-from ganatomy import experiment
+from ganatomy import plain_values
 from ganatomy.contracts import InputError
-from ganatomy.experiment import nearest
 from ganatomy.imaging import Intensity, Prepared, load_image, load_native, prepare, to_native
+from ganatomy.plugins import nearest
 from ganatomy.tables import absolute, file_hashes, read_table, write_atomically
 
 __all__ = [
@@ -146,7 +146,7 @@ class Cohort:
         rows.sort(key=lambda values: (values["subject"], values["domain"], str(values["image"])))
         rules = {"domains": self.domains, "labels": self.labels, "label_values": self.label_values,
                  "spacing": self.spacing, "size": self.size, "orientation": self.orientation}  # fmt: skip
-        return experiment.digest(_with_floats({"format": FORMAT, "rules": rules, "rows": rows}))
+        return plain_values.digest(_with_floats({"format": FORMAT, "rules": rules, "rows": rows}))
 
     def save(self, path: Path | None = None) -> Cohort:
         """Write the cohort to its folder (or to ``path``), table first, each file beside and then renamed.
@@ -164,7 +164,7 @@ class Cohort:
 
 def _with_floats(value: Any) -> Any:
     """Plain values with every number a float: 1 and 1.0 are one rule, whether it came from code or from a file."""
-    value = experiment.plain(value)
+    value = plain_values.plain(value)
     if isinstance(value, dict):
         return {key: _with_floats(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -300,7 +300,7 @@ def _domains(values: Any, file: Path) -> dict[str, Domain]:
         _known(settings, ("modality", "intensity"), f"{file}: domain {name}")
         rule = settings.get("intensity") or {}
         if isinstance(rule, str):
-            rule = experiment.plain(Intensity.parse(rule))
+            rule = plain_values.plain(Intensity.parse(rule))
         _known(rule, ("rule", "low", "high", "mask"), f"{file}: intensity of {name}")
         parts = [rule.get(key) for key in ("rule", "low", "high", "mask")]
         intensity = Intensity.parse(":".join(str(part) for part in parts if part is not None)) if rule else Intensity()
@@ -433,7 +433,7 @@ def _yaml_text(cohort: Cohort) -> str:
         "size": list(cohort.size) if cohort.size else None,
         "disjoint_domains": cohort.disjoint_domains,
         "domains": {
-            domain.name: {"modality": domain.modality, "intensity": experiment.plain(domain.intensity)}
+            domain.name: {"modality": domain.modality, "intensity": plain_values.plain(domain.intensity)}
             for domain in cohort.domains.values()
         },
         "labels": dict(cohort.labels),

@@ -102,8 +102,8 @@ class CohortCheck(Command):
 
     def run(self) -> int:
         """Check and print."""
-        from ganatomy.experiment import plain
         from ganatomy.inspection import check_cohort
+        from ganatomy.plain_values import plain
 
         with progress("reading images") as follow:
             _, findings = check_cohort(self.cohort, follow)

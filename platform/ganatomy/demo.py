@@ -13,7 +13,7 @@ from ganatomy.panels import Column, sheet, write_png
 from ganatomy.phantom import make_cohort
 from ganatomy.promotion import Promotion, promote
 from ganatomy.results import sweeps
-from ganatomy.tuning import Sweep
+from ganatomy.sweep_command import Sweep
 
 NAME, SWEEP, SPACE = "phantom-ct-mr", "phantom", "phantom_demo"
 PATIENTS = {"ct": (24, 4, 4), "mr": (24, 8, 12)}

@@ -12,7 +12,7 @@ from ganatomy.drawing import fitted
 from ganatomy.experiment import Experiment
 from ganatomy.inference import Made
 from ganatomy.sampling import Pool
-from ganatomy.store import Record
+from ganatomy.store_layout import Record
 
 TISSUE = -0.95
 """Image values above this are of the body, not of what lies around it."""

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ganatomy.contracts import Adam, Batch, Method, Phase, Synthetic, Task, Update
-from ganatomy.experiment import Choice, Experiment, Sampling, Score, pseudonym, resolve
+from ganatomy.experiment import Choice, Experiment, Sampling, Score, pseudonym
 from ganatomy.inference import predict_labels
 from ganatomy.metrics import label_index_dice, label_index_mse, score_subject
-from ganatomy.store import Record, Store
+from ganatomy.plugins import resolve
+from ganatomy.store import Store
+from ganatomy.store_layout import Record
 
 ROLE = "images"
 """The one role of a downstream model's batches."""

@@ -20,7 +20,7 @@ from ganatomy.contracts import InputError, Method
 from ganatomy.experiment import Drawing
 from ganatomy.inference import evaluating
 from ganatomy.sampling import Pool
-from ganatomy.store import Record
+from ganatomy.store_layout import Record
 
 TRIES = 4
 """So many times as many subjects as are asked for are drawn at most: some fail the method's own checks."""

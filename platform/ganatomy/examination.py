@@ -33,7 +33,8 @@ from ganatomy.roc import Predictions, at_threshold, auc_difference, operating_po
 from ganatomy.sampling import OUTSIDE, Pool
 from ganatomy.stages import PATCHES, SYNTHETIC, Stages
 from ganatomy.statistics import Effect, of_common_seeds, paired_bootstrap
-from ganatomy.store import Record, Store, open_store
+from ganatomy.store import Store, open_store
+from ganatomy.store_layout import Record
 from ganatomy.training import generator_pool, label_pool, real_images, segmentor_pool
 
 INTEGRITY_VOLUMES = 3

@@ -1,27 +1,16 @@
-"""Experiment: everything needed to run one trial again. Frozen, hashable, JSON in and out.
-
-Also the one place where names become things: methods, segmentation networks and search spaces are found by entry-point
-name or by dotted path ``package.module:Name``, so that those of another package work exactly as ours do.
-"""
+"""Experiment: everything needed to run one trial again, and what one trial left. Frozen, hashable, JSON in and out."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import functools
 import hashlib
-import importlib
-import json
-import math
-import sys
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
-from typing import Any, Literal, Union, cast
+from typing import Any, Literal, cast
 
 from ganatomy.contracts import InputError, Method
+from ganatomy.plain_values import assign, build, check, digest, flatten, plain
+from ganatomy.plugins import nearest, resolve
 
 State = Literal["", "lesion", "healthy"]
 STATES: tuple[State, ...] = ("lesion", "healthy")
@@ -32,43 +21,6 @@ SYNTHETIC_ARMS: tuple[Arm, ...] = ("offline", "joint")
 
 SCORES = {"segmentation": "val/dice", "classification": "val/auc"}
 """Downstream task -> name of what it is ranked by: mean Dice, or the area under the ROC curve."""
-
-
-# --- names -> things ---------------------------------------------------------------------------------------------
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A phrase naming what ``name`` was probably meant to be, then everything known."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(known) or 'none'}"
-
-
-def available(group: Literal["methods", "networks", "spaces"]) -> dict[str, str]:
-    """Name -> dotted path of everything installed in the entry-point group ``ganatomy.<group>``."""
-    return dict(_installed(group, tuple(sys.path)))
-
-
-@functools.cache
-def _installed(group: str, path: tuple[str, ...]) -> dict[str, str]:
-    """Remembered, because looking reads the files of every package installed on ``path``."""
-    return {point.name: point.value for point in entry_points(group=f"ganatomy.{group}")}
-
-
-def resolve(group: Literal["methods", "networks", "spaces"], name: str) -> Any:
-    """The object called ``name``: an entry-point name of ``group``, or a dotted path ``package.module:Name``."""
-    known = available(group)
-    module, colon, attribute = known.get(name, name).partition(":")
-    if not colon:
-        raise InputError(
-            f"unknown {group[:-1]} {name!r}", expected=nearest(name, known), remedy="or package.module:Name"
-        )
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"{group[:-1]} {name!r} cannot be imported: {error}", remedy="install its package here"
-        ) from error
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
@@ -236,11 +188,11 @@ class Experiment:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
         """Inverse of ``to_dict``. Unknown names and impossible values raise InputError with the nearest right name."""
-        return cast(Experiment, _build(cls, values, ""))
+        return cast(Experiment, build(cls, values, ""))
 
     def flat(self) -> dict[str, Any]:
         """Dotted name -> value, as logged and as accepted by ``with_values``: ``method``, ``method.shape_weight`` …"""
-        return dict(_flatten(self.to_dict()))
+        return dict(flatten(self.to_dict()))
 
     def with_values(self, values: Mapping[str, Any]) -> Experiment:
         """A copy with dotted names set: ``{"method.shape_weight": 0.5, "arm": "joint"}``; text is read as JSON.
@@ -249,7 +201,7 @@ class Experiment:
         """
         nested = self.to_dict()
         for name in sorted(values, key=lambda name: name.count(".")):
-            _assign(nested, name, values[name])
+            assign(nested, name, values[name])
         return Experiment.from_dict(nested)
 
     def digest(self) -> str:
@@ -274,42 +226,42 @@ class Experiment:
 
     def validate(self) -> Experiment:
         """Check what types cannot. Returns self; raises InputError naming the parameter, its value and the remedy."""
-        _check(0 < self.labels.fraction <= 1, "labels.fraction", self.labels.fraction, "a number in (0, 1]")
-        _check(self.mixing.ratio >= 0, "mixing.ratio", self.mixing.ratio, "a number >= 0")
-        _check(0 <= self.mixing.pretrain <= 1, "mixing.pretrain", self.mixing.pretrain, "a number in [0, 1]")
-        _check(self.drawing.per_label >= 0, "drawing.per_label", self.drawing.per_label, "a number >= 0")
-        _check(self.drawing.at_least >= 1, "drawing.at_least", self.drawing.at_least, "a whole number >= 1")
+        check(0 < self.labels.fraction <= 1, "labels.fraction", self.labels.fraction, "a number in (0, 1]")
+        check(self.mixing.ratio >= 0, "mixing.ratio", self.mixing.ratio, "a number >= 0")
+        check(0 <= self.mixing.pretrain <= 1, "mixing.pretrain", self.mixing.pretrain, "a number in [0, 1]")
+        check(self.drawing.per_label >= 0, "drawing.per_label", self.drawing.per_label, "a number >= 0")
+        check(self.drawing.at_least >= 1, "drawing.at_least", self.drawing.at_least, "a whole number >= 1")
         for name, threshold in vars(self.filter).items():
-            _check(0 <= threshold <= 1, f"filter.{name}", threshold, "a number in [0, 1]")
-        _check(self.sampling.ndim in (2, 3), "sampling.ndim", self.sampling.ndim, "2 or 3")
+            check(0 <= threshold <= 1, f"filter.{name}", threshold, "a number in [0, 1]")
+        check(self.sampling.ndim in (2, 3), "sampling.ndim", self.sampling.ndim, "2 or 3")
         sides = len(self.sampling.size)
         fits = sides == self.sampling.ndim and min(self.sampling.size) >= 1
-        _check(fits, "sampling.size", self.sampling.size, f"{self.sampling.ndim} sides of at least one voxel")
-        _check(0 <= self.sampling.foreground <= 1, "sampling.foreground", self.sampling.foreground, "in [0, 1]")
+        check(fits, "sampling.size", self.sampling.size, f"{self.sampling.ndim} sides of at least one voxel")
+        check(0 <= self.sampling.foreground <= 1, "sampling.foreground", self.sampling.foreground, "in [0, 1]")
         for name in ("segmentor_steps", "generator_steps", "batch", "validations"):
-            _check(getattr(self.budget, name) >= 1, f"budget.{name}", getattr(self.budget, name), "a whole number >= 1")
-        _check(0 <= self.training.ema < 1, "training.ema", self.training.ema, "a number in [0, 1)")
+            check(getattr(self.budget, name) >= 1, f"budget.{name}", getattr(self.budget, name), "a whole number >= 1")
+        check(0 <= self.training.ema < 1, "training.ema", self.training.ema, "a number in [0, 1)")
         for name in ("patience", "clip_norm"):
-            _check(getattr(self.training, name) >= 0, f"training.{name}", getattr(self.training, name), "0 or more")
+            check(getattr(self.training, name) >= 0, f"training.{name}", getattr(self.training, name), "0 or more")
         rate = self.downstream.learning_rate
-        _check(rate > 0, "downstream.learning_rate", rate, "a number > 0")
-        _check(0 <= self.seed < 2**32, "seed", self.seed, "a whole number in [0, 2^32)")
-        _check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
+        check(rate > 0, "downstream.learning_rate", rate, "a number > 0")
+        check(0 <= self.seed < 2**32, "seed", self.seed, "a whole number in [0, 2^32)")
+        check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
         for role in self.domains:
             state = self.state(role)
-            _check(state in ("", *STATES), f"domains.{role}", self.domains[role],
-                   f"DOMAIN:STATE; {nearest(state, STATES)}")  # fmt: skip
+            check(state in ("", *STATES), f"domains.{role}", self.domains[role],
+                  f"DOMAIN:STATE; {nearest(state, STATES)}")  # fmt: skip
         method = self.method_class()
         missing = [role for role in method.roles if role not in self.domains]
-        _check(
+        check(
             not missing, "domains", dict(self.domains), f"a domain for each role of {self.method.name}: {method.roles}"
         )
         if self.arm == "joint" and not method.trains_segmentors:
             raise InputError(f"arm=joint with method {self.method.name}", expected="a method that trains segmentors",
                              remedy="use arm=offline")  # fmt: skip
         if self.arm == "joint":
-            _check(not self.transfer.generator, "transfer.generator", self.transfer.generator,
-                   "none: a joint model is trained on its own cohort")  # fmt: skip
+            check(not self.transfer.generator, "transfer.generator", self.transfer.generator,
+                  "none: a joint model is trained on its own cohort")  # fmt: skip
         self._check_task(method)
         self.method_config()
         resolve("networks", self.downstream.network.name)
@@ -319,8 +271,8 @@ class Experiment:
         """Refuse what the downstream task has no use for."""
         task = self.downstream.task
         unused = "min_probability" if task == "segmentation" else "min_dice"
-        _check(not getattr(self.filter, unused), f"filter.{unused}", getattr(self.filter, unused),
-               f"0 with downstream.task = {task}")  # fmt: skip
+        check(not getattr(self.filter, unused), f"filter.{unused}", getattr(self.filter, unused),
+              f"0 with downstream.task = {task}")  # fmt: skip
         if task == "segmentation" and method.on_patches and self.arm in SYNTHETIC_ARMS:
             raise InputError(
                 f"downstream.task = segmentation with method {self.method.name}",
@@ -328,7 +280,7 @@ class Experiment:
                 remedy="--set downstream.task=classification, and a classifier as downstream.network",
             )
         if task == "classification":
-            _check(self.arm != "joint", "arm", self.arm, f"real, classical or offline with downstream.task = {task}")
+            check(self.arm != "joint", "arm", self.arm, f"real, classical or offline with downstream.task = {task}")
 
     def method_class(self) -> type[Method]:
         """The method's class."""
@@ -336,7 +288,7 @@ class Experiment:
 
     def method_config(self) -> Any:
         """The method's frozen Config with this experiment's settings over the paper's defaults."""
-        return _build(self.method_class().Config, self.method.config, "method.")
+        return build(self.method_class().Config, self.method.config, "method.")
 
 
 # --- results -----------------------------------------------------------------------------------------------------
@@ -384,116 +336,7 @@ def replicates(trials: Iterable[TrialResult]) -> dict[int, TrialResult]:
     return dict(sorted(found.items()))
 
 
-# --- dataclass <-> plain values ----------------------------------------------------------------------------------
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, mappings and sequences as what JSON knows."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    return value
-
-
-def digest(value: Any) -> str:
-    """Content hash (16 hex digits) of plain values, independent of key order."""
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
 def pseudonym(patient: str, cohort: str) -> str:
     """A stable name for a patient in what leaves the cohort. It hides the identity from a reader, not from somebody
     who holds the cohort's own list of patients and can hash it too."""
     return "p" + hashlib.blake2b(f"{cohort}\0{patient}".encode(), digest_size=5).hexdigest()
-
-
-def _check(holds: bool, name: str, value: Any, expected: str) -> None:
-    if not holds:
-        raise InputError(f"{name} = {value!r}", expected=expected, remedy=f"--set {name}=…")
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and set(value) == {"name", "config"}:
-            yield prefix + key, value["name"]
-            yield from _flatten(value["config"], f"{prefix}{key}.")
-        elif isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def _assign(nested: dict[str, Any], name: str, value: Any) -> None:
-    *parents, last = name.split(".")
-    at, free = nested, False  # free: inside a Choice's config, whose types only the thing it configures knows
-    for key in parents:
-        if not isinstance(at.get(key), dict):
-            raise InputError(f"unknown parameter {name!r}", expected=nearest(name, dict(_flatten(nested))))
-        at, free = (at[key]["config"], True) if set(at[key]) == {"name", "config"} else (at[key], False)
-    if free and isinstance(value, str):
-        value = from_text(value)
-    if isinstance(at.get(last), dict) and set(at[last]) == {"name", "config"}:
-        at[last] = at[last] if at[last]["name"] == value else {"name": value, "config": {}}
-    else:
-        at[last] = value
-
-
-def _build(kind: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """An instance of the dataclass ``kind`` from plain values, checked by the types of its fields."""
-    hints = typing.get_type_hints(kind)
-    names = {item.name for item in dataclasses.fields(kind)}
-    for name in values:
-        if name not in names:
-            expected = nearest(f"{prefix}{name}", (prefix + other for other in names))
-            raise InputError(f"unknown parameter {prefix}{name!s}", expected=expected)
-    return kind(**{name: _coerce(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
-
-
-def _coerce(hint: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        if isinstance(value, cast(type, hint)):
-            return value
-        inner = ", ".join(f"{name}.{item.name}" for item in dataclasses.fields(hint))
-        _check(isinstance(value, Mapping), name, value, f"one of its parameters: {inner}")
-        return _build(cast(type, hint), value, f"{name}.")
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(value, str) and hint is not str and origin is not Literal:
-        value = from_text(value)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _coerce(next(kind for kind in arguments if kind is not type(None)), value, name)
-    if origin is Literal:
-        if value not in arguments and isinstance(value, str):
-            value = from_text(value)
-        _check(value in arguments, name, value, nearest(str(value), map(str, arguments)))
-        return next(known for known in arguments if known == value)  # 2, though it was written 2.0
-    if origin is tuple and isinstance(value, list | tuple):
-        inner = arguments[0]
-        return tuple(_coerce(inner, item, name) for item in value)
-    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        _check(math.isfinite(value), name, value, _SAID[float])
-        return float(value)
-    if hint is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    wanted = origin or hint
-    if isinstance(wanted, type):
-        fits = isinstance(value, wanted) and not (wanted in (int, float) and isinstance(value, bool))
-        _check(fits, name, value, _SAID.get(wanted, wanted.__name__))
-    return value
-
-
-_SAID: dict[type, str] = {
-    int: "a whole number", float: "a finite number", bool: "true or false", tuple: "a list such as [64, 64]",
-}  # fmt: skip
-
-
-def from_text(text: str) -> Any:
-    """What a value typed on the command line means: JSON where it is JSON, else the text itself."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

@@ -14,7 +14,8 @@ from ganatomy.console import DONE, UNDONE, Command, progress
 
 if TYPE_CHECKING:
     from ganatomy.cohort import Cohort
-    from ganatomy.generation import Job, Result
+    from ganatomy.generation import Result
+    from ganatomy.generation_jobs import Job
     from ganatomy.generator import Generator
 
 
@@ -100,7 +101,8 @@ class Generate(Command):
 
     def _translate(self, generator: Generator) -> int:
         """Plan, make, and write the cohort of what was made."""
-        from ganatomy.generation import finish_generation, plan_generation
+        from ganatomy.generation import finish_generation
+        from ganatomy.generation_jobs import plan_generation
 
         source = self._source()
         jobs = plan_generation(

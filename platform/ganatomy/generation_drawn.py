@@ -22,12 +22,13 @@ import torch
 from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import InputError
 from ganatomy.drawing import TRIES, Subject, centred, draw_one, labels_in, size_for, stacked
-from ganatomy.experiment import digest, pseudonym
+from ganatomy.experiment import pseudonym
 from ganatomy.generation import empty_value, maker, write_cohort
 from ganatomy.generation_jobs import rows_before
 from ganatomy.generator import Generator
 from ganatomy.imaging import Intensity, load_native, prepare
 from ganatomy.outputs import alphanumeric, file_digest, output_type, read_sidecar, split_suffix
+from ganatomy.plain_values import digest
 from ganatomy.tables import absolute, write_json
 
 NIFTI = (".nii", ".nii.gz")

@@ -25,11 +25,13 @@ from safetensors.torch import load_file, save_file
 from ganatomy.cohort import Cohort, Domain
 from ganatomy.contracts import UNLABELLED, Images, InputError, Method
 from ganatomy.downstream import task_of
-from ganatomy.experiment import Experiment, Sampling, plain, pseudonym
+from ganatomy.experiment import Experiment, Sampling, pseudonym
 from ganatomy.imaging import Intensity
 from ganatomy.inference import MAX_VOXELS, Made, evaluating, synthesize_labelled
 from ganatomy.model_card import model_card
-from ganatomy.store import Record, Store
+from ganatomy.plain_values import plain
+from ganatomy.store import Store
+from ganatomy.store_layout import Record
 from ganatomy.tables import write_atomically, write_json
 
 FORMAT = 1

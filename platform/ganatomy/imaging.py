@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import nearest
+from ganatomy.plugins import nearest
 
 Array = NDArray[Any]
 Rule = Literal["window", "percentile", "zscore"]

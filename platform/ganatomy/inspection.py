@@ -16,8 +16,8 @@ import numpy as np
 
 from ganatomy.cohort import SPLITS, Cohort, Finding, Row, read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import plain
 from ganatomy.imaging import Progress, load_native, normalise, spacing_of
+from ganatomy.plain_values import plain
 from ganatomy.tables import file_hashes, write_atomically
 
 PERCENTILES = (0.5, 50.0, 99.5)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ganatomy.cohort import Row, row_from
 from ganatomy.contracts import InputError
-from ganatomy.experiment import nearest
+from ganatomy.plugins import nearest
 from ganatomy.tables import absolute, read_table
 
 PLACEHOLDERS = ("patient", "subject", "session", "domain", "class", "split")

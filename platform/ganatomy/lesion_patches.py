@@ -21,7 +21,9 @@ from ganatomy.experiment import Experiment, Labels, Sampling, State
 from ganatomy.imaging import in_plane
 from ganatomy.metrics import LESION, NORMAL
 from ganatomy.sampling import label_subset
-from ganatomy.store import Item, Record, Store
+from ganatomy.store import Store
+from ganatomy.store_layout import Record
+from ganatomy.store_writing import Item
 from ganatomy.training import labelled_patients, real_images
 
 AT_ONCE = 16

@@ -22,8 +22,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as On
 
 from ganatomy import installation
 from ganatomy.contracts import InputError
-from ganatomy.experiment import available
 from ganatomy.installation import MISSING, look
+from ganatomy.plugins import available
 
 DISTRIBUTIONS = ("ganatomy", "torch", "ray", "mlflow", "monai", "numpy")
 

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ganatomy.cohort import SPLITS, Cohort, Domain, Intensity, Row, read_cohort
+from ganatomy.cohort import SPLITS, Cohort, Domain, Row, read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import nearest
+from ganatomy.imaging import Intensity
 from ganatomy.phantom_parts import (
     Floats,
     Mask,
@@ -38,6 +38,7 @@ from ganatomy.phantom_parts import (
     stream,
     warp,
 )
+from ganatomy.plugins import nearest
 
 LABELS = {1: "lv_blood", 2: "lv_myocardium", 3: "rv", 4: "la", 5: "ra"}
 TISSUES = ("air", *LABELS.values(), "fat", "muscle", "lung", "bone", "aorta", "vessel")

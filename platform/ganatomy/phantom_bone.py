@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from ganatomy.cohort import SPLITS, Cohort, Domain, Intensity, Row, read_cohort
+from ganatomy.cohort import SPLITS, Cohort, Domain, Row, read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import nearest
+from ganatomy.imaging import Intensity
 from ganatomy.phantom_parts import Floats, appearing, grid, refuse_taken, smooth_field, stream
+from ganatomy.plugins import nearest
 
 DOMAIN = "xray"
 CLASSES = ("lesion", "normal")

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ganatomy.cohort import SPLITS, Cohort, Domain, Intensity, Row, read_cohort
+from ganatomy.cohort import SPLITS, Cohort, Domain, Row, read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import nearest
+from ganatomy.imaging import Intensity
 from ganatomy.phantom_parts import (
     Floats,
     Mask,
@@ -34,6 +34,7 @@ from ganatomy.phantom_parts import (
     stream,
     warp,
 )
+from ganatomy.plugins import nearest
 
 TISSUES = ("outside", "csf", "gm", "wm", "oedema", "core", "rim")
 _ID = {name: index for index, name in enumerate(TISSUES)}

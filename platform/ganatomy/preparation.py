@@ -20,11 +20,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from ganatomy.cohort import Cohort, Prepared, Row, prepare_image
+from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import InputError
-from ganatomy.imaging import box_in
+from ganatomy.imaging import Prepared, box_in
 from ganatomy.single_flight import single_flight
-from ganatomy.store import Item, Store, write_store
+from ganatomy.store import Store
+from ganatomy.store_writing import Item, write_store
 
 Progress = Callable[[int, int, str], None]
 """Called as (images done, images in all, subject of the last one)."""

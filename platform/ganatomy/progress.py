@@ -116,7 +116,8 @@ class SweepProgress(tune.Callback):
         return "" if usual else f" --workspace {shlex.quote(os.path.relpath(workspace))}"
 
     def _log_report(self, results: Sequence[Any]) -> None:
-        from ganatomy.report import ablation_table, to_json, write_html
+        from ganatomy.ablation import ablation_table
+        from ganatomy.report import to_json, write_html
 
         if not any(result.status == "finished" for result in results):
             return

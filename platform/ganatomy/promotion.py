@@ -17,9 +17,10 @@ from ganatomy import gate
 from ganatomy.ablation import Ablation, ablation_table
 from ganatomy.contracts import InputError
 from ganatomy.examination import Bench
-from ganatomy.experiment import TrialResult, plain
+from ganatomy.experiment import TrialResult
 from ganatomy.gate import Verdict
 from ganatomy.generator import Generator, write_report
+from ganatomy.plain_values import plain
 from ganatomy.registry import Registry, check_name
 from ganatomy.report import brief
 from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory, write_json

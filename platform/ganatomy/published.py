@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ganatomy import metrics
-from ganatomy.experiment import SCORES, Experiment, TrialResult, plain, replicates
+from ganatomy.experiment import SCORES, Experiment, TrialResult, replicates
+from ganatomy.plain_values import plain
 from ganatomy.roc import auc_difference
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, Values
 from ganatomy.statistics import (

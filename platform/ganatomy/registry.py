@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import nearest
+from ganatomy.plugins import nearest
 from ganatomy.tracking import Tracking, create_version, fetch_model, log_model, says
 
 CHAMPION, PREVIOUS = "champion", "previous"

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from ganatomy import figures
 from ganatomy.ablation import Ablation, Row, Unfinished, ablation_table, interval
-from ganatomy.experiment import plain
+from ganatomy.plain_values import plain
 from ganatomy.published import INCOMPARABLE, Comparison, Figure, Finding
 from ganatomy.statistics import finite
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Experiment, Score, TrialResult, nearest, plain, resolve
+from ganatomy.experiment import Experiment, Score, TrialResult
+from ganatomy.plain_values import plain
+from ganatomy.plugins import nearest, resolve
 from ganatomy.search_space import PaperTable, SearchSpace
 from ganatomy.tables import write_atomically
 

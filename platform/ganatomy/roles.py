@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from ganatomy.cohort import Cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Experiment, nearest
+from ganatomy.experiment import Experiment
+from ganatomy.plugins import nearest
 
 
 def cast_roles(

@@ -19,7 +19,8 @@ from scipy import ndimage
 
 from ganatomy.contracts import UNLABELLED, Batch, Images, InputError
 from ganatomy.experiment import Mixing, Sampling, State
-from ganatomy.store import Record, Store
+from ganatomy.store import Store
+from ganatomy.store_layout import Record
 
 OUTSIDE = -1.0
 """Image value beyond the edge of a volume: the bottom of the intensity range. The label there is background."""

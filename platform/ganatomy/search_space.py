@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Experiment, from_text, plain
+from ganatomy.experiment import Experiment
+from ganatomy.plain_values import from_text, plain
 
 Values = Mapping[str, Any]
 """Dotted parameter name -> value."""

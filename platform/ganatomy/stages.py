@@ -27,51 +27,29 @@ from ganatomy.classification import (
 )
 from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import Workers, run_task, train
-from ganatomy.downstream import score_label_indices, score_records, task_of
-from ganatomy.experiment import (
-    SYNTHETIC_ARMS,
-    Experiment,
-    Labels,
-    Score,
-    Transfer,
-    nearest,
-    plain,
-    resolve,
-)
+from ganatomy.downstream import score_records, task_of
+from ganatomy.experiment import Experiment, Labels, Score, Transfer
 from ganatomy.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.loop import Record
-from ganatomy.metrics import case_scores, s_score, summarise
+from ganatomy.plain_values import plain
+from ganatomy.plugins import nearest, resolve
 from ganatomy.results import write_json
 from ganatomy.selection import judged, judgement, kept_images
-from ganatomy.store import Store, open_store, write_store
-from ganatomy.synthesis import score_healing, score_synthesis, synthetic_items
+from ganatomy.store import Store, open_store
+from ganatomy.store_writing import write_store
+from ganatomy.synthesis import synthetic_items
 from ganatomy.training import (
     FitGenerator,
     TrainSegmentor,
     load_networks,
     make_method,
     make_segmentation,
-    real_images,
 )
 
 SCORES = "scores.json"
 KEPT = "kept.json"
 SYNTHETIC = "synthetic"
 PATCHES = "patches"
-
-REFERENCE_SEED = 2**32 - 1
-"""Seed of the independent segmentors behind the S-score, so that none is ever an arm's own model."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a trial's stages came to. keys: stage kind -> key.  device_seconds: what this trial alone would have cost,
-    stages shared with other trials included."""
-
-    keys: Mapping[str, str]
-    scores: tuple[Score, ...]
-    summary: Mapping[str, float]
-    device_seconds: float
 
 
 @dataclass
@@ -99,31 +77,20 @@ class Stages:
         self.artefacts = Artefacts(self.workspace / "stages", self.workers, self.say, self.may_train)
         self.keys = self.artefacts.keys
 
-    # --- the whole trial -----------------------------------------------------------------------------------------
-
-    def run(self) -> Outcome:
-        """All stages of the experiment's arm, scored on the validation split."""
-        scores = self.scores("val")
-        summary = summarise(scores)
-        if self.experiment.arm in SYNTHETIC_ARMS and not self._classifies:  # an S-score is a matter of labels
-            summary |= self.s_scores("val")
-            summary |= self.healthiness("val")
-        if self.experiment.method_class().draws_from_noise and not self._classifies:
-            summary |= self.label_index_scores("val")
-        return Outcome(dict(self.keys), tuple(scores), summary, sum(self.artefacts.costs.values()))
+    # --- the arm's model -----------------------------------------------------------------------------------------
 
     def scores(self, split: str) -> list[Score]:
         """Rows of the arm's downstream model on real images of the target domain."""
         model = self.model()
-        score = score_classes if self._classifies else score_records
+        score = score_classes if self.classifies else score_records
         images = scored_images(self.store, self.experiment, split)
         inputs = {"model": model.key, "split": split}
 
         def work(directory: Path) -> None:
             network, sampling = self.network(model), self.experiment.sampling
-            write_json(directory / SCORES, plain(score(network, self.store, images, sampling, self._device())))
+            write_json(directory / SCORES, plain(score(network, self.store, images, sampling, self.device())))
 
-        stage = self.artefacts.compute("evaluate", inputs, self._apart(work))
+        stage = self.artefacts.compute("evaluate", inputs, self.apart(work))
         return read_scores(stage.directory)
 
     def model(self) -> Stage:
@@ -194,7 +161,7 @@ class Stages:
                 items=patch_items(self.store, experiment),
             )
 
-        return self.artefacts.compute("patches", inputs, self._apart(work), costs=True)
+        return self.artefacts.compute("patches", inputs, self.apart(work), costs=True)
 
     def synthesised(self) -> Stage:
         """Write the images that the fitted generators make for the target domain, once, with the labels they carry: the
@@ -210,7 +177,7 @@ class Stages:
                 labels=self.store.labels,
                 domains=self.store.domains,
                 digest=fit.key,
-                items=make(self.method(fit), self.experiment, self.store, fit.key, self._device()),
+                items=make(self.method(fit), self.experiment, self.store, fit.key, self.device()),
             )
             if not len(made):
                 domain = self.experiment.target_domain()
@@ -225,7 +192,7 @@ class Stages:
         inputs = {"fit": fit.key, **own, "target": self.experiment.target, "settings": self._settings(trained=False)}
         if self.experiment.method_class().draws_from_noise:
             inputs["drawing"] = plain(self.experiment.drawing)
-        return self.artefacts.compute("synthesise", inputs, self._apart(work), costs=True)
+        return self.artefacts.compute("synthesise", inputs, self.apart(work), costs=True)
 
     def filtered(self) -> Stage:
         """Choose the synthetic images to keep: those that a real-only downstream model takes for what they are meant
@@ -237,12 +204,12 @@ class Stages:
         def work(directory: Path) -> None:
             synthetic = open_store(made.directory / SYNTHETIC)
             network, said = self.network(judge) if judge else None, judgement(self.experiment)
-            found = judged(network, synthetic, self.experiment, self._device())
+            found = judged(network, synthetic, self.experiment, self.device())
             kept = kept_images(found, rule, said, self.experiment.seed)
             write_json(directory / KEPT, {"kept": kept, said: found, "of": len(found)})
 
         inputs = {"synthesise": made.key, **plain(rule), "judge": judge.key if judge else None}
-        return self.artefacts.compute("filter", inputs, self._apart(work), costs=True)
+        return self.artefacts.compute("filter", inputs, self.apart(work), costs=True)
 
     def downstream(self, role: str, kept: Stage | None = None, *, augment: bool = False, follow: bool = True) -> Stage:
         """Train the downstream model of ``role`` on real images, and on the kept synthetic ones if given."""
@@ -263,71 +230,11 @@ class Stages:
 
         def work(directory: Path, grown: Grown) -> None:
             synthetic, indices = self._kept(kept) if kept else (None, ())
-            trainer = TrainClassifier if self._classifies else TrainSegmentor
+            trainer = TrainClassifier if self.classifies else TrainSegmentor
             build = trainer(self.store_path, experiment, directory, role, synthetic, indices, augment)
             train(build, directory, self.workers, grown)
 
         return self.artefacts.compute("downstream", inputs, work, follow=self._forward if follow else None, costs=True)
-
-    def s_scores(self, split: str) -> dict[str, float]:
-        """S-score of every domain that images were synthesised into, each beside the reference segmentor's own Dice on
-        real images, without which it means little (Zhang et al. 2018, section 5.2)."""
-        fit, references = self.fit(), self._references()
-
-        def work(directory: Path) -> None:
-            judges = {domain: self.network(stage) for domain, stage in references.items()}
-            found = score_synthesis(self.method(fit), self.experiment, self.store, judges, split, self._device())
-            write_json(directory / SCORES, plain(found))
-
-        keys = {domain: stage.key for domain, stage in references.items()}
-        stage = self.artefacts.compute(
-            "s_score", {"fit": fit.key, "split": split, "references": keys}, self._apart(work)
-        )
-        summary: dict[str, float] = {}
-        for domain, rows in json.loads((stage.directory / SCORES).read_text()).items():
-            summary |= s_score(_rows(rows["synthetic"]), _rows(rows["real"]), domain)
-        return summary
-
-    def healthiness(self, split: str) -> dict[str, float]:
-        """How healthy pseudo-healthy images are and how much they still are the same person's, never one without the
-        other (Xia et al. 2019, section 4.2); empty for a method that takes no lesion out.
-
-        f_pre is the reference segmentor of the S-score: it saw real training images only."""
-        experiment = self.experiment
-        if all(experiment.state(role) != "lesion" for role in experiment.method_class().roles):
-            return {}
-        fit, references = self.fit(), self._references()
-
-        def work(directory: Path) -> None:
-            judges = {domain: self.network(stage) for domain, stage in references.items()}
-            numbers, rows = score_healing(self.method(fit), experiment, self.store, judges, split, self._device())
-            write_json(directory / SCORES, {"summary": numbers, "rows": rows})
-
-        keys = {domain: stage.key for domain, stage in references.items()}
-        stage = self.artefacts.compute(
-            "healthiness", {"fit": fit.key, "split": split, "references": keys}, self._apart(work)
-        )
-        return dict(json.loads((stage.directory / SCORES).read_text())["summary"])
-
-    def label_index_scores(self, split: str) -> dict[str, float]:
-        """``<split>/label_index_dice`` and ``<split>/label_index_mse`` of the arm's model: what Qu et al. 2019 call
-        Dice and MSE, beside the usual Dice and never for it."""
-        model = self.model()
-        images = scored_images(self.store, self.experiment, split)
-
-        def work(directory: Path) -> None:
-            rows = score_label_indices(
-                self.network(model), self.store, images, self.experiment.sampling, self._device()
-            )
-            write_json(directory / SCORES, plain(rows))
-
-        stage = self.artefacts.compute("label_indices", {"model": model.key, "split": split}, self._apart(work))
-        rows = read_scores(stage.directory)
-        return {
-            f"{split}/{metric}": sum(cases.values()) / len(cases)
-            for metric in ("label_index_dice", "label_index_mse")
-            if (cases := case_scores(rows, metric))
-        }
 
     # --- what the stages load and make ---------------------------------------------------------------------------
 
@@ -335,18 +242,19 @@ class Stages:
         """The trained downstream network that ``model`` (a downstream stage, or a joint fit) left, ready to predict."""
         if model.kind == "fit":
             return self.method(model).segmentor(self.experiment.target)
-        if self._classifies:
+        if self.classifies:
             fresh: Method = make_classification(self.experiment)
         else:
             fresh = make_segmentation(self.experiment, self.store.classes)
-        return load_networks(fresh, model.directory).get_submodule("S").to(self._device())
+        return load_networks(fresh, model.directory).get_submodule("S").to(self.device())
 
     def method(self, fit: Stage) -> Method:
         """The trained method that a fit left, in evaluation mode."""
-        return load_networks(make_method(self.experiment, self.store.classes), fit.directory).to(self._device())
+        return load_networks(make_method(self.experiment, self.store.classes), fit.directory).to(self.device())
 
     @property
-    def _classifies(self) -> bool:
+    def classifies(self) -> bool:
+        """The downstream model is a classifier."""
         return self.experiment.downstream.task == "classification"
 
     def _judge(self) -> Stage:
@@ -382,17 +290,6 @@ class Stages:
         """The synthetic set that a filter stage looked at, and the indices of the images it kept."""
         made = self.workspace / "stages" / "synthesise" / stage.record["inputs"]["synthesise"]
         return made / SYNTHETIC, tuple(json.loads((stage.directory / KEPT).read_text())["kept"])
-
-    def _references(self) -> dict[str, Stage]:
-        """Domain -> an independent segmentor: real images only, every label there is, its own seed."""
-        free = replace(self.experiment, arm="real", labels=Labels(), seed=REFERENCE_SEED)
-        stages = Stages(self.workspace, self.store_path, free, self.workers, say=self.say)
-        roles = {self.experiment.domain(role): role for role in self.experiment.method_class().roles}
-        return {
-            domain: stages.downstream(role)
-            for domain, role in roles.items()
-            if all(any(i.labelled for i in real_images(self.store, domain, split)) for split in ("train", "val"))
-        }
 
     # --- inputs of keys ------------------------------------------------------------------------------------------
 
@@ -430,11 +327,12 @@ class Stages:
             record = {name: value for name, value in record.items() if not name.startswith("val/")}
         self.follow(stage, record)
 
-    def _apart(self, work: Callable[[Path], None]) -> Work:
+    def apart(self, work: Callable[[Path], None]) -> Work:
         """A stage that trains nothing, run where the trial's resources are."""
         return lambda directory, _: run_task(partial(work, directory), self.workers)
 
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the trial computes."""
         return self.workers.device()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -454,8 +352,9 @@ def _clear_partial(directory: Path, store: str) -> None:
 
 def read_scores(directory: Path) -> list[Score]:
     """The rows that an evaluate stage left."""
-    return _rows(json.loads((directory / SCORES).read_text()))
+    return score_rows(json.loads((directory / SCORES).read_text()))
 
 
-def _rows(values: Iterable[Mapping[str, Any]]) -> list[Score]:
+def score_rows(values: Iterable[Mapping[str, Any]]) -> list[Score]:
+    """Rows of evidence from their plain values."""
     return [Score(**row) for row in values]

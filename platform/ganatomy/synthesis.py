@@ -21,7 +21,9 @@ from ganatomy.inference import synthesize_labelled
 from ganatomy.metrics import score_subject
 from ganatomy.metrics_pathology import PseudoHealthyCase, summarise_pseudo_healthy
 from ganatomy.sampling import Pool
-from ganatomy.store import Item, Record, Store
+from ganatomy.store import Store
+from ganatomy.store_layout import Record
+from ganatomy.store_writing import Item
 from ganatomy.training import evaluation_images, generator_pool, label_pool, real_images
 
 S_SCORE_SUBJECTS = 64

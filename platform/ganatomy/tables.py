@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import plain
+from ganatomy.plain_values import plain
 
 
 def absolute(path: Path | str) -> Path:

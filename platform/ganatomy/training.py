@@ -23,8 +23,8 @@ from ganatomy.loop import Draws, Loop, Record
 from ganatomy.metrics import summarise
 from ganatomy.panels import Column, panel, sheet, write_png
 from ganatomy.sampling import Entry, Mixture, Pool, Sampler, label_subset
-from ganatomy.store import Record as Image
 from ganatomy.store import Store, open_store
+from ganatomy.store_layout import Record as Image
 
 PANELS = "panels"
 """Folder of a training stage that holds one picture a report, ``<step>.png``."""

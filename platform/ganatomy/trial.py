@@ -10,11 +10,13 @@ from typing import Any
 
 from ganatomy.artefacts import Stage
 from ganatomy.distributed import Workers
-from ganatomy.experiment import Experiment, TrialResult, plain
+from ganatomy.experiment import Experiment, TrialResult
 from ganatomy.loop import Record
+from ganatomy.outcome import Outcome, outcome_of
+from ganatomy.plain_values import plain
 from ganatomy.results import RESULT, SweepPlan, read_result, write_result
 from ganatomy.search_space import SearchSpace
-from ganatomy.stages import Outcome, Stages
+from ganatomy.stages import Stages
 from ganatomy.terminal import one_line
 from ganatomy.tracking import Journal, Tracking
 from ganatomy.training import PANELS
@@ -104,7 +106,7 @@ def run_trial(
     log = TrialLog(journal, report, score)
     try:
         stages = Stages(workspace, Path(plan.store), experiment, workers_of(plan, space, values), log.follow, say)
-        outcome = stages.run()
+        outcome = outcome_of(stages)
         result = replace(
             result,
             stages=outcome.keys,
