@@ -45,7 +45,8 @@ from simulated_cluster import cpu_seconds, requests, served
 from ganatomy.phantom import make_cohort
 from ganatomy.progress import SweepProgress
 from ganatomy.sweep_command import Sweep
-from ganatomy.tracking import Journal, Tracking
+from ganatomy.tracking import Tracking
+from ganatomy.tracking_sending import Journal
 from ganatomy.trial import run_trial
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")

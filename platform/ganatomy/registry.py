@@ -15,7 +15,9 @@ from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.plugins import nearest
-from ganatomy.tracking import Tracking, create_version, fetch_model, log_model, says
+from ganatomy.tracking import Tracking
+from ganatomy.tracking_client import says
+from ganatomy.tracking_models import create_version, fetch_model, log_model
 
 CHAMPION, PREVIOUS = "champion", "previous"
 

@@ -18,7 +18,8 @@ from ganatomy.results import RESULT, SweepPlan, read_result, write_result
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages import Stages
 from ganatomy.terminal import one_line
-from ganatomy.tracking import Journal, Tracking
+from ganatomy.tracking import Tracking
+from ganatomy.tracking_sending import Journal
 from ganatomy.training import PANELS
 
 Report = Callable[[Mapping[str, float]], None]
