@@ -128,7 +128,7 @@ def sizes(folder: Path, trials: int) -> dict[str, tuple[float, float]]:
 def report_seconds(site: Site, name: str) -> dict[str, float]:
     """`ganatomy report` of the sweep."""
     began, before = time.time(), os.times()
-    command = ["ganatomy", "report", name, "--workspace", str(site.folder)]
+    command = [sys.executable, "-m", "ganatomy.cli", "report", name, "--workspace", str(site.folder)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     after = os.times()
     spent = after.children_user + after.children_system - before.children_user - before.children_system
