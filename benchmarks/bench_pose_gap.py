@@ -35,7 +35,7 @@ SETTINGS = {
 
 def cohort_store(workspace: Path) -> Path:
     """The prepared phantom, made once."""
-    from ganatomy.cohort import read_cohort
+    from ganatomy.cohort_reading import read_cohort
     from ganatomy.phantom import make_cohort
     from ganatomy.preparation import prepare
 

@@ -34,7 +34,7 @@ from rich.table import Table
 
 from ganatomy.cohort import Cohort, Domain, Row
 from ganatomy.experiment import Sampling
-from ganatomy.imaging import Intensity
+from ganatomy.intensities import Intensity
 from ganatomy.preparation import prepare
 from ganatomy.sampling import Pool, Sampler
 from ganatomy.store import open_store

@@ -19,7 +19,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from ganatomy.ablation import Ablation, ablation_table
-from ganatomy.cohort import Cohort, read_cohort
+from ganatomy.cohort import Cohort
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.phantom import make_cohort
 from ganatomy.phantom_bone import make_bone_cohort

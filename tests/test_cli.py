@@ -18,7 +18,7 @@ import pytest
 from command_line import GANATOMY, error_line
 
 from ganatomy import cli
-from ganatomy.cohort import read_cohort
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Experiment, Score, TrialResult
 from ganatomy.results import SweepPlan, write_result

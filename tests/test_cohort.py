@@ -11,9 +11,10 @@ import pandas
 import pytest
 import yaml
 
-from ganatomy.cohort import Cohort, Domain, Finding, Row, prepare_image, read_cohort
+from ganatomy.cohort import Cohort, Domain, Finding, Row, prepare_image
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.imaging import Intensity
+from ganatomy.intensities import Intensity
 
 
 def write(path, seed=0, shape=(4, 5, 6)):

@@ -9,7 +9,7 @@ import pytest
 from command_line import error_line, make_phantom
 
 from ganatomy import cli, cohort_commands, phantom
-from ganatomy.cohort import read_cohort
+from ganatomy.cohort_reading import read_cohort
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from command_line import GANATOMY, error_line, make_phantom
 
 from ganatomy import cli
-from ganatomy.cohort import read_cohort
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.downstream import task_of
 from ganatomy.experiment import Choice, Experiment, Sampling
 from ganatomy.generator import save_generator

@@ -13,13 +13,14 @@ import pytest
 from test_generator import Affine, cohort, experiment, store
 from torch import nn
 
-from ganatomy.cohort import Cohort, Domain, Row, prepare_image, read_cohort
+from ganatomy.cohort import Cohort, Domain, Row, prepare_image
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError, Task
 from ganatomy.experiment import pseudonym
 from ganatomy.generation import finish_generation, generate, run_job
 from ganatomy.generation_jobs import plan_generation
 from ganatomy.generator import Generator, save_generator
-from ganatomy.imaging import Intensity
+from ganatomy.intensities import Intensity
 
 
 def affine(*, orientation: str = "RAS", angle: float = 0.0, spacing=(2.0, 2.0, 2.0)) -> np.ndarray:

@@ -14,7 +14,8 @@ from test_drawing import EXPERIMENT, ROLES, SIDE, SPLITS, brain
 
 from ganatomy import examination
 from ganatomy.cli import main
-from ganatomy.cohort import Cohort, Domain, Row, prepare_image, read_cohort
+from ganatomy.cohort import Cohort, Domain, Row, prepare_image
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.distributed import Workers
 from ganatomy.examination import Bench
@@ -25,7 +26,7 @@ from ganatomy.generation_drawn import (
     pool_of_files,
 )
 from ganatomy.generator import load_generator, save_generator
-from ganatomy.imaging import Intensity
+from ganatomy.intensities import Intensity
 from ganatomy.preparation import prepare
 from ganatomy.reloading import differences_when_drawn_elsewhere
 from ganatomy.results import SweepPlan

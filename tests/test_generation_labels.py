@@ -15,13 +15,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganatomy.cohort import Cohort, Domain, Row, prepare_image, read_cohort
+from ganatomy.cohort import Cohort, Domain, Row, prepare_image
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import UNLABELLED, Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
 from ganatomy.experiment import Choice, Experiment, Sampling, pseudonym
 from ganatomy.generation import generate, run_job
 from ganatomy.generation_jobs import plan_generation
 from ganatomy.generator import Generator, save_generator
-from ganatomy.imaging import Intensity
+from ganatomy.intensities import Intensity
 from ganatomy.store_writing import Item, write_store
 
 FLAIR = Domain("flair", "MR", Intensity("window", 0, 1000))

@@ -11,7 +11,7 @@ import radiographs
 from PIL import Image
 
 from ganatomy.cli import main
-from ganatomy.cohort import read_cohort
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.experiment import pseudonym
 from ganatomy.generate_command import Generate

@@ -22,8 +22,8 @@ from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic
 from ganatomy.downstream import task_of
 from ganatomy.experiment import Choice, Experiment, Sampling, pseudonym
 from ganatomy.generator import load_generator, save_generator, write_report
-from ganatomy.imaging import Intensity
 from ganatomy.inference import synthesize_volume
+from ganatomy.intensities import Intensity
 from ganatomy.reloading import Example, differences_when_reloaded
 from ganatomy.store import Store
 from ganatomy.store_writing import Item, write_store

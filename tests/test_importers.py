@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from scans import write, write_registered
 
-from ganatomy.cohort import prepare_image, read_cohort
+from ganatomy.cohort import prepare_image
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.importers import import_cohort
 

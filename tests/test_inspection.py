@@ -10,9 +10,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from ganatomy.cohort import Cohort, Domain, Finding, Row, read_cohort
-from ganatomy.imaging import Intensity
+from ganatomy.cohort import Cohort, Domain, Finding, Row
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.inspection import check, check_cohort
+from ganatomy.intensities import Intensity
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scans import write, write_registered
 
-from ganatomy.cohort import read_cohort
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.imaging import load_native
 from ganatomy.importers import import_cohort

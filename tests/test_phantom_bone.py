@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganatomy.cohort import prepare_image, read_cohort
+from ganatomy.cohort import prepare_image
 from ganatomy.cohort_commands import Phantom
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.inspection import check_cohort
 from ganatomy.phantom_bone import PARTS, bone_film, make_bone_cohort

@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 
 from ganatomy import preparation
-from ganatomy.cohort import Cohort, Domain, Row, prepare_image, read_cohort
+from ganatomy.cohort import Cohort, Domain, Row, prepare_image
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.imaging import Intensity
+from ganatomy.intensities import Intensity
 from ganatomy.preparation import prepare
 from ganatomy.store import open_store
 from ganatomy.store_layout import FORMAT
@@ -168,7 +169,7 @@ def test_no_space_is_said_before_anything_is_read(cohort, tmp_path, monkeypatch)
 
 PROGRAM = """
 import sys, time
-from ganatomy.cohort import read_cohort
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.preparation import prepare
 
 def tell(done, total, subject):

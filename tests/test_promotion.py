@@ -22,7 +22,7 @@ from ganatomy.cohort import Cohort, Domain, Row
 from ganatomy.contracts import InputError
 from ganatomy.gate import Verdict
 from ganatomy.generator import load_generator
-from ganatomy.imaging import Intensity
+from ganatomy.intensities import Intensity
 from ganatomy.preparation import prepare
 from ganatomy.promotion import promote
 from ganatomy.registry import Registry

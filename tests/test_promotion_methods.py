@@ -25,7 +25,8 @@ from test_promotion import make_cohort
 
 from ganatomy import cli
 from ganatomy import examination as room
-from ganatomy.cohort import Cohort, Row, read_cohort
+from ganatomy.cohort import Cohort, Row
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.experiment import Budget, Choice, Downstream, Drawing, Experiment, Mixing, Sampling, pseudonym
 from ganatomy.generator import load_generator
 from ganatomy.outputs import file_digest, split_suffix

@@ -13,7 +13,7 @@ import torch
 
 from ganatomy import examination as room
 from ganatomy import training
-from ganatomy.cohort import read_cohort
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.examination import Bench
 from ganatomy.experiment import pseudonym
 from ganatomy.generation_lesions import generate_lesions

@@ -9,7 +9,7 @@ import pytest
 from ganatomy.cohort import Cohort, Domain, Row
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Choice, Experiment
-from ganatomy.imaging import Intensity
+from ganatomy.intensities import Intensity
 from ganatomy.roles import cast_roles, choose_domains
 
 STATES = Experiment("", {"P": ":lesion", "H": ":healthy"}, target="H", method=Choice("pseudo_healthy"), arm="offline")

@@ -16,7 +16,7 @@ import ray
 from ray.tune.search import Searcher
 
 from ganatomy import tuning
-from ganatomy.cohort import read_cohort
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Choice, TrialResult
 from ganatomy.phantom import make_cohort

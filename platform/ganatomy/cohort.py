@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +18,10 @@ import yaml
 
 from ganatomy import plain_values
 from ganatomy.contracts import InputError
-from ganatomy.imaging import Intensity, Prepared, load_image, load_native, prepare, to_native
+from ganatomy.imaging import Prepared, load_native, prepare
+from ganatomy.intensities import Intensity
 from ganatomy.plugins import nearest
-from ganatomy.tables import absolute, file_hashes, read_table, write_atomically
-
-__all__ = [
-    "SPLITS", "Cohort", "Domain", "Finding", "Intensity", "Prepared", "Row", "load_image",
-    "load_rows", "prepare_image", "read_cohort", "read_table", "to_native", "validate",
-    "write_atomically",
-]  # fmt: skip
+from ganatomy.tables import absolute, file_hashes, write_atomically
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1
@@ -181,167 +176,6 @@ def prepare_image(row: Row, cohort: Cohort) -> Prepared:
         raise InputError(f"{row.image}: {error.what}", expected=error.expected, remedy=error.remedy) from error
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
-
-
-def read_cohort(path: Path | str, *, require_files: bool = True) -> Cohort:
-    """The cohort in the folder ``path`` (or whose ``cohort.yaml`` it is), validated.
-
-    Raises InputError with file and line: not a cohort, unknown keys or values, an unknown domain, a patient in two
-    splits, a training patient in two domains of a disjoint cohort, one image twice, and, with ``require_files``, a
-    missing file.
-    """
-    folder = absolute(path)
-    folder = folder.parent if folder.name == "cohort.yaml" else folder
-    file = folder / "cohort.yaml"
-    values = _read_yaml(file)
-    _known(values, _YAML_KEYS, str(file))
-    table = next((folder / name for name in ("images.csv", "images.parquet") if (folder / name).exists()), None)
-    if table is None:
-        raise InputError(f"{folder} has no table", expected="images.csv or images.parquet beside cohort.yaml")
-    findings = _quarantined(values.get("quarantined") or (), file)
-    aside = {finding.file for finding in findings}
-    lines, rows = load_rows(table)
-    kept = [index for index, row in enumerate(rows) if str(row.image) not in aside]
-    cohort = Cohort(
-        path=folder,
-        name=str(values.get("name") or folder.name),
-        domains=_domains(values.get("domains") or {}, file),
-        labels=_numbers(values.get("labels") or {}, file, "labels", str),
-        label_values=_numbers(values.get("label_values") or {}, file, "label_values", int),
-        spacing=_triple(values.get("spacing"), float, f"{file}: spacing"),
-        size=_triple(values.get("size"), int, f"{file}: size"),
-        orientation=str(values.get("orientation", "RAS")),
-        disjoint_domains=bool(values.get("disjoint_domains", False)),
-        licence=str(values.get("licence") or ""),
-        rows=tuple(rows[index] for index in kept),
-        quarantined=findings,
-        set_aside=tuple(row for row in rows if str(row.image) in aside),
-    )
-    validate(cohort, [f"{table}, line {lines[index]}" for index in kept])
-    if require_files:
-        _require_files(cohort, [f"{table}, line {lines[index]}" for index in kept])
-    return cohort
-
-
-def load_rows(table: Path) -> tuple[list[int], list[Row]]:
-    """Line numbers and rows of an images table; relative paths are relative to the table's folder."""
-    lines, rows = [], []
-    for line, values in read_table(table):
-        lines.append(line)
-        rows.append(row_from(values, table.parent, f"{table}, line {line}"))
-    return lines, rows
-
-
-def row_from(values: Mapping[str, str], folder: Path, where: str) -> Row:
-    """A Row from the columns of a table. ``where`` names file and line for errors."""
-    for column in ("patient", "domain", "image"):
-        if not values.get(column):
-            missing = "is empty" if column in values else "is missing"
-            raise InputError(f"{where}: column {column!r} {missing}", expected=f"columns {', '.join(REQUIRED)}")
-    session = values.get("session", "")
-    corners = [values.get(column, "") for column in BOX]
-    try:
-        return Row(
-            patient=values["patient"],
-            subject=values.get("subject") or "_".join(part for part in (values["patient"], session) if part),
-            domain=values["domain"],
-            image=_absolute(folder, values["image"]),
-            label=_absolute(folder, values["label"]) if values.get("label") else None,
-            split=values.get("split", ""),
-            session=session,
-            box=tuple(float(corner) for corner in corners if corner) or None,
-            klass=values.get("class", ""),
-            channel=int(float(values["channel"])) if values.get("channel") else None,
-            mask=_absolute(folder, values["mask"]) if values.get("mask") else None,
-            synthetic=values.get("synthetic", "").lower() in ("1", "true", "yes"),
-            parents=tuple(values["parents"].split(";")) if values.get("parents") else (),
-        )
-    except ValueError as error:
-        raise InputError(f"{where}: {error}", expected="numbers in channel and box_*") from error
-
-
-def _absolute(folder: Path, text: str) -> Path:
-    return absolute(folder / text)
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise InputError(f"{file.parent} is not a cohort: it has no cohort.yaml", remedy="ganatomy cohort import")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{file} holds no mapping", expected=f"the keys {', '.join(_YAML_KEYS)}")
-    if values.get("format", FORMAT) != FORMAT:
-        raise InputError(f"{file} has format {values['format']!r}", expected=f"{FORMAT}", remedy="import it again")
-    return values
-
-
-_YAML_KEYS = ("format", "name", "licence", "orientation", "spacing", "size", "disjoint_domains", "domains", "labels",
-              "label_values", "quarantined")  # fmt: skip
-
-
-def _known(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in values:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}", expected=nearest(str(key), known))
-
-
-def _domains(values: Any, file: Path) -> dict[str, Domain]:
-    if not isinstance(values, dict) or not values:
-        raise InputError(
-            f"{file}: domains = {values!r}", expected="a mapping from domain name to its modality and intensity"
-        )
-    domains = {}
-    for name, settings in values.items():
-        settings = settings or {}
-        _known(settings, ("modality", "intensity"), f"{file}: domain {name}")
-        rule = settings.get("intensity") or {}
-        if isinstance(rule, str):
-            rule = plain_values.plain(Intensity.parse(rule))
-        _known(rule, ("rule", "low", "high", "mask"), f"{file}: intensity of {name}")
-        parts = [rule.get(key) for key in ("rule", "low", "high", "mask")]
-        intensity = Intensity.parse(":".join(str(part) for part in parts if part is not None)) if rule else Intensity()
-        domains[str(name)] = Domain(str(name), str(settings.get("modality") or ""), intensity)
-    return domains
-
-
-def _quarantined(entries: Any, file: Path) -> tuple[Finding, ...]:
-    try:
-        return tuple(
-            Finding(
-                str(absolute(file.parent / entry["file"])),
-                "quarantine",
-                entry.get("reason", ""),
-                entry.get("remedy", ""),
-            )
-            for entry in entries
-        )
-    except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: quarantined = {entries!r}", expected="a list of file, reason, remedy") from error
-
-
-def _numbers(values: Any, file: Path, key: str, kind: Callable[[Any], Any]) -> dict[int, Any]:
-    try:
-        return {int(number): kind(value) for number, value in values.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: {key} = {values!r}", expected="a mapping from whole numbers") from error
-
-
-def _triple(value: Any, kind: Callable[[Any], Any], where: str) -> Any:
-    if value is None:
-        return None
-    try:
-        triple = tuple(kind(part) for part in value)
-    except (TypeError, ValueError):
-        triple = ()
-    if len(triple) != 3 or min(triple) < 0:
-        raise InputError(f"{where} = {value!r}", expected="three numbers x, y, z (0 keeps an axis)")
-    return triple
-
-
 def validate(cohort: Cohort, where: Sequence[str]) -> None:
     """Refuse, by InputError, a cohort that would mislead. ``where`` names the place of each row."""
     if cohort.orientation != "RAS":
@@ -378,14 +212,6 @@ def validate(cohort: Cohort, where: Sequence[str]) -> None:
                     expected="each training patient in one domain, since disjoint_domains is set",
                     remedy="remove one of the rows",
                 )
-
-
-def _require_files(cohort: Cohort, where: Sequence[str]) -> None:
-    for row, place in zip(cohort.rows, where, strict=True):
-        for kind, file in (("image", row.image), ("label", row.label), ("mask", row.mask)):
-            if file is not None and not file.is_file():
-                raise InputError(f"{place}: {kind} {file} does not exist",
-                                 remedy=f"ganatomy cohort check {cohort.path} quarantines it")  # fmt: skip
 
 
 # --- writing -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganatomy.cohort import Cohort, prepare_image, read_cohort
+from ganatomy.cohort import Cohort, prepare_image
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.generation import generate
 from ganatomy.generator import load_generator
 from ganatomy.panels import Column, sheet, write_png

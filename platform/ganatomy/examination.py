@@ -18,7 +18,8 @@ import torch
 
 from ganatomy import gate
 from ganatomy.classification import class_of
-from ganatomy.cohort import Cohort, read_cohort
+from ganatomy.cohort import Cohort
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import Method
 from ganatomy.distributed import Workers
 from ganatomy.drawing import Offers, as_volume, fitted, size_for

@@ -129,7 +129,7 @@ class Generate(Command):
 
     def _paste(self, generator: Generator) -> int:
         """Lesions into films that show none."""
-        from ganatomy.cohort import read_cohort
+        from ganatomy.cohort_reading import read_cohort
         from ganatomy.generation_lesions import generate_lesions
 
         _warn(generator)
@@ -178,7 +178,7 @@ class Generate(Command):
 
     def _draw(self, generator: Generator) -> int:
         """Subjects from noise."""
-        from ganatomy.cohort import read_cohort
+        from ganatomy.cohort_reading import read_cohort
         from ganatomy.contracts import InputError
         from ganatomy.generation_drawn import generate_drawn, pool_of_cohort, pool_of_files
 
@@ -214,7 +214,7 @@ class Generate(Command):
         return Registry(Tracking(self.tracking_uri or None, self.workspace.absolute())).download(self.model)
 
     def _source(self) -> Cohort | Path:
-        from ganatomy.cohort import read_cohort
+        from ganatomy.cohort_reading import read_cohort
 
         return read_cohort(self.cohort) if self.cohort is not None else Path(self.image or "")
 

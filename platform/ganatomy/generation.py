@@ -24,8 +24,9 @@ from ganatomy.donors import fits, label_like, label_shown
 from ganatomy.experiment import pseudonym
 from ganatomy.generation_jobs import Job, plan_generation, rows_before
 from ganatomy.generator import Generator, load_generator
-from ganatomy.imaging import Intensity, Prepared, load_image, to_native
+from ganatomy.imaging import Prepared, load_image, to_native
 from ganatomy.inference import MAX_VOXELS
+from ganatomy.intensities import Intensity
 from ganatomy.outputs import file_digest, like_source, read_sidecar
 from ganatomy.tables import absolute, write_json
 

@@ -26,7 +26,8 @@ from ganatomy.experiment import pseudonym
 from ganatomy.generation import empty_value, maker, write_cohort
 from ganatomy.generation_jobs import rows_before
 from ganatomy.generator import Generator
-from ganatomy.imaging import Intensity, load_native, prepare
+from ganatomy.imaging import load_native, prepare
+from ganatomy.intensities import Intensity
 from ganatomy.outputs import alphanumeric, file_digest, output_type, read_sidecar, split_suffix
 from ganatomy.plain_values import digest
 from ganatomy.tables import absolute, write_json

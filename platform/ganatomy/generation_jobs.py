@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ganatomy.cohort import Cohort, Row, read_cohort
+from ganatomy.cohort import Cohort, Row
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.experiment import pseudonym
 from ganatomy.generator import Generator

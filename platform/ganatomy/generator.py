@@ -26,8 +26,8 @@ from ganatomy.cohort import Cohort, Domain
 from ganatomy.contracts import UNLABELLED, Images, InputError, Method
 from ganatomy.downstream import task_of
 from ganatomy.experiment import Experiment, Sampling, pseudonym
-from ganatomy.imaging import Intensity
 from ganatomy.inference import MAX_VOXELS, Made, evaluating, synthesize_labelled
+from ganatomy.intensities import Intensity
 from ganatomy.model_card import model_card
 from ganatomy.plain_values import plain
 from ganatomy.store import Store

@@ -12,8 +12,9 @@ import numpy as np
 from ganatomy import bids, layouts
 from ganatomy.cohort import SPLITS, Cohort, Domain, Row, validate
 from ganatomy.contracts import InputError
-from ganatomy.imaging import Intensity, Progress, load_image
+from ganatomy.imaging import Progress, load_image
 from ganatomy.inspection import Findings, examine, quarantine, summarise
+from ganatomy.intensities import Intensity
 from ganatomy.plugins import nearest
 from ganatomy.splits import hold_to_one_domain, split_patients
 from ganatomy.tables import absolute

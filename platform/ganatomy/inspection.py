@@ -14,7 +14,8 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from ganatomy.cohort import SPLITS, Cohort, Finding, Row, read_cohort
+from ganatomy.cohort import SPLITS, Cohort, Finding, Row
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.imaging import Progress, load_native, normalise, spacing_of
 from ganatomy.plain_values import plain

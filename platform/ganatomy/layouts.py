@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ganatomy.cohort import Row, row_from
+from ganatomy.cohort import Row
+from ganatomy.cohort_reading import row_from
 from ganatomy.contracts import InputError
 from ganatomy.plugins import nearest
 from ganatomy.tables import absolute, read_table

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from ganatomy.cohort import SPLITS, Cohort, Domain, Row, read_cohort
+from ganatomy.cohort import SPLITS, Cohort, Domain, Row
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.imaging import Intensity
+from ganatomy.intensities import Intensity
 from ganatomy.phantom_parts import Floats, appearing, grid, refuse_taken, smooth_field, stream
 from ganatomy.plugins import nearest
 

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ganatomy.cohort import SPLITS, Cohort, Domain, Row, read_cohort
+from ganatomy.cohort import SPLITS, Cohort, Domain, Row
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.imaging import Intensity
+from ganatomy.intensities import Intensity
 from ganatomy.phantom_parts import (
     Floats,
     Mask,

@@ -18,7 +18,7 @@ import ray
 
 from ganatomy import nodes, roll
 from ganatomy.classification import scored_images
-from ganatomy.cohort import read_cohort
+from ganatomy.cohort_reading import read_cohort
 from ganatomy.console import described, parse
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Experiment
