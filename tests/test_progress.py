@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import ray
 
+from ganatomy import progress
+from ganatomy.distributed import write_history
 from ganatomy.experiment import Experiment, TrialResult
 from ganatomy.progress import SweepProgress
 from ganatomy.results import SweepPlan, read_results, write_result
@@ -83,13 +85,13 @@ def test_what_a_trials_end_costs_does_not_grow_with_the_trials_before_it(workspa
     touched = {}
     for count in (3, 15):
         sweeping = Sweeping(workspace, count)
-        progress = sweeping.drive()
+        driving = sweeping.drive()
         for number, trial in enumerate(sweeping.trials):
             sweeping.finish(trial, number / 100)
             with files_touched() as files:
-                end(progress, trial)
+                end(driving, trial)
         touched[count] = [file for file in files if file.startswith(str(workspace)) and "mlflow.db" not in file]
-        assert not progress.latest, "a trial that has ended is kept in memory"
+        assert not driving.latest, "a trial that has ended is kept in memory"
     assert len(touched[15]) == len(touched[3])
     assert sum("result.json" in file for file in touched[15]) <= 2
     assert "15/15 trials; finished val/dice 0.140 [trial-014]; best 0.140; ETA now" in capsys.readouterr().err
@@ -112,3 +114,22 @@ def test_before_any_trial_has_finished_no_best_is_claimed(workspace, capsys):
     progress.on_trial_error(1, [], SimpleNamespace(trial_id=sweeping.trials[0], get_error=lambda: None))
     said = capsys.readouterr().err
     assert "failed before it began: its process died; none finished yet" in said
+
+
+def test_a_line_about_a_stage_under_way_says_how_far_it_is(workspace, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "QUIET_S", -1.0)
+    monkeypatch.setattr(progress, "working", list)  # there are no nodes to look at
+    sweeping = Sweeping(workspace, 2)
+    for trial, doing in zip(sweeping.trials, ("computing fit 5ed4", "waiting for fit 5ed4"), strict=True):
+        folder = sweeping.directory / "trials" / trial
+        folder.mkdir(parents=True)
+        (folder / "log.txt").write_text(f"10:00:00 starting\n10:00:01 {doing}\n")
+    running = [SimpleNamespace(trial_id=trial, status="RUNNING") for trial in sweeping.trials]
+    stage = workspace / "stages" / "fit" / "5ed4"
+    for part, says in ((0.0, ""), (0.25, " 25 %")):
+        if part:
+            stage.mkdir(parents=True)
+            write_history(stage, [{"step": 1.0, "progress": 0.1}, {"step": 2.0, "progress": part}])
+        sweeping.drive().on_step_end(1, running)
+        line = capsys.readouterr().err
+        assert f"trial-000 computing fit 5ed4{says}; trial-001 waiting for fit 5ed4;" in line

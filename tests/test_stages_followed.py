@@ -16,6 +16,7 @@ from tiny import Watched, experiment
 
 from ganatomy import artefacts as room
 from ganatomy.distributed import HISTORY, NETWORKS
+from ganatomy.outcome import outcome_of
 from ganatomy.single_flight import LeaseLost
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
@@ -33,6 +34,7 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 import tiny
+from ganatomy.outcome import outcome_of
 from ganatomy.stages import Stages
 tiny.draw_dots()
 workspace, store, values = Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
@@ -40,7 +42,7 @@ def follow(stage, record):
     print(json.dumps(["follow", stage.key, record]), flush=True)
 def say(sentence):
     print(json.dumps(["say", sentence]), flush=True)
-outcome = Stages(workspace, store, tiny.experiment(**values), follow=follow, say=say).run()
+outcome = outcome_of(Stages(workspace, store, tiny.experiment(**values), follow=follow, say=say))
 print(json.dumps(["done", outcome.summary, outcome.device_seconds]), flush=True)
 """
 
@@ -65,7 +67,7 @@ def test_two_processes_compute_each_stage_once_and_all_see_the_same(tmp_path, st
     assert set(computed.values()) == {1}
 
     late = Watched(tmp_path, store, experiment(**values))
-    outcome = late.stages.run()
+    outcome = outcome_of(late.stages)
     assert late.computed == []
     followed = [[(key, record) for kind, key, *record in one if kind == "follow"] for one in said for _ in (0,)]
     expected = [(key, [record]) for key, record in late.records]

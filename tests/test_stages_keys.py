@@ -9,6 +9,7 @@ import tiny
 from tiny import Watched, experiment
 
 from ganatomy.artefacts import Artefacts, Stage, key_of
+from ganatomy.outcome import outcome_of, reference_models
 from ganatomy.stages import Stages
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
@@ -32,7 +33,7 @@ def keys_of(tmp_path, store, monkeypatch):
     def keys_of(values, store=store):
         stages = Stages(tmp_path, store.path, experiment(**values))
         model = stages.model()
-        references = {f"reference {role}": stage.key for role, stage in stages._references().items()}
+        references = {f"reference {role}": stage.key for role, stage in reference_models(stages).items()}
         return {**stages.keys, "model": model.key, **references}
 
     return keys_of
@@ -93,7 +94,7 @@ def test_a_method_without_segmentors_does_not_depend_on_their_budget(keys_of):
 
 def test_the_judge_of_the_filter_is_the_real_arms_own_model(tmp_path, store):
     real = Watched(tmp_path, store, experiment(arm="real"))
-    real.stages.run()
+    outcome_of(real.stages)
     filtered = Watched(tmp_path, store, experiment(arm="offline", filter__min_dice=0.001))
     kept = filtered.stages.filtered()
     assert kept.record["inputs"]["judge"] == real.stages.model().key

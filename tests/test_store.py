@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ganatomy import store_writing
 from ganatomy.contracts import InputError
-from ganatomy.store import open_store, read_parquet
+from ganatomy.store import open_store
 from ganatomy.store_writing import FOREGROUND_VOXELS, Item, write_store
 
 LABELS = {1: "ventricle", 2: "wall"}
@@ -248,14 +248,3 @@ def test_records_are_values(tmp_path):
     (record,) = write(tmp_path / "s", [item(attributes={"a": [1]})]).records()
     assert record in {record}
     assert replace(record, index=7) != record
-
-
-def test_parquet_rows(tmp_path):
-    import pyarrow.parquet as parquet
-
-    rows = [{"patient": "p1", "domain": "ct"}, {"patient": "p2", "domain": "mr"}]
-    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "images.parquet")
-    assert read_parquet(tmp_path / "images.parquet") == rows
-    (tmp_path / "broken.parquet").write_text("patient,domain")
-    with pytest.raises(InputError, match=r"broken\.parquet"):
-        read_parquet(tmp_path / "broken.parquet")

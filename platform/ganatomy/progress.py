@@ -14,6 +14,7 @@ from typing import Any
 
 from ray import tune
 
+from ganatomy.distributed import read_history
 from ganatomy.experiment import TrialResult
 from ganatomy.results import RESULT, SweepPlan, read_plan, read_result, read_results, write_result
 from ganatomy.roll import working
@@ -181,7 +182,14 @@ class SweepProgress(tune.Callback):
             return f"{self._name(trial)} {part} %, {done[self.plan.score]:.3f}"
         log = self.directory / "trials" / trial / "log.txt"
         doing = log.read_text().splitlines()[-1].partition(" ")[2] if log.exists() else "starting"
-        return f"{self._name(trial)} {doing}"
+        return f"{self._name(trial)} {doing}{self._part_of(doing)}"
+
+    def _part_of(self, doing: str) -> str:
+        """How far the stage is that a trial is computing, as its history tells: of generators Tune hears nothing."""
+        computing, _, stage = doing.partition(" ")
+        folder = self.directory.parents[1].joinpath("stages", *stage.split())
+        history = read_history(folder) if computing == "computing" else []
+        return f" {100 * history[-1]['progress']:.0f} %" if history else ""
 
     def _name(self, trial: str) -> str:
         path = self.directory / "trials" / trial / "name"

@@ -198,14 +198,3 @@ class _Published:
             self.system.create_dir(self.folder, recursive=True)
         with file.open("rb") as source, self.system.open_output_stream(f"{self.folder}/{file.name}") as target:
             shutil.copyfileobj(source, target, 16 * 2**20)
-
-
-def read_parquet(path: Path | str) -> list[dict[str, Any]]:
-    """Rows of a Parquet table, column name -> value. InputError when the file is not one."""
-    import pyarrow.parquet as parquet
-
-    try:
-        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {error}", expected="a Parquet table") from error
-    return rows
