@@ -46,7 +46,7 @@ class Discs:
         self._asked: dict[Any, Node] = {}
         self._last = -math.inf
 
-    def filled(self, nodes: Iterable[Node]) -> Iterator[tuple[Node, Fault]]:
+    def filled(self) -> Iterator[tuple[Node, Fault]]:
         """Nodes that have answered, since this was last called, that their disc is full. Never waits."""
         ready = ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0] if self._asked else []
         for reference in ready:
@@ -55,6 +55,9 @@ class Discs:
                 self._watches.pop(node["NodeID"], None)
             else:
                 yield from ((node, fault) for fault in [*cramped(name_of(node), room)][:1])
+
+    def ask(self, nodes: Iterable[Node]) -> None:
+        """Ask anew, if it is time to. An answer that does not come is not waited for."""
         if time.monotonic() - self._last > (PATIENCE_S if self._asked else WATCH_S):
             self._last = time.monotonic()
             self._asked = {self._watch(node).room.remote(): node for node in nodes}
@@ -99,9 +102,10 @@ class Roll:
         if time.monotonic() - self._looked > self.every:
             self._looked = time.monotonic()
             self._follow(alive())
+            for node, fault in self._discs.filled():
+                self._part_with(node, fault)
             if len(self._nodes) > 1:
-                for node, fault in self._discs.filled(self._nodes):
-                    self._part_with(node, fault)
+                self._discs.ask(self._nodes)
         return self._nodes
 
     def _follow(self, now: list[Node]) -> None:
@@ -140,12 +144,14 @@ class Roll:
         """Have a node whose disc is full take no more work; the head, where the sweep lives, can only be told of."""
         if node["NodeID"] in self._full:
             return
-        self._full.add(node["NodeID"])
         if HEAD in node["Resources"]:
+            self._full.add(node["NodeID"])
             self.say(f"{fault.what}, and no trial can start until there is room; remedy: {fault.remedy}")
             return
+        if not _drain(node, fault.what):
+            return  # it is asked, and told, again
+        self._full.add(node["NodeID"])
         self._discs.forget(node)
-        _drain(node, fault.what)
         self._nodes = [other for other in self._nodes if other["NodeID"] != node["NodeID"]]
         self.say(f"{fault.what}; it leaves when what runs there has ended; remedy: {fault.remedy} and start Ray there "
                  "again (ray up cluster.yaml)")  # fmt: skip
@@ -184,10 +190,14 @@ def _keep_busy(node: Node) -> Any:
     return ray.remote(**everything)(wait).options(scheduling_strategy=place).remote()
 
 
-def _drain(node: Node, why: str) -> None:
-    """Have a node finish what it runs, take nothing new, and leave. Ray has this for machines about to be taken away;
-    Python reaches it where `ray drain-node` does."""
+def _drain(node: Node, why: str) -> bool:
+    """Have a node finish what it runs, take nothing new, and leave; whether it will. Ray has this for machines about to
+    be taken away; Python reaches it where `ray drain-node` does."""
     from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
     reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    ray._private.worker.global_worker.gcs_client.drain_node(node["NodeID"], reason, why, 0)
+    try:
+        accepted, _ = ray._private.worker.global_worker.gcs_client.drain_node(node["NodeID"], reason, why, 0)
+    except ray.exceptions.RayError:
+        return False
+    return bool(accepted)
