@@ -65,8 +65,9 @@ class SweepProgress(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
-        """A trial validated."""
-        self.latest[trial.trial_id] = result
+        """A trial validated; one that had finished under an earlier driver only says what it came to."""
+        if VALIDATION in result:
+            self.latest[trial.trial_id] = result
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **_: Any) -> None:
         """Between events: a line when it has been quiet for long."""
