@@ -198,7 +198,7 @@ def test_the_ui_serves_the_store_of_the_workspace(workspace):
     command = [*GANATOMY, "ui", "--workspace", str(workspace), "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/version", timeout=5) as answer:
@@ -207,7 +207,7 @@ def test_the_ui_serves_the_store_of_the_workspace(workspace):
             except OSError:
                 time.sleep(0.5)
         else:
-            pytest.fail("no answer within two minutes")
+            pytest.fail("no answer within five minutes")
         os.killpg(process.pid, signal.SIGINT)  # what a terminal sends on Ctrl-C
         assert process.wait(timeout=60) == 0
     finally:
