@@ -14,9 +14,10 @@ from ganatomy_search_spaces.pseudo_healthy import BASE as PAPER_BASE
 # CycleGAN translates from A to B: the same two states under its own names.
 ROLES = {"P": ":lesion", "H": ":healthy", "A": ":lesion", "B": ":healthy"}
 FULL_BASE = replace(PAPER_BASE, domains=ROLES)
+# D judges patches of 46 pixels. With two layers, of 22, it often misses that brain and background have changed sides.
 BASE = replace(
     FULL_BASE,
-    method=Choice("pseudo_healthy", {"width": 0.5, "discriminator_layers": 2, "segmentor_scales": 3}),
+    method=Choice("pseudo_healthy", {"width": 0.5, "discriminator_layers": 3, "segmentor_scales": 3}),
     downstream=Downstream(Choice("residual_unet", {"width": 8}), learning_rate=1e-3),
     sampling=Sampling(ndim=2, size=(64, 64), foreground=0.5),
     budget=Budget(segmentor_steps=600, generator_steps=1000, batch=2, validations=4),
