@@ -31,7 +31,7 @@ METHODS: dict[str, Values] = {
 }
 # Sixteen channels in the first layer of each: CycleGAN's has twice as many at the same width.
 SMALL: dict[str, Values] = {
-    "cGAN": {"method.width": 0.5, "method.discriminator_layers": 2},
+    "cGAN": {"method.width": 0.5, "method.discriminator_layers": 3},
     "CycleGAN": {"method.width": 0.25, "method.discriminator_layers": 2, "method.residual_blocks": 6},
     "unpaired": {},
     "paired": {},
