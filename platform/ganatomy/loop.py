@@ -1,8 +1,8 @@
-"""The only training loop: update, precision, schedule, checkpoint.
+"""The only training loop: precision, schedule, validation, checkpoint.
 
-A method says what is minimised and by which networks; everything else happens here, once, for every method and for
-the downstream models alike: devices, ranks, precision, gradient averaging, clipping, the guard against non-finite
-steps, learning-rate schedules, moving averages, early stopping, validation, checkpoints.
+A method says what is minimised and by which networks, ``optimisation`` how a network takes one step; everything else
+happens here, once, for every method and for the downstream models alike: devices, ranks, precision, learning-rate
+schedules, moving averages, early stopping, validation, checkpoints.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
-from ganatomy.contracts import Adam, Batch, Images, InputError, Method, Phase
+from ganatomy.contracts import Batch, Images, InputError, Method, Phase
 from ganatomy.experiment import SCORES, Training
-
-MAX_NON_FINITE = 20
-"""Consecutive refused steps of the same networks after which training is called diverged."""
+from ganatomy.optimisation import OptimisationStep, average_over_workers
 
 Record = dict[str, float]
 """One line of a stage's history: metric name -> number, with ``step`` and ``time`` (Unix seconds)."""
@@ -46,107 +44,6 @@ class Reporter(Protocol):
     def latest(self) -> AbstractContextManager[Path | None]:
         """The newest complete checkpoint, if any."""
         ...
-
-
-class Diverged(RuntimeError):
-    """Training produced non-finite losses or gradients again and again."""
-
-
-class OptimisationStep:
-    """The loop's ``contracts.Update``: freezing, precision, averaging, clipping, guarding and stepping."""
-
-    def __init__(
-        self,
-        networks: Mapping[str, nn.Module],
-        settings: Mapping[str, Adam],
-        *,
-        clip_norm: float = 0.0,
-        autocast: torch.dtype | None = None,
-        device: torch.device | None = None,
-    ) -> None:
-        missing = set(networks) - set(settings)
-        if missing:
-            raise InputError(f"no optimiser settings for {', '.join(sorted(missing))}", expected="one Adam per network")
-        self.phase = ""
-        self.device = device or torch.device("cpu")
-        self.clip_norm, self.autocast = clip_norm, autocast
-        self.non_finite: dict[str, int] = {}
-        self.parameters = {name: list(network.parameters()) for name, network in networks.items()}
-        self.optimisers = {
-            name: torch.optim.Adam(
-                self.parameters[name], lr=adam.lr, betas=adam.betas, weight_decay=adam.weight_decay, foreach=True
-            )
-            for name, adam in settings.items()
-        }
-        self.base_rates = {name: adam.lr for name, adam in settings.items()}
-
-    @contextmanager
-    def __call__(self, *networks: str) -> Iterator[Callable[[Tensor], None]]:
-        """Open the step of ``networks``: they alone learn; ``minimise(loss)`` must be called exactly once inside."""
-        for name, parameters in self.parameters.items():
-            for parameter in parameters:
-                parameter.requires_grad_(name in networks)
-        for name in networks:
-            self.optimisers[name].zero_grad(set_to_none=True)
-        calls = 0
-
-        def minimise(loss: Tensor) -> None:
-            nonlocal calls
-            calls += 1
-            if calls > 1:
-                raise RuntimeError(f"minimise was called twice in update{networks}: sum the losses instead")
-            self._minimise(loss, networks)
-
-        try:
-            with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-                yield minimise
-            if calls == 0:
-                raise RuntimeError(f"update{networks} ended without minimise(loss)")
-        finally:
-            for parameters in self.parameters.values():
-                for parameter in parameters:
-                    parameter.requires_grad_(True)
-
-    def set_rate(self, factor: float) -> None:
-        """Scale every network's learning rate to ``factor`` times its own base rate."""
-        for name, optimiser in self.optimisers.items():
-            for group in optimiser.param_groups:
-                group["lr"] = self.base_rates[name] * factor
-
-    def _minimise(self, loss: Tensor, networks: Sequence[str]) -> None:
-        with torch.autocast(self.device.type, enabled=False):
-            loss.float().backward()
-        gradients = [p.grad for name in networks for p in self.parameters[name] if p.grad is not None]
-        average_over_workers(gradients)
-        norm, group = torch.nn.utils.get_total_norm(gradients), ", ".join(networks)
-        # The averaged gradient is the same on every worker, so all of them take or refuse the step together.
-        if not bool(torch.isfinite(norm)):
-            self.non_finite[group] = self.non_finite.get(group, 0) + 1
-            if self.non_finite[group] > MAX_NON_FINITE:
-                raise Diverged(
-                    f"{self.non_finite[group]} steps of {group} in a row had non-finite gradients "
-                    f"(loss {float(loss.detach()):g}, phase {self.phase!r}); "
-                    "lower the learning rate or set training.clip_norm"
-                )
-            return
-        self.non_finite[group] = 0
-        if self.clip_norm > 0 and norm > self.clip_norm:
-            torch._foreach_mul_(gradients, self.clip_norm / norm)
-        for name in networks:
-            self.optimisers[name].step()
-
-
-def average_over_workers(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor by its mean over all workers, in place and in one message; nothing to do for one worker."""
-    if not tensors or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    offset = 0
-    for tensor in tensors:
-        tensor.copy_(flat[offset : offset + tensor.numel()].view_as(tensor))
-        offset += tensor.numel()
 
 
 def rate_factor(step: int, phases: Sequence[Phase]) -> float:

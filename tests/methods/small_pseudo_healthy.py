@@ -1,6 +1,4 @@
-"""Pseudo-healthy synthesis with small networks, batches for it, and an update in which nothing learns."""
-
-from contextlib import contextmanager
+"""Pseudo-healthy synthesis with small networks, and batches for it."""
 
 import torch
 from torch import nn
@@ -27,16 +25,3 @@ def batch(seed=0, count=2, side=16):
         image = torch.rand(count, 1, side, side, generator=random) * 2 - 1
         drawn[role] = Images(image, label, tuple(f"{role}{i}" for i in range(count)))
     return drawn
-
-
-class Inspected:
-    """Keeps the objectives that would be minimised; nothing learns."""
-
-    phase = "constant"
-
-    def __init__(self):
-        self.objectives = {}
-
-    @contextmanager
-    def __call__(self, *names):
-        yield lambda loss: self.objectives.update({names: loss})

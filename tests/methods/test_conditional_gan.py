@@ -5,12 +5,13 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from inspected import Inspected
 from torch import nn
 
 from ganatomy.contracts import Images, InputError, Task
 from ganatomy.experiment import Sampling
 from ganatomy.inference import synthesize_volume
-from ganatomy.loop import OptimisationStep
+from ganatomy.optimisation import OptimisationStep
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.pathology import PathologyDiscriminator, PathologyGenerator
 from ganatomy_methods.conditional_gan import ConditionalGAN, ConditionalGANConfig
@@ -25,17 +26,6 @@ def make(**settings):
 def batch():
     random = torch.Generator().manual_seed(0)
     return {role: Images(torch.rand(2, 1, 16, 16, generator=random) * 2 - 1, None) for role in "PH"}
-
-
-class Inspected:
-    phase = "constant"
-
-    def __init__(self):
-        self.objectives = {}
-
-    @contextmanager
-    def __call__(self, *names):
-        yield lambda loss: self.objectives.update({names: loss})
 
 
 def test_the_objectives_are_least_squares_on_images_between_0_and_1():

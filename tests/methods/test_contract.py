@@ -12,7 +12,8 @@ import torch
 
 from ganatomy.contracts import UNLABELLED, Images, InputError, Method, Task
 from ganatomy.experiment import Choice, Experiment, Training
-from ganatomy.loop import Loop, OptimisationStep
+from ganatomy.loop import Loop
+from ganatomy.optimisation import OptimisationStep
 from ganatomy.plugins import available
 from ganatomy_methods.common.networks import InstanceNorm
 from ganatomy_methods.common.segmentors import UNet

@@ -1,9 +1,8 @@
 """CycleGAN: its objective, its independence of labels, its schedule."""
 
-from contextlib import contextmanager
-
 import pytest
 import torch
+from inspected import Inspected
 from torch import nn
 
 from ganatomy.contracts import UNLABELLED, Images, InputError, Task
@@ -22,19 +21,6 @@ def batch(seed=0):
     random = torch.Generator().manual_seed(seed)
     label = torch.full((2, 16, 16), UNLABELLED)
     return {role: Images(torch.rand(2, 1, 16, 16, generator=random) * 2 - 1, label) for role in "AB"}
-
-
-class Inspected:
-    """Keeps the objectives that would be minimised; nothing learns."""
-
-    phase = "constant"
-
-    def __init__(self):
-        self.objectives = {}
-
-    @contextmanager
-    def __call__(self, *names):
-        yield lambda loss: self.objectives.update({names: loss})
 
 
 @pytest.mark.parametrize("identity_weight", [0.0, 5.0])

@@ -1,10 +1,10 @@
 """Every term of Qu et al. 2019 against its equation, on networks of a line each whose images are single values."""
 
-from contextlib import contextmanager
 from itertools import permutations
 
 import pytest
 import torch
+from inspected import Inspected
 from torch import nn
 
 from ganatomy.contracts import Images, Task
@@ -29,17 +29,6 @@ class Says(nn.Module):
 
     def forward(self, *given):
         return self.function(*given)
-
-
-class Inspected:
-    """Keeps the objectives that would be minimised, in their order; nothing learns."""
-
-    def __init__(self, phase):
-        self.phase, self.objectives = phase, {}
-
-    @contextmanager
-    def __call__(self, *names):
-        yield lambda loss: self.objectives.update({names: loss.detach()})
 
 
 def make(**settings):

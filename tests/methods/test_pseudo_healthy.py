@@ -4,11 +4,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from small_pseudo_healthy import Inspected, batch, make
+from inspected import Inspected
+from small_pseudo_healthy import batch, make
 from torch import nn
 
 from ganatomy.contracts import UNLABELLED, Images, InputError
-from ganatomy.loop import OptimisationStep, rate_factor
+from ganatomy.loop import rate_factor
+from ganatomy.optimisation import OptimisationStep
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator, soft_dice
 from ganatomy_methods.pseudo_healthy import PseudoHealthyConfig
 

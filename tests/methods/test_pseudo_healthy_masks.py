@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from small_pseudo_healthy import SMALL, Inspected, batch, make
+from inspected import Inspected
+from small_pseudo_healthy import SMALL, batch, make
 from tiny import EXPERIMENT, make_store
 
 from ganatomy.contracts import UNLABELLED, Images, InputError
 from ganatomy.experiment import Choice
-from ganatomy.loop import OptimisationStep
+from ganatomy.optimisation import OptimisationStep
 from ganatomy.training import FitGenerator
 from ganatomy_methods.common.losses import lsgan_generator, soft_dice
 

@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
-from contextlib import contextmanager
 
 import pytest
 import torch
+from inspected import Inspected
 from torch import nn
 
 from ganatomy.contracts import UNLABELLED, Images, InputError, Task
-from ganatomy.loop import OptimisationStep, rate_factor
+from ganatomy.loop import rate_factor
+from ganatomy.optimisation import OptimisationStep
 from ganatomy_methods.unit_lesion import (
     Discriminator,
     UnitLesion,
@@ -36,19 +37,6 @@ def batch(seed=0, count=2):
 
 def parameters(module):
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-class Inspected:
-    """Keeps the objectives that would be minimised, in their order; nothing learns."""
-
-    phase = "constant"
-
-    def __init__(self):
-        self.objectives = {}
-
-    @contextmanager
-    def __call__(self, *names):
-        yield lambda loss: self.objectives.update({names: loss.detach()})
 
 
 class Affine(nn.Module):
