@@ -168,7 +168,7 @@ def test_a_full_disc_is_said_and_leaves_nothing(tmp_path, monkeypatch):
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store_writing, "_sync", full)
+    monkeypatch.setattr(store_writing, "sync", full)
     with pytest.raises(InputError, match="disc full"):
         write(tmp_path / "s", [item()])
     assert list(tmp_path.iterdir()) == []

@@ -25,6 +25,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ganatomy.durable import sync
+
 logger = logging.getLogger(__name__)
 
 Kind = Literal["metrics", "params", "tags", "image", "artifact", "status"]
@@ -133,7 +135,7 @@ class Outbox:
             file.flush()
             os.fsync(file.fileno())
         if not end:
-            _sync(self.directory)  # the file's name must survive a power cut too
+            sync(self.directory)  # the file's name must survive a power cut too
 
     def entries(self) -> Iterator[Entry]:
         """Everything ever appended, in order, sent or not."""
@@ -217,7 +219,7 @@ class Outbox:
                 shutil.copyfile(content, target)
         for path in (self.directory / folder).rglob("*"):
             if path.is_file():
-                _sync(path)
+                sync(path)
         return folder
 
     def _addressed(self) -> bool:
@@ -236,14 +238,6 @@ def _parse(line: bytes) -> Entry | None:
         return Entry(**json.loads(line))
     except (ValueError, TypeError):
         return None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Courier:

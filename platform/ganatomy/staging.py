@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ganatomy.contracts import InputError
+from ganatomy.durable import sync
 from ganatomy.single_flight import single_flight
 
 HEADER = "store.json"
@@ -115,7 +116,7 @@ def _copy(origin: str, header: bytes, described: Mapping[str, Any], fetch: Fetch
                     expected=f"hash {digest}",
                     remedy="try again; if it stays so, the original is damaged: delete it and prepare the cohort again",
                 )
-            _sync(part / name)
+            sync(part / name)
         (part / HEADER).write_bytes(header)
         _remember(part)
         if place.exists():
@@ -124,11 +125,6 @@ def _copy(origin: str, header: bytes, described: Mapping[str, Any], fetch: Fetch
     finally:
         for left in (part, part.with_name(f"{part.name}.old")):
             shutil.rmtree(left, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def file_hash(path: Path) -> str:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ganatomy.contracts import InputError
+from ganatomy.durable import sync
 from ganatomy.plain_values import plain
 from ganatomy.staging import HEADER, file_hash
 from ganatomy.store import Store
@@ -121,26 +122,17 @@ def _write_files(part: Path, header: dict[str, Any], items: Iterable[Item]) -> N
     }
     (part / HEADER).write_text(json.dumps(header, indent=1, ensure_ascii=False))
     for file in part.iterdir():
-        _sync(file)
+        sync(file)
 
 
 def _publish(part: Path, path: Path) -> None:
-    _sync(part)
+    sync(part)
     try:
         part.rename(path)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """On disk before the rename is: a machine that loses power must not keep the name without the bytes."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
 
 
 # --- the voxels --------------------------------------------------------------------------------------------------
