@@ -116,9 +116,8 @@ def test_before_any_trial_has_finished_no_best_is_claimed(workspace, capsys):
     assert "failed before it began: its process died; none finished yet" in said
 
 
-def test_a_line_about_a_stage_under_way_says_how_far_it_is(workspace, capsys, monkeypatch):
+def test_a_line_about_a_stage_under_way_says_how_far_it_is(workspace, ray_cluster, capsys, monkeypatch):
     monkeypatch.setattr(progress, "QUIET_S", -1.0)
-    monkeypatch.setattr(progress, "working", list)  # there are no nodes to look at
     sweeping = Sweeping(workspace, 2)
     for trial, doing in zip(sweeping.trials, ("computing fit 5ed4", "waiting for fit 5ed4"), strict=True):
         folder = sweeping.directory / "trials" / trial

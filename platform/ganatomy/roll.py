@@ -94,7 +94,7 @@ class Roll:
         self._asked: dict[Any, Node] = {}
         self._silent: dict[Any, float] = {}
         self._held: list[Any] = []
-        self._discs, self._full = Discs(), set[str]()
+        self._discs, self._head_is_full = Discs(), False
         self._looked = time.monotonic()
 
     def nodes(self) -> list[Node]:
@@ -142,15 +142,13 @@ class Roll:
 
     def _part_with(self, node: Node, fault: Fault) -> None:
         """Have a node whose disc is full take no more work; the head, where the sweep lives, can only be told of."""
-        if node["NodeID"] in self._full:
-            return
         if HEAD in node["Resources"]:
-            self._full.add(node["NodeID"])
-            self.say(f"{fault.what}, and no trial can start until there is room; remedy: {fault.remedy}")
+            if not self._head_is_full:
+                self._head_is_full = True
+                self.say(f"{fault.what}, and no trial can start until there is room; remedy: {fault.remedy}")
             return
         if not _drain(node, fault.what):
             return  # it is asked, and told, again
-        self._full.add(node["NodeID"])
         self._discs.forget(node)
         self._nodes = [other for other in self._nodes if other["NodeID"] != node["NodeID"]]
         self.say(f"{fault.what}; it leaves when what runs there has ended; remedy: {fault.remedy} and start Ray there "
