@@ -260,29 +260,6 @@ def test_one_thing_that_mlflow_will_not_take_holds_up_nothing(tracking, run, tmp
     assert (tmp_path / "journal" / "refused.jsonl").read_text().count("\n") == 2
 
 
-# --- the import --------------------------------------------------------------------------------------------------
-
-IMPORT = """
-import importlib, os, sys
-class Seen:
-    def find_spec(self, name, path=None, target=None):
-        if name == "mlflow":
-            print(os.environ.get("MLFLOW_DISABLE_TELEMETRY"), os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES"))
-            sys.exit()
-sys.meta_path.insert(0, Seen())
-importlib.import_module(sys.argv[1])
-"""
-
-
-@pytest.mark.parametrize("room", ["tracking", "tracking_client", "tracking_models", "tracking_sending"])
-def test_mlflow_finds_its_settings_at_its_import(room):
-    """It reads them then, and never again: whichever of the rooms is imported first must have set them."""
-    bare = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    command = [sys.executable, "-c", IMPORT, f"ganatomy.{room}"]
-    done = subprocess.run(command, capture_output=True, text=True, env=bare)
-    assert done.stdout == "true 0\n", done.stderr
-
-
 # --- the server --------------------------------------------------------------------------------------------------
 
 
