@@ -20,6 +20,7 @@ from ganatomy.loop import Record
 from ganatomy.plain_values import digest, plain
 from ganatomy.results import write_json
 from ganatomy.single_flight import LeaseLost, single_flight
+from ganatomy.standstill import Standstills
 
 FORMAT = 1
 """Part of every key: raised when what a stage leaves, or how it computes it, changes."""
@@ -90,6 +91,11 @@ class Artefacts:
                 remedy="run the sweep anew with the installed version",
             )
         said: list[str] = []
+        standstills = Standstills(stage.directory, self.say)
+
+        def grown() -> None:
+            follower.poll()
+            standstills.tell()
 
         def waiting() -> None:
             if not said:
@@ -101,9 +107,10 @@ class Artefacts:
             # Suspended for so long that another took over: from here on wait for that one.
             with suppress(LeaseLost), single_flight(stage.directory, stage.finished, waiting) as still_mine:
                 if still_mine is not None:
+                    standstills.tell()
                     self.say(f"computing {kind} {key}")
                     began = time.perf_counter()
-                    work(stage.directory, follower.poll)
+                    work(stage.directory, grown)
                     still_mine()
                     self._conclude(stage, plain(inputs), time.perf_counter() - began)
         follower.poll()

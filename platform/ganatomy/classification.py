@@ -25,6 +25,7 @@ from ganatomy.loop import Loop, Record
 from ganatomy.metrics import LESION, NORMAL, PROBABILITY, summarise
 from ganatomy.panels import Column
 from ganatomy.sampling import Mixture, Pool, Sampler, resized, slices_in
+from ganatomy.standstill import moved
 from ganatomy.store import Store, open_store
 from ganatomy.store_layout import Record as Image
 from ganatomy.training import (
@@ -112,6 +113,7 @@ def lesion_probabilities(
         given = torch.from_numpy(whole if sampling.ndim == 2 else whole[:, None]).to(device)
         with torch.no_grad():
             found = network(given).float().softmax(dim=1)[:, lesion].tolist()
+        moved()
         yield from zip(some, found, strict=True)
 
 

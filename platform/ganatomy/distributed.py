@@ -29,6 +29,7 @@ from ganatomy.installation import CACHE, WrongNode, check_sources
 from ganatomy.loop import Loop, Record
 from ganatomy.single_flight import LeaseLost, Turn
 from ganatomy.staging import NoRoom
+from ganatomy.standstill import watched
 from ganatomy.tables import write_atomically
 
 HISTORY = "history.jsonl"
@@ -101,7 +102,8 @@ def train(build: Build, directory: Path, workers: Workers, published: Callable[[
 
 
 def _train_alone(build: Build, directory: Path, workers: Workers, published: Callable[[], None]) -> None:
-    _finish(build(rank=0, world=1, device=workers.device()), DirectoryReporter(directory, published), directory)
+    with watched(directory):
+        _finish(build(rank=0, world=1, device=workers.device()), DirectoryReporter(directory, published), directory)
 
 
 def _nothing() -> None:
@@ -288,8 +290,8 @@ def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, directory = context.get_world_rank(), Path(config["directory"])
     build = partial(config["build"], rank=rank, world=context.get_world_size(), device=ray.train.torch.get_device())
-    loop = with_room(build)
-    _finish(loop, TrainReporter(directory, rank), directory)
+    with watched(directory):
+        _finish(with_room(build), TrainReporter(directory, rank), directory)
 
 
 def _train_on_ray(build: Build, directory: Path, workers: Workers, published: Callable[[], None]) -> None:

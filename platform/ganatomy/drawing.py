@@ -20,6 +20,7 @@ from ganatomy.contracts import InputError, Method
 from ganatomy.experiment import Drawing
 from ganatomy.inference import evaluating
 from ganatomy.sampling import Pool
+from ganatomy.standstill import moved
 from ganatomy.store_layout import Record
 
 TRIES = 4
@@ -94,6 +95,7 @@ def draw_one(method: Method, labels: torch.Tensor, number: int, seed: int) -> Su
     """Subject ``number`` of this seed; None where it does not pass the method's own checks."""
     with evaluating(method):
         drawn = method.draw(labels, (number,), seed)
+    moved()
     if not drawn.accepted[0]:
         return None
     return Subject(

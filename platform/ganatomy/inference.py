@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from ganatomy.contracts import UNLABELLED, Images, Method
 from ganatomy.experiment import Sampling
+from ganatomy.standstill import moved
 
 Network = Callable[[Tensor], Tensor]
 """Maps [N, C, *S] to [N, K, *S]; a module, or any function of modules."""
@@ -262,13 +263,25 @@ def _over_volume(
 ) -> Tensor:
     """[C, D, H, W] -> finish(network(…)) [K, D, H, W] on the CPU."""
     with evaluating(network):
+        step = _told(network)
         # Smaller images are padded up to the size that the network was trained on: there its statistics hold.
-        whole = padded(network, multiple, at_least=sampling.size)
+        whole = padded(step, multiple, at_least=sampling.size)
         if sampling.ndim == 2:
             return _slices(whole, volume, sampling, multiple, device, max_voxels, finish)
         if math.prod(_padded_sides(volume.shape[1:], multiple, sampling.size)) <= max_voxels:
             return finish(whole(volume[None].to(device)))[0].cpu()
-        return _windows(network, volume, sampling, multiple, device, max_voxels, finish)
+        return _windows(step, volume, sampling, multiple, device, max_voxels, finish)
+
+
+def _told(network: Network) -> Network:
+    """``network``, of which each pass is a step of the work."""
+
+    def forward(image: Tensor) -> Tensor:
+        output = network(image)
+        moved()
+        return output
+
+    return forward
 
 
 def _slices(

@@ -21,6 +21,7 @@ from torch import Tensor
 from ganatomy.contracts import Batch, Images, InputError, Method, Phase
 from ganatomy.experiment import SCORES, Training
 from ganatomy.optimisation import OptimisationStep, average_over_workers
+from ganatomy.standstill import moved
 
 Record = dict[str, float]
 """One line of a stage's history: metric name -> number, with ``step`` and ``time`` (Unix seconds)."""
@@ -170,6 +171,7 @@ class Loop:
         losses = self.method.step(cast(Mapping[str, Images], batch), self.update)
         self._follow_average()
         self.step += 1
+        moved()
         return losses
 
     def _record(self, losses: dict[str, Tensor], steps_per_second: float) -> None:

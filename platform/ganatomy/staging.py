@@ -13,15 +13,17 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.durable import sync
 from ganatomy.single_flight import single_flight
+from ganatomy.standstill import moved
 
 HEADER = "store.json"
+PIECE = 16 * 2**20
 ROOM = "free space there, name another folder in GANATOMY_STORE_CACHE, or unset it"
 CHECKED = "checked.json"
 """Size and time of every file when its hash was found right: while they stay the same, it is not read again."""
@@ -59,7 +61,7 @@ def staged(origin: str, header: bytes, fetch: Fetch, cache: Path) -> Path:
 
 def _staged(origin: str, header: bytes, described: Mapping[str, Any], fetch: Fetch, cache: Path, place: Path) -> Path:
     name = place.name
-    with single_flight(cache / f".{name}", lambda: _is_as_checked(place)) as still_mine:
+    with single_flight(cache / f".{name}", lambda: _is_as_checked(place), waiting=moved) as still_mine:
         # still_mine need not be asked: a second copy would be the same.
         if still_mine is not None and not _check(place, described):
             for left in cache.glob(f".{name}.*"):  # by a process that was killed
@@ -129,5 +131,15 @@ def _copy(origin: str, header: bytes, described: Mapping[str, Any], fetch: Fetch
 
 def file_hash(path: Path) -> str:
     """Hash of a file's content."""
+    hasher = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        for piece in pieces(file):
+            hasher.update(piece)
+    return hasher.hexdigest()
+
+
+def pieces(file: Any) -> Iterator[bytes]:
+    """The content of an open file, so much at a time that a slow way to it is not taken for none."""
+    while piece := file.read(PIECE):
+        moved()
+        yield piece

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ganatomy.contracts import InputError
 from ganatomy.installation import CACHE
-from ganatomy.staging import HEADER, staged
+from ganatomy.staging import HEADER, PIECE, pieces, staged
 from ganatomy.store_layout import Record, Volume, read_header, read_records, read_volume, shard_file
 from ganatomy.tracking_store import shown
 
@@ -153,7 +153,8 @@ class _Shared:
         return str(self.path)
 
     def fetch(self, name: str, to: Path) -> None:
-        shutil.copyfile(self.path / name, to)
+        with (self.path / name).open("rb") as source, to.open("wb") as target:
+            target.writelines(pieces(source))
 
 
 class _Published:
@@ -189,7 +190,7 @@ class _Published:
             self.system.open_input_stream(f"{self.folder}/{name}") as source,
             to.open("wb") as target,
         ):
-            shutil.copyfileobj(source, target, 16 * 2**20)
+            target.writelines(pieces(source))
 
     def put(self, file: Path) -> None:
         from pyarrow.fs import LocalFileSystem
@@ -197,4 +198,4 @@ class _Published:
         if isinstance(self.system, LocalFileSystem):  # an object store has no folders
             self.system.create_dir(self.folder, recursive=True)
         with file.open("rb") as source, self.system.open_output_stream(f"{self.folder}/{file.name}") as target:
-            shutil.copyfileobj(source, target, 16 * 2**20)
+            shutil.copyfileobj(source, target, PIECE)

@@ -25,6 +25,7 @@ from ganatomy.contracts import InputError
 from ganatomy.durable import sync
 from ganatomy.plain_values import plain
 from ganatomy.staging import HEADER, file_hash
+from ganatomy.standstill import moved
 from ganatomy.store import Store
 from ganatomy.store_layout import FORMAT, IDENTITY, Place, Record, shard_file, write_records
 
@@ -112,6 +113,7 @@ def _write_files(part: Path, header: dict[str, Any], items: Iterable[Item]) -> N
             foreground = _foreground(item.label, present, index)
             places.append(shards.add(item, foreground))
             records.append(_record(index, item))
+            moved()
     write_records(part / "records.arrow", records, places)
     files = sorted(part.iterdir())
     header = {

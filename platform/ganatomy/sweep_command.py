@@ -30,6 +30,7 @@ from ganatomy.preparation import prepare
 from ganatomy.results import SweepPlan, read_plan, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, parse_settings
+from ganatomy.standstill import STANDSTILL, USUAL_S
 from ganatomy.store import URL, Store, publish_store
 from ganatomy.terminal import BAD_INPUT, guarded, one_line
 from ganatomy.tracking import Tracking
@@ -98,6 +99,9 @@ class Sweep:
     GANATOMY_STORE_CACHE if not given, else it is read where it lies."""
     store_url: str = ""
     """Also put the prepared cohort there (s3://BUCKET/FOLDER), for such copies to come from; GANATOMY_STORE_URL."""
+    standstill_s: float = USUAL_S
+    """End a process that trains or scores and takes no step for so many seconds; it is started again, from its last
+    checkpoint. 0: never."""
     debug: bool = False
     """Show tracebacks."""
 
@@ -111,6 +115,7 @@ class Sweep:
 
     def resumed(self) -> SweepPlan:
         """The plan of the sweep to go on with."""
+        self._check_amounts()
         return read_plan(sweep_directory(self.workspace.absolute(), self.resume))
 
     def _settled(self, running: contextlib.ExitStack, plan: SweepPlan) -> SweepPlan:
@@ -120,7 +125,7 @@ class Sweep:
         """
         packages = _packages(plan)
         places = {name: place for name, place in ((CACHE, self.store_cache), (URL, self.store_url)) if place}
-        start_ray(self.address, {SOURCES: demanded(packages), **places})
+        start_ray(self.address, {SOURCES: demanded(packages), STANDSTILL: f"{self.standstill_s:g}", **places})
         nodes.await_nodes(self.nodes, _say)
         question = running.enter_context(
             nodes.inquiry(
@@ -198,7 +203,8 @@ class Sweep:
         return plan
 
     def _check_amounts(self) -> None:
-        least = {"trials": 0, "workers_per_trial": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0, "concurrent": 0}
+        least = {"trials": 0, "workers_per_trial": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0, "concurrent": 0,
+                 "standstill_s": 0}  # fmt: skip
         for name, low in least.items():
             value = getattr(self, name)
             if not value >= low:
