@@ -239,8 +239,8 @@ def test_work_that_came_to_a_node_with_other_sources_is_handed_out_again(
 
     if raised:
         with pytest.raises(raised, match="rack-2"):
-            run_task(work, Workers(here=False, max_failures=2))
+            run_task(work, Workers(here=False, max_failures=2), tmp_path)
         assert len(list(tmp_path.iterdir())) == 3
     else:
-        run_task(work, Workers(here=False))
+        run_task(work, Workers(here=False), tmp_path)
         assert len(list(tmp_path.iterdir())) == wrong + 1

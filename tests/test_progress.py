@@ -116,6 +116,19 @@ def test_before_any_trial_has_finished_no_best_is_claimed(workspace, capsys):
     assert "failed before it began: its process died; none finished yet" in said
 
 
+def test_a_trial_that_failed_because_it_hung_says_where(workspace, capsys):
+    sweeping = Sweeping(workspace, 1)
+    [trial] = sweeping.trials
+    stage, folder = workspace / "stages" / "fit" / "5ed4", sweeping.directory / "trials" / trial
+    for path in (stage, folder):
+        path.mkdir(parents=True)
+    (folder / "log.txt").write_text("10:00:00 computing fit 5ed4\n")
+    (stage / "standstill-node-7.txt").write_text("process 7 on node took no step for 9 s\nThread …\n")
+    sweeping.drive().on_trial_error(1, [], SimpleNamespace(trial_id=trial, get_error=lambda: None))
+    said = capsys.readouterr().err
+    assert f"its process died; process 7 on node took no step for 9 s; it stood where {stage}" in said
+
+
 def test_a_line_about_a_stage_under_way_says_how_far_it_is(workspace, ray_cluster, capsys, monkeypatch):
     monkeypatch.setattr(progress, "QUIET_S", -1.0)
     sweeping = Sweeping(workspace, 2)

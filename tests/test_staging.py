@@ -149,7 +149,7 @@ def test_no_space_is_said_before_anything_is_copied(store, cache, monkeypatch):
 
 
 def test_work_that_a_sweep_gave_out_reads_the_original_where_there_is_no_space(store, cache, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(staging, "single_flight", full)

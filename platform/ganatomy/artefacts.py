@@ -91,11 +91,12 @@ class Artefacts:
                 remedy="run the sweep anew with the installed version",
             )
         said: list[str] = []
-        standstills = Standstills(stage.directory, self.say)
+        computing, standstills = f"computing {kind} {key}", Standstills(stage.directory, self.say)
 
         def grown() -> None:
             follower.poll()
-            standstills.tell()
+            if standstills.tell():
+                self.say(computing)
 
         def waiting() -> None:
             if not said:
@@ -108,9 +109,12 @@ class Artefacts:
             with suppress(LeaseLost), single_flight(stage.directory, stage.finished, waiting) as still_mine:
                 if still_mine is not None:
                     standstills.tell()
-                    self.say(f"computing {kind} {key}")
+                    self.say(computing)
                     began = time.perf_counter()
-                    work(stage.directory, grown)
+                    try:
+                        work(stage.directory, grown)
+                    finally:
+                        standstills.tell()
                     still_mine()
                     self._conclude(stage, plain(inputs), time.perf_counter() - began)
         follower.poll()

@@ -29,7 +29,7 @@ from ganatomy.installation import CACHE, WrongNode, check_sources
 from ganatomy.loop import Loop, Record
 from ganatomy.single_flight import LeaseLost, Turn
 from ganatomy.staging import NoRoom
-from ganatomy.standstill import watched
+from ganatomy.standstill import limit, noted, paused, watched
 from ganatomy.tables import write_atomically
 
 HISTORY = "history.jsonl"
@@ -45,6 +45,9 @@ TRAIN_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
+
+COLLECTIVE_S = 1800
+"""How long a rank waits for the others in one of torch's collectives."""
 
 WRONG_NODE_S = 5.0
 """Pause before work that came to a node with other sources is handed out again; the node is kept busy meanwhile."""
@@ -95,24 +98,26 @@ def train(build: Build, directory: Path, workers: Workers, published: Callable[[
     directory.mkdir(parents=True, exist_ok=True)
     if workers.count > 1:
         _train_on_ray(build, directory, workers, published)
-    elif workers.here:
-        _train_alone(build, directory, workers, published)
     else:
-        run_task(partial(_train_alone, build, directory, workers, _nothing), workers, published)
+        told = published if workers.here else _nothing
+        run_task(partial(_train_alone, build, directory, workers, told), workers, directory, published)
 
 
 def _train_alone(build: Build, directory: Path, workers: Workers, published: Callable[[], None]) -> None:
-    with watched(directory):
-        _finish(build(rank=0, world=1, device=workers.device()), DirectoryReporter(directory, published), directory)
+    _finish(build(rank=0, world=1, device=workers.device()), DirectoryReporter(directory, published), directory)
 
 
 def _nothing() -> None:
     return None
 
 
-def _call(work: Callable[[], None]) -> None:
+def _call(packed: bytes, directory: Path) -> None:
+    """Unpacked only here: it is then that a store is opened, or copied to this node."""
+    import ray
+
     check_sources()
-    with_room(work)
+    with watched(directory):
+        with_room(lambda: ray.cloudpickle.loads(packed)())
 
 
 def with_room(work: Callable[[], T]) -> T:
@@ -136,14 +141,18 @@ def _finish(loop: Loop, reporter: Any, directory: Path) -> None:
             beside.unlink(missing_ok=True)
 
 
-def run_task(work: Callable[[], None], workers: Workers, published: Callable[[], None] = _nothing) -> None:
+def run_task(
+    work: Callable[[], None], workers: Workers, directory: Path, published: Callable[[], None] = _nothing
+) -> None:
     """Run ``work`` (picklable) with one worker's resources: in this process if it holds them, else as a Ray task.
 
-    ``published`` is called now and then while the task runs. A task whose node died is run again, and so is one that
-    came to a node that just joined with other sources: it will be kept from taking more.
+    directory: where a note goes of where it stood still, if it does.  ``published`` is called now and then while the
+    task runs. A task whose node died is run again, and so is one that came to a node that just joined with other
+    sources: it will be kept from taking more.
     """
     if workers.here:
-        work()
+        with watched(directory):
+            work()
         return
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -155,12 +164,15 @@ def run_task(work: Callable[[], None], workers: Workers, published: Callable[[],
         # Outside the trial's own placement group, which holds nothing.
         scheduling_strategy=PlacementGroupSchedulingStrategy(placement_group=None),
     )(_call)
+    packed = ray.cloudpickle.dumps(work)
     for chance in range(workers.max_failures, -1, -1):
-        running = task.remote(work)
+        running = task.remote(packed, directory)
         try:
             while not ray.wait([running], timeout=0.5)[0]:
                 published()
             return ray.get(running)
+        except ray.exceptions.WorkerCrashedError:
+            raise RuntimeError(f"its process died, {workers.max_failures + 1} times{noted(directory)}") from None
         except ray.exceptions.RayTaskError as error:
             cause = error.cause or error
             if not (chance and isinstance(cause, WrongNode)):
@@ -221,7 +233,8 @@ class DirectoryReporter:
                 for old in self._complete()[:-1]:
                     shutil.rmtree(old, ignore_errors=True)
                 write_history(self.directory, history)
-        self.published()
+        with paused():
+            self.published()
 
     @contextlib.contextmanager
     def latest(self) -> Iterator[Path | None]:
@@ -303,7 +316,10 @@ def _train_on_ray(build: Build, directory: Path, workers: Workers, published: Ca
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"build": build, "directory": str(directory)},
-        torch_config=TorchConfig(backend="nccl" if workers.gpus >= 1 else "gloo"),
+        torch_config=TorchConfig(
+            backend="nccl" if workers.gpus >= 1 else "gloo",
+            timeout_s=int(max(COLLECTIVE_S, 2 * limit())),  # who waits for one that hangs may leave a note first
+        ),
         scaling_config=ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.gpus > 0,
@@ -333,16 +349,16 @@ def _train_on_ray(build: Build, directory: Path, workers: Workers, published: Ca
         running.join(0.5)
         published()
     if failure:
-        raise _root_cause(failure[0]) from failure[0]
+        raise _root_cause(failure[0], directory) from failure[0]
 
 
-def _root_cause(error: BaseException) -> BaseException:
+def _root_cause(error: BaseException, directory: Path) -> BaseException:
     """The first worker's own exception, which says more than the group's."""
     for worker_error in (getattr(error, "worker_failures", None) or {}).values():
         cause = getattr(worker_error, "cause", worker_error)
         return (
             cause
             if isinstance(cause, InputError | WrongNode | LeaseLost)
-            else RuntimeError(f"a worker failed: {cause}")
+            else RuntimeError(f"a worker failed: {cause}{noted(directory)}")
         )
     return error

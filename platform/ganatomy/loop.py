@@ -21,7 +21,7 @@ from torch import Tensor
 from ganatomy.contracts import Batch, Images, InputError, Method, Phase
 from ganatomy.experiment import SCORES, Training
 from ganatomy.optimisation import OptimisationStep, average_over_workers
-from ganatomy.standstill import moved
+from ganatomy.standstill import moved, paused
 
 Record = dict[str, float]
 """One line of a stage's history: metric name -> number, with ``step`` and ``time`` (Unix seconds)."""
@@ -208,7 +208,8 @@ class Loop:
         if self.world == 1:
             return verdict
         shared = torch.tensor([float(verdict)], device=self.device)
-        dist.broadcast(shared, src=0)
+        with paused():  # rank 0 validates, and is watched while it does
+            dist.broadcast(shared, src=0)
         return bool(shared.item())
 
     # --- moving average ------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from ganatomy import roc
 from ganatomy.experiment import Score
+from ganatomy.standstill import moved
 
 Volume = NDArray[Any]
 
@@ -92,6 +93,7 @@ def score_subject(
         missed = bool(there.any()) and not bool(claimed.any())
         rows.append(Score(subject, patient, "dice", name, dice(claimed, there), missed))
         rows.append(Score(subject, patient, "hd95", name, hd95(claimed, there, spacing), missed))
+        moved()
     return rows
 
 

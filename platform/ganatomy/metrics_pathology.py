@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ganatomy.contracts import InputError
+from ganatomy.standstill import moved
 
 Volume = NDArray[Any]
 
@@ -152,6 +153,7 @@ def _slices(
         if not healthy.all():
             pair = tuple(healthy * (np.asarray(volume[k], np.float64) + 1) / 2 for volume in (made, source))
             yield (pair[0], pair[1]), None if inside is None else inside[k] & healthy
+            moved()
 
 
 # --- from cases to numbers ---------------------------------------------------------------------------------------

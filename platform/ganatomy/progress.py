@@ -18,6 +18,7 @@ from ganatomy.distributed import read_history
 from ganatomy.experiment import TrialResult
 from ganatomy.results import RESULT, SweepPlan, read_plan, read_result, read_results, write_result
 from ganatomy.roll import working
+from ganatomy.standstill import noted
 from ganatomy.terminal import one_line
 from ganatomy.tracking import Tracking
 from ganatomy.trial import VALIDATION
@@ -87,7 +88,8 @@ class SweepProgress(tune.Callback):
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """A trial failed; the sweep goes on."""
         error = trial.get_error()
-        self._end(trial.trial_id, "failed", one_line(error) if error else "its process died")
+        why = one_line(error) if error else "its process died"
+        self._end(trial.trial_id, "failed", why + self._stood(trial.trial_id))
 
     # --- after the sweep -----------------------------------------------------------------------------------------
 
@@ -187,10 +189,21 @@ class SweepProgress(tune.Callback):
 
     def _part_of(self, doing: str) -> str:
         """How far the stage is that a trial is computing, as its history tells: of generators Tune hears nothing."""
-        computing, _, stage = doing.partition(" ")
-        folder = self.directory.parents[1].joinpath("stages", *stage.split())
-        history = read_history(folder) if computing == "computing" else []
+        folder = self._computed(doing)
+        history = read_history(folder) if folder else []
         return f" {100 * history[-1]['progress']:.0f} %" if history else ""
+
+    def _computed(self, doing: str) -> Path | None:
+        """Folder of the stage that a trial says it is computing."""
+        computing, _, stage = doing.partition(" ")
+        return self.directory.parents[1].joinpath("stages", *stage.split()) if computing == "computing" else None
+
+    def _stood(self, trial: str) -> str:
+        """Where the process of a trial stood still, if it is for that that it was ended."""
+        log = self.directory / "trials" / trial / "log.txt"
+        said = log.read_text().splitlines() if log.exists() else []
+        folders = [folder for line in said if (folder := self._computed(line.partition(" ")[2]))]
+        return noted(folders[-1]) if folders else ""
 
     def _name(self, trial: str) -> str:
         path = self.directory / "trials" / trial / "name"

@@ -13,6 +13,7 @@ from ganatomy.experiment import Experiment, Score, TrialResult
 from ganatomy.plain_values import plain
 from ganatomy.plugins import nearest, resolve
 from ganatomy.search_space import PaperTable, SearchSpace
+from ganatomy.standstill import USUAL_S
 from ganatomy.tables import write_atomically
 
 PLAN = "sweep.json"
@@ -26,7 +27,8 @@ class SweepPlan:
     space: name of the search space.  full: whether at its full size.  base: its Experiment, at that size, with this
     cohort's domains filled in.  fixed: parameters set on the command line.  store: folder of the prepared cohort.
     workers, cpus, gpus: per trial and per worker.  apart: trial drivers hold no resources; what they compute asks Ray
-    for them.  tracking_uri, run_id: where it is recorded.
+    for them.  standstill_s: seconds without a step after which a process is ended, 0 for never.
+    tracking_uri, run_id: where it is recorded.
     """
 
     name: str
@@ -46,6 +48,7 @@ class SweepPlan:
     concurrent: int = 0
     scheduler: str = "none"
     sampler_seed: int = 0
+    standstill_s: float = USUAL_S
     tracking_uri: str = ""
     run_id: str = ""
 

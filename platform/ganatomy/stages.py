@@ -35,7 +35,6 @@ from ganatomy.plain_values import plain
 from ganatomy.plugins import nearest, resolve
 from ganatomy.results import write_json
 from ganatomy.selection import judged, judgement, kept_images
-from ganatomy.standstill import watched
 from ganatomy.store import Store, open_store
 from ganatomy.store_writing import write_store
 from ganatomy.synthesis import synthetic_items
@@ -330,7 +329,7 @@ class Stages:
 
     def apart(self, work: Callable[[Path], None]) -> Work:
         """A stage that trains nothing, run where the trial's resources are."""
-        return lambda directory, grown: run_task(partial(_watched, work, directory), self.workers, grown)
+        return lambda directory, grown: run_task(partial(work, directory), self.workers, directory, grown)
 
     def device(self) -> torch.device:
         """Where the trial computes."""
@@ -339,11 +338,6 @@ class Stages:
     def __getstate__(self) -> dict[str, Any]:
         """Ships to another process without the callbacks, which belong to the trial's own."""
         return {**self.__dict__, "follow": _ignore, "say": _ignore}
-
-
-def _watched(work: Callable[[Path], None], directory: Path) -> None:
-    with watched(directory):
-        work(directory)
 
 
 def _ignore(*_: Any) -> None:

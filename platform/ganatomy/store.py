@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ganatomy.contracts import InputError
 from ganatomy.installation import CACHE
 from ganatomy.staging import HEADER, PIECE, pieces, staged
+from ganatomy.standstill import moved
 from ganatomy.store_layout import Record, Volume, read_header, read_records, read_volume, shard_file
 from ganatomy.tracking_store import shown
 
@@ -101,6 +102,7 @@ class Store:
         return z, y, x
 
     def _volume(self, record: Record) -> Volume:
+        moved()
         volume = self._volumes.get(record.index)
         if volume is None:
             place = self._places[record.index]

@@ -99,9 +99,9 @@ class Sweep:
     GANATOMY_STORE_CACHE if not given, else it is read where it lies."""
     store_url: str = ""
     """Also put the prepared cohort there (s3://BUCKET/FOLDER), for such copies to come from; GANATOMY_STORE_URL."""
-    standstill_s: float = USUAL_S
-    """End a process that trains or scores and takes no step for so many seconds; it is started again, from its last
-    checkpoint. 0: never."""
+    standstill_s: float | None = None
+    """End a process that computes and takes no step for so many seconds (1800 if not given, or what a resumed
+    sweep began with); what it did is taken up from its last checkpoint. 0: never."""
     debug: bool = False
     """Show tracebacks."""
 
@@ -116,7 +116,8 @@ class Sweep:
     def resumed(self) -> SweepPlan:
         """The plan of the sweep to go on with."""
         self._check_amounts()
-        return read_plan(sweep_directory(self.workspace.absolute(), self.resume))
+        plan = read_plan(sweep_directory(self.workspace.absolute(), self.resume))
+        return plan if self.standstill_s is None else replace(plan, standstill_s=self.standstill_s)
 
     def _settled(self, running: contextlib.ExitStack, plan: SweepPlan) -> SweepPlan:
         """Join the cluster; the plan as it can run there. InputError where it has no room, or a node is not like us.
@@ -125,7 +126,7 @@ class Sweep:
         """
         packages = _packages(plan)
         places = {name: place for name, place in ((CACHE, self.store_cache), (URL, self.store_url)) if place}
-        start_ray(self.address, {SOURCES: demanded(packages), STANDSTILL: f"{self.standstill_s:g}", **places})
+        start_ray(self.address, {SOURCES: demanded(packages), STANDSTILL: f"{plan.standstill_s:g}", **places})
         nodes.await_nodes(self.nodes, _say)
         question = running.enter_context(
             nodes.inquiry(
@@ -192,6 +193,7 @@ class Sweep:
             concurrent=self.concurrent,
             scheduler=self._scheduler(len(listed)),
             sampler_seed=self.seed,
+            standstill_s=USUAL_S if self.standstill_s is None else self.standstill_s,
             tracking_uri=tracking.uri,
         )
         plan = settled(plan)
@@ -207,7 +209,7 @@ class Sweep:
                  "standstill_s": 0}  # fmt: skip
         for name, low in least.items():
             value = getattr(self, name)
-            if not value >= low:
+            if value is not None and not value >= low:
                 raise InputError(f"--{name.replace('_', '-')} {value}", expected=f"{low} or more")
 
     def _scheduler(self, listed: int) -> str:

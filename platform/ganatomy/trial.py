@@ -17,6 +17,7 @@ from ganatomy.plain_values import plain
 from ganatomy.results import RESULT, SweepPlan, read_result, write_result
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages import Stages
+from ganatomy.standstill import watched
 from ganatomy.terminal import one_line
 from ganatomy.tracking import Tracking
 from ganatomy.tracking_sending import Journal
@@ -107,7 +108,8 @@ def run_trial(
     write_result(directory, result)
     log = TrialLog(journal, report, score)
     try:
-        stages = Stages(workspace, Path(plan.store), experiment, workers_of(plan, space, values), log.follow, say)
+        with watched(directory):  # the store may have to be copied to this node first
+            stages = Stages(workspace, Path(plan.store), experiment, workers_of(plan, space, values), log.follow, say)
         outcome = outcome_of(stages)
         result = replace(
             result,
