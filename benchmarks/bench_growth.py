@@ -28,12 +28,12 @@ from ganatomy.ablation import ablation_table
 from ganatomy.experiment import TrialResult
 from ganatomy.journal import Entry, Outbox, now
 from ganatomy.phantom import make_cohort
+from ganatomy.proposals import search_algorithm
 from ganatomy.report import render_text
 from ganatomy.results import SweepPlan, read_results, write_result
 from ganatomy.sweep_command import Sweep
 from ganatomy.tracking import Tracking
 from ganatomy.trial import run_trial
-from ganatomy.tuning import search_algorithm
 
 
 def one_trial(folder: Path) -> tuple[SweepPlan, TrialResult]:

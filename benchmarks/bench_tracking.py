@@ -44,6 +44,7 @@ from simulated_cluster import cpu_seconds, requests, served
 
 from ganatomy.phantom import make_cohort
 from ganatomy.progress import SweepProgress
+from ganatomy.proposals import TRIAL
 from ganatomy.sweep_command import Sweep
 from ganatomy.tracking import Tracking
 from ganatomy.tracking_sending import Journal
@@ -152,7 +153,7 @@ def trials(count: int, folder: Path, uri: str, server: int, log: Path) -> None:
         values = {"method.cycle_weight": 1 + number / 7}
         run_trial(values, plan, space, folder, f"trial-{number}", lambda metrics: None)
         start = time.process_time()
-        progress.on_trial_complete(0, [], SimpleNamespace(trial_id=f"trial-{number}"))
+        progress.on_trial_complete(0, [], SimpleNamespace(config={TRIAL: f"trial-{number}"}))
         ending += time.process_time() - start
     after, asked = os.times(), requests(log, offset)
     spent = after.user + after.system - before.user - before.system - ending

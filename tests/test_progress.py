@@ -14,6 +14,7 @@ from ganatomy import progress
 from ganatomy.distributed import write_history
 from ganatomy.experiment import Experiment, TrialResult
 from ganatomy.progress import SweepProgress
+from ganatomy.proposals import TRIAL
 from ganatomy.results import SweepPlan, read_results, write_result
 from ganatomy.tracking import Tracking
 from ganatomy.trial import VALIDATION
@@ -66,8 +67,8 @@ class Sweeping:
 
 
 def end(progress: SweepProgress, trial: str) -> None:
-    progress.on_trial_result(1, [], SimpleNamespace(trial_id=trial), {"val/dice": 0.5, VALIDATION: 1})
-    progress.on_trial_complete(1, [], SimpleNamespace(trial_id=trial))
+    progress.on_trial_result(1, [], SimpleNamespace(config={TRIAL: trial}), {"val/dice": 0.5, VALIDATION: 1})
+    progress.on_trial_complete(1, [], SimpleNamespace(config={TRIAL: trial}))
 
 
 def test_what_tune_keeps_of_it_names_the_sweep_and_nothing_that_a_later_version_may_change(workspace):
@@ -111,7 +112,7 @@ def test_a_resumed_sweep_knows_the_best_of_before(workspace, capsys):
 def test_before_any_trial_has_finished_no_best_is_claimed(workspace, capsys):
     sweeping = Sweeping(workspace, 2)
     progress = sweeping.drive()
-    progress.on_trial_error(1, [], SimpleNamespace(trial_id=sweeping.trials[0], get_error=lambda: None))
+    progress.on_trial_error(1, [], SimpleNamespace(config={TRIAL: sweeping.trials[0]}, get_error=lambda: None))
     said = capsys.readouterr().err
     assert "failed before it began: its process died; none finished yet" in said
 
@@ -124,7 +125,7 @@ def test_a_trial_that_failed_because_it_hung_says_where(workspace, capsys):
         path.mkdir(parents=True)
     (folder / "log.txt").write_text("10:00:00 computing fit 5ed4\n")
     (stage / "standstill-node-7.txt").write_text("process 7 on node took no step for 9 s\nThread …\n")
-    sweeping.drive().on_trial_error(1, [], SimpleNamespace(trial_id=trial, get_error=lambda: None))
+    sweeping.drive().on_trial_error(1, [], SimpleNamespace(config={TRIAL: trial}, get_error=lambda: None))
     said = capsys.readouterr().err
     assert f"its process died; process 7 on node took no step for 9 s; it stood where {stage}" in said
 
@@ -136,7 +137,7 @@ def test_a_line_about_a_stage_under_way_says_how_far_it_is(workspace, ray_cluste
         folder = sweeping.directory / "trials" / trial
         folder.mkdir(parents=True)
         (folder / "log.txt").write_text(f"10:00:00 starting\n10:00:01 {doing}\n")
-    running = [SimpleNamespace(trial_id=trial, status="RUNNING") for trial in sweeping.trials]
+    running = [SimpleNamespace(config={TRIAL: trial}, status="RUNNING") for trial in sweeping.trials]
     stage = workspace / "stages" / "fit" / "5ed4"
     for part, says in ((0.0, ""), (0.25, " 25 %")):
         if part:

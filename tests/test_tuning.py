@@ -12,16 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
 from ray.tune.search import Searcher
 
 from ganatomy import tuning
 from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Choice, TrialResult
+from ganatomy.experiment import Choice
 from ganatomy.phantom import make_cohort
 from ganatomy.plugins import resolve
-from ganatomy.results import SweepPlan, read_plan, read_results, write_result
+from ganatomy.results import SweepPlan, read_plan, read_results
 from ganatomy.sweep_command import Sweep, main
 from ganatomy.tuning import AsManyAsFit
 
@@ -255,11 +254,11 @@ class Points(Searcher):
     ({"apart": True, "workers": 2, "concurrent": 2}, (1, 2, 2)),
     ({"cpus": 2.0}, (1, 3, 2)),
 ])  # fmt: skip
-def test_as_many_trials_run_as_the_nodes_have_room_for_now(tmp_path, monkeypatch, values, together):
+def test_as_many_trials_run_as_the_nodes_have_room_for_now(monkeypatch, values, together):
     """Nodes join and leave; whatever --concurrent says, no trial waits for workers that others hold."""
     present = [{"Resources": {"CPU": 2.0}}]
     monkeypatch.setattr(tuning.roll, "working", lambda: present)
-    limiter = AsManyAsFit(Points(metric="x", mode="max"), plan_of(**values), tmp_path)
+    limiter = AsManyAsFit(Points(metric="x", mode="max"), plan_of(**values))
     live: list[str] = []
     for count, expected in zip((1, 3, 2), together):
         present[:] = [{"Resources": {"CPU": 2.0}}] * count
@@ -268,28 +267,6 @@ def test_as_many_trials_run_as_the_nodes_have_room_for_now(tmp_path, monkeypatch
         while (limiter.suggest(trial := f"trial-{time.monotonic_ns()}")) is not None:
             live.append(trial)
         assert len(live) == expected
-
-
-def test_what_a_trial_reported_before_it_failed_does_not_count(tmp_path, monkeypatch):
-    """Sampling goes by what trials came to; one that failed came to nothing, though Tune holds it for done."""
-    monkeypatch.setattr(tuning.roll, "working", lambda: [{"Resources": {"CPU": 2.0}}])
-    told, base = {}, resolve("spaces", "phantom_demo").base
-    points = Points(metric="x", mode="max")
-    points.on_trial_complete = lambda trial_id, result=None, error=False: told.update({trial_id: (result, error)})
-    limiter = AsManyAsFit(points, plan_of(apart=True), tmp_path)
-    for trial, status in (("good", "finished"), ("bad", "failed")):
-        limiter.suggest(trial)
-        write_result(tmp_path / "trials" / trial, TrialResult(trial, base, status))
-        limiter.on_trial_complete(trial, {"x": 0.5})
-    assert told == {"good": ({"x": 0.5}, False), "bad": (None, True)}
-
-
-def test_the_limit_survives_the_file_that_a_sweep_is_resumed_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning.roll, "working", lambda: [{"Resources": {"CPU": 2.0}}])
-    limiter = AsManyAsFit(Points(metric="x", mode="max"), plan_of(apart=True), tmp_path)
-    again = ray.cloudpickle.loads(ray.cloudpickle.dumps(limiter))
-    assert again.max_concurrent == limiter.max_concurrent == 3
-    assert again.suggest("trial") == {}
 
 
 def test_workers_that_fit_no_node_are_refused_although_the_cluster_is_large(monkeypatch):

@@ -16,7 +16,8 @@ from ray import tune
 
 from ganatomy.distributed import read_history
 from ganatomy.experiment import TrialResult
-from ganatomy.results import RESULT, SweepPlan, read_plan, read_result, read_results, write_result
+from ganatomy.proposals import TRIAL
+from ganatomy.results import RESULT, SweepPlan, conclude, read_plan, read_result, read_results, write_result
 from ganatomy.roll import working
 from ganatomy.standstill import noted
 from ganatomy.terminal import one_line
@@ -31,7 +32,7 @@ STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "runni
 
 
 def _of_sweep(directory: Path) -> SweepProgress:
-    """Of the sweep in ``WORKSPACE/sweeps/NAME``: all that Tune's file holds of ours, for a later version to read."""
+    """Of the sweep in ``WORKSPACE/sweeps/NAME``."""
     plan = read_plan(directory)
     return SweepProgress(plan, directory, Tracking(plan.tracking_uri or None, directory.parents[1]))
 
@@ -50,7 +51,7 @@ class SweepProgress(tune.Callback):
         self.ended = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A resumed sweep gets its callback back from Tune's own file: it counts and times anew, from the disk."""
+        """Tune keeps a copy in a file of its own, where a tracking client could not be."""
         return _of_sweep, (self.directory,)
 
     # --- called by Tune ------------------------------------------------------------------------------------------
@@ -68,28 +69,28 @@ class SweepProgress(tune.Callback):
     ) -> None:
         """A trial validated; one that had finished under an earlier driver only says what it came to."""
         if VALIDATION in result:
-            self.latest[trial.trial_id] = result
+            self.latest[trial.config[TRIAL]] = result
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **_: Any) -> None:
         """Between events: a line when it has been quiet for long."""
         working()  # nodes come and go when no trial is left to start, too
         if time.monotonic() - self.spoke > QUIET_S:
-            running = [trial.trial_id for trial in trials if trial.status == "RUNNING"]
+            running = [trial.config[TRIAL] for trial in trials if trial.status == "RUNNING"]
             self._say(f"{self._counts()}; running: {'; '.join(map(self._doing, running)) or 'none'}; {self._outlook()}")
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """A trial finished, or the scheduler stopped it."""
-        self._end(trial.trial_id, "pruned")
+        self._end(trial.config[TRIAL], "pruned")
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """Its process died; what it was doing is taken up by another."""
-        self._say(f"{self._counts()}; the driver of [{self._name(trial.trial_id)}] died; another takes it up")
+        self._say(f"{self._counts()}; the driver of [{self._name(trial.config[TRIAL])}] died; another takes it up")
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """A trial failed; the sweep goes on."""
         error = trial.get_error()
         why = one_line(error) if error else "its process died"
-        self._end(trial.trial_id, "failed", why + self._stood(trial.trial_id))
+        self._end(trial.config[TRIAL], "failed", why + self._stood(trial.config[TRIAL]))
 
     # --- after the sweep -----------------------------------------------------------------------------------------
 
@@ -138,6 +139,7 @@ class SweepProgress(tune.Callback):
         folder = self.directory / "trials" / trial
         if not (folder / RESULT).exists():  # no experiment could be made of its values, or no run for it
             write_result(folder, TrialResult(trial, self.plan.base, status, error))
+            conclude(self.directory, trial)
             self._count(trial)
             self._say(f"{self._counts()}; trial {trial} failed before it began: {error}; {self._outlook()}")
             return
@@ -152,6 +154,7 @@ class SweepProgress(tune.Callback):
         tags = {"status": result.status, **({"error": result.error} if result.error else {})}
         self.tracking.drain(folder, timeout=5.0)
         self.tracking.terminate(result.run_id, STATUS[result.status], tags)  # type: ignore[arg-type]
+        conclude(self.directory, trial)
         ranked_by = self.plan.score
         score = f" {ranked_by} {result.summary[ranked_by]:.3f}" if ranked_by in result.summary else ""
         reason = f": {result.error}" if result.error else ""

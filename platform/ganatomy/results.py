@@ -18,6 +18,7 @@ from ganatomy.tables import write_atomically
 
 PLAN = "sweep.json"
 RESULT = "result.json"
+CONCLUDED = "concluded"
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,16 @@ def read_status(directory: Path, trial: str) -> str:
     """How far a trial of the sweep in ``directory`` is; ``running`` while it has no result."""
     path = directory / "trials" / trial / RESULT
     return read_result(path).status if path.exists() else "running"
+
+
+def conclude(directory: Path, trial: str) -> None:
+    """Note that a trial of the sweep in ``directory`` has come to its end, everywhere: it is never begun again."""
+    (directory / "trials" / trial / CONCLUDED).touch()
+
+
+def is_concluded(directory: Path, trial: str) -> bool:
+    """A trial of the sweep in ``directory`` has come to its end."""
+    return (directory / "trials" / trial / CONCLUDED).exists()
 
 
 def write_json(path: Path, value: Any) -> None:

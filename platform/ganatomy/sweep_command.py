@@ -27,6 +27,7 @@ from ganatomy.joining import start_ray
 from ganatomy.loop import check_share
 from ganatomy.plugins import available, resolve
 from ganatomy.preparation import prepare
+from ganatomy.proposals import read_asked
 from ganatomy.results import SweepPlan, read_plan, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, parse_settings
@@ -111,12 +112,14 @@ class Sweep:
             running.callback(ray.shutdown)
             settled = partial(self._settled, running)
             plan = settled(self.resumed()) if self.resume else self.planned(settled)
-            return run_sweep(plan, self.workspace.absolute(), resume=bool(self.resume))
+            return run_sweep(plan, self.workspace.absolute())
 
     def resumed(self) -> SweepPlan:
         """The plan of the sweep to go on with."""
         self._check_amounts()
-        plan = read_plan(sweep_directory(self.workspace.absolute(), self.resume))
+        directory = sweep_directory(self.workspace.absolute(), self.resume)
+        read_asked(directory)  # what it cannot go on with is said before anything is started
+        plan = read_plan(directory)
         return plan if self.standstill_s is None else replace(plan, standstill_s=self.standstill_s)
 
     def _settled(self, running: contextlib.ExitStack, plan: SweepPlan) -> SweepPlan:

@@ -1,9 +1,9 @@
-"""Tuning: the trials of a planned sweep on Ray Tune, sampled by Optuna, pruned by ASHA, resumable."""
+"""Tuning: the trials of a planned sweep on Ray Tune, pruned by ASHA, resumable."""
 
 from __future__ import annotations
 
+import shutil
 import time
-import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from ganatomy import roll
 from ganatomy.contracts import InputError
 from ganatomy.plugins import resolve
 from ganatomy.progress import SweepProgress
+from ganatomy.proposals import TRIAL, Proposals
 from ganatomy.results import SweepPlan, read_results, read_status
 from ganatomy.search_space import SearchSpace
 from ganatomy.tracking import Tracking
@@ -23,12 +24,16 @@ from ganatomy.trial import VALIDATION, run_trial
 # Anything at all on the head node, so that a driver needs no CPU that its own workers could be waiting for.
 EMPTY_HANDED = {roll.HEAD: 0.001}
 
+TUNE = "tune"
+"""Folder of a sweep that Tune has for itself: nothing in it is ever read."""
+
 DRIVER_DEATHS = 3
 """How often a trial whose driver died is taken up again: one that dies every time must not keep the sweep for ever."""
 
 
-def run_sweep(plan: SweepPlan, workspace: Path, *, resume: bool = False) -> int:
-    """Run a planned sweep to its end, or go on with it; prints progress, then the ablation table. Returns exit code.
+def run_sweep(plan: SweepPlan, workspace: Path) -> int:
+    """Run a planned sweep to its end, from where it was left; prints progress, then the ablation table. Returns exit
+    code.
 
     Ray must have been started.
     """
@@ -39,8 +44,10 @@ def run_sweep(plan: SweepPlan, workspace: Path, *, resume: bool = False) -> int:
     tracking = Tracking(plan.tracking_uri or None, workspace)
     progress = SweepProgress(plan, directory, tracking)
     began = time.time()
-    tuner = _restored(plan, workspace, progress) if resume else _tuner(plan, workspace, progress)
-    tuner.fit()
+    proposals = Proposals(plan, directory)
+    if proposals.left > 0:
+        shutil.rmtree(directory / TUNE, ignore_errors=True)  # of a driver that was killed
+        _tuner(plan, workspace, proposals, progress).fit()
     ray.shutdown()
     results = read_results(directory)
     unfinished = progress.conclude(began)
@@ -54,7 +61,8 @@ def _trainable(plan: SweepPlan, workspace: Path) -> Any:
     space = plan.search_space()
 
     def trial(values: dict[str, Any]) -> None:
-        name = tune.get_context().get_trial_id()
+        values = dict(values)
+        name = values.pop(TRIAL)
         try:
             run_trial(values, plan, space, workspace, name, tune.report)
         except Exception:
@@ -67,28 +75,7 @@ def _trainable(plan: SweepPlan, workspace: Path) -> Any:
     return tune.with_resources(trial, resources)
 
 
-def search_algorithm(plan: SweepPlan) -> Searcher:
-    """What proposes the values of the sweep's trials: the listed points, then Optuna's TPE."""
-    import optuna
-    from ray.tune.search.optuna import OptunaSearch
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # PartialFixedSampler, since 2.4
-    space = plan.search_space()
-    # Sampled points keep the first seed: a sampler free to choose seeds would search for a lucky one.
-    sampler = optuna.samplers.PartialFixedSampler(
-        {"seed": plan.seeds[0]}, optuna.samplers.TPESampler(seed=plan.sampler_seed)
-    )
-    return OptunaSearch(
-        space.sampler(plan.fixed, plan.seeds),
-        metric=plan.score,
-        mode="max",
-        sampler=sampler,
-        points_to_evaluate=space.listed(plan.fixed, plan.seeds)[: plan.trials],
-    )
-
-
-def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tuner:
+def _tuner(plan: SweepPlan, workspace: Path, proposals: Proposals, progress: SweepProgress) -> tune.Tuner:
     asha = tune.schedulers.ASHAScheduler(
         time_attr=VALIDATION,
         metric=plan.score,
@@ -100,24 +87,17 @@ def _tuner(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tu
     return tune.Tuner(
         _trainable(plan, workspace),
         tune_config=tune.TuneConfig(
-            search_alg=AsManyAsFit(search_algorithm(plan), plan, workspace / "sweeps" / plan.name),
+            search_alg=AsManyAsFit(proposals, plan),
             scheduler=asha if plan.scheduler == "asha" else None,
-            num_samples=plan.trials,
+            num_samples=proposals.left,
         ),
         run_config=_run_config(plan, workspace, progress),
     )
 
 
-def _restored(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.Tuner:
-    place = workspace / "sweeps" / plan.name / "tune"
-    if not tune.Tuner.can_restore(str(place)):
-        return _tuner(plan, workspace, progress)  # killed before the first trial was planned
-    return tune.Tuner.restore(str(place), trainable=_trainable(plan, workspace), resume_unfinished=True)
-
-
 def _run_config(plan: SweepPlan, workspace: Path, progress: SweepProgress) -> tune.RunConfig:
     return tune.RunConfig(
-        name="tune",
+        name=TUNE,
         storage_path=str(workspace / "sweeps" / plan.name),
         callbacks=[progress],
         verbose=0,
@@ -131,19 +111,14 @@ class AsManyAsFit(ConcurrencyLimiter):
     More would hold nothing but memory of the head node, and wait there for workers until Train gives them up.
     """
 
-    def __init__(self, searcher: Searcher, plan: SweepPlan, directory: Path) -> None:
-        self.plan, self.directory = plan, directory
+    def __init__(self, searcher: Searcher, plan: SweepPlan) -> None:
+        self.plan = plan
         super().__init__(searcher, self._room())
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Values of the next trial, if there is room for one."""
         self.max_concurrent = self._room()
         return cast("dict[str, Any] | None", super().suggest(trial_id))
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial is over; of one that failed, nothing that it reported before counts."""
-        failed = error or read_status(self.directory, trial_id) == "failed"
-        super().on_trial_complete(trial_id, None if failed else result, failed)
 
     def _room(self) -> int:
         workers = roll.slots(roll.working(), self.plan.cpus, self.plan.gpus)

@@ -1,0 +1,126 @@
+"""What the trials of a sweep try: the listed points, then what Optuna proposes. On record before any of it runs.
+
+Tune writes its own state down now and then; a killed sweep that went on from there would forget the trials since. So it
+goes on from this record, and Tune and Optuna are told anew what has been.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from ganatomy.contracts import InputError
+from ganatomy.results import RESULT, SweepPlan, is_concluded, read_result, read_status
+from ganatomy.tables import write_atomically
+
+ASKED = "asked.jsonl"
+"""File of a sweep: the name and the values of each of its trials, in order."""
+
+TRIAL = "trial"
+"""Key of a trial's name among the values that Tune knows of: its own names for trials do not outlive it."""
+
+
+def read_asked(directory: Path) -> dict[str, dict[str, Any]]:
+    """Name -> values of every trial of the sweep in ``directory`` that was ever to run, in order.
+
+    InputError where there are trials and no record of them.
+    """
+    path = directory / ASKED
+    if not path.exists():
+        if (directory / "trials").exists():
+            raise InputError(
+                f"{directory} was begun by a version that kept no record of what its trials try",
+                remedy="begin anew, in the same workspace: what its stages left is found again",
+            )
+        return {}
+    lines = path.read_text().splitlines(keepends=True)
+    # A line without its end was being written when the sweep was killed: no trial had begun.
+    entries = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {entry[TRIAL]: entry["values"] for entry in entries}
+
+
+def search_algorithm(plan: SweepPlan, before: list[dict[str, Any]] | None = None) -> OptunaSearch:
+    """What proposes the values of the sweep's trials: the listed points, then Optuna's TPE.
+
+    before: values of the trials that were asked for earlier; they come first, and are proposed again.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # PartialFixedSampler, since 2.4
+    space, before = plan.search_space(), before or []
+    listed = space.listed(plan.fixed, plan.seeds)[: plan.trials]
+    # Not the stream of the sweep's beginning: that would propose its first values again.
+    sampler = optuna.samplers.TPESampler(seed=plan.sampler_seed + 1_000_003 * len(before))
+    return OptunaSearch(
+        space.sampler(plan.fixed, plan.seeds),
+        metric=plan.score,
+        mode="max",
+        # Sampled points keep the first seed: a sampler free to choose seeds would search for a lucky one.
+        sampler=optuna.samplers.PartialFixedSampler({"seed": plan.seeds[0]}, sampler),
+        points_to_evaluate=[*listed, *before[len(listed) :]],
+    )
+
+
+class Proposals(Searcher):
+    """The values of each trial of a sweep; of one that was killed, those of its unfinished trials first."""
+
+    def __init__(self, plan: SweepPlan, directory: Path) -> None:
+        super().__init__(metric=plan.score, mode="max")
+        self.directory, self.score = directory, plan.score
+        asked = read_asked(directory)
+        write_atomically(directory / ASKED, "".join(_line(name, values) for name, values in asked.items()))
+        self.optuna = search_algorithm(plan, list(asked.values()))
+        self.again: deque[tuple[str, dict[str, Any]]] = deque()
+        self.names: dict[str, str] = {}
+        for name, values in asked.items():
+            self.optuna.suggest(name)
+            if is_concluded(directory, name):
+                result = read_result(directory / "trials" / name / RESULT)
+                self._tell(name, dict(result.summary), result.status == "failed")
+            else:
+                self.again.append((name, values))
+        self.left = plan.trials - len(asked) + len(self.again)
+        """Trials that have yet to come to their end."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """The values of the next trial, and its name."""
+        if self.again:
+            name, values = self.again.popleft()
+        else:
+            name, values = trial_id, self.optuna.suggest(trial_id)
+            with (self.directory / ASKED).open("a") as file:
+                file.write(_line(name, values))
+                file.flush()
+                os.fsync(file.fileno())
+        self.names[trial_id] = name
+        return {**values, TRIAL: name}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A trial validated: Optuna makes no use of it."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial is over; of one that failed, nothing that it reported before counts."""
+        name = self.names.pop(trial_id)
+        self._tell(name, result, error or read_status(self.directory, name) == "failed")
+
+    def _tell(self, name: str, result: dict[str, Any] | None, failed: bool) -> None:
+        self.optuna.on_trial_complete(name, None if failed else result, failed)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what there is to know is on record."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """From Tune's own file nothing is read."""
+
+
+def _line(name: str, values: dict[str, Any]) -> str:
+    return json.dumps({TRIAL: name, "values": values}) + "\n"
