@@ -5,7 +5,8 @@ One no-op trial (`no_op_spaces.py`) is run; its result is copied under other set
 - propose: the next values from Optuna, a mean over fifty proposals;
 - read: all results, as a report, a resumed sweep and a sweep's end do once;
 - table: the ablation table of so many configurations, as text;
-- outboxes: what every run has had to say, looked through, as a sweep's beginning and end do once.
+- outboxes: what every run has had to say, looked through, as a sweep's beginning and end do once;
+- on record again: Optuna told of all of them, as a resumed sweep does once.
 
     python benchmarks/bench_growth.py [--trials 500 1000 2000]
 """
@@ -13,6 +14,7 @@ One no-op trial (`no_op_spaces.py`) is run; its result is copied under other set
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import tempfile
@@ -28,9 +30,9 @@ from ganatomy.ablation import ablation_table
 from ganatomy.experiment import TrialResult
 from ganatomy.journal import Entry, Outbox, now
 from ganatomy.phantom import make_cohort
-from ganatomy.proposals import search_algorithm
+from ganatomy.proposals import ASKED, TRIAL, Proposals, search_algorithm
 from ganatomy.report import render_text
-from ganatomy.results import SweepPlan, read_results, write_result
+from ganatomy.results import SweepPlan, conclude, read_results, write_result
 from ganatomy.sweep_command import Sweep
 from ganatomy.tracking import Tracking
 from ganatomy.trial import run_trial
@@ -56,9 +58,9 @@ def proposals(plan: SweepPlan, counts: list[int]) -> None:
             print(f"{number + 1} trials: propose {(time.process_time() - start) / 50:.4f} s", flush=True)
 
 
-def copies(folder: Path, some: TrialResult, count: int) -> None:
-    """As many results, and as many outboxes with all they held sent."""
-    rng = random.Random(0)
+def copies(folder: Path, plan: SweepPlan, some: TrialResult, count: int) -> None:
+    """As many trials that have ended: on record, with results, and with outboxes with all they held sent."""
+    rng, search, asked = random.Random(0), search_algorithm(plan), []
     for number in range(count):
         values = {"downstream.learning_rate": 10 ** rng.uniform(-5, -2)}
         scores = tuple(replace(row, value=rng.random()) for row in some.scores)
@@ -68,6 +70,9 @@ def copies(folder: Path, some: TrialResult, count: int) -> None:
         outbox = Outbox(folder / "outbox" / result.trial, result.trial)
         outbox.append(Entry("status", now(), {"status": "FINISHED"}))
         outbox.drain(lambda entries, root: None)
+        conclude(folder, result.trial)
+        asked.append(json.dumps({TRIAL: result.trial, "values": search.suggest(result.trial)}) + "\n")
+    (folder / ASKED).write_text("".join(asked))
 
 
 def seconds(work: Callable[..., object], *given: Any) -> float:
@@ -89,11 +94,13 @@ def main() -> None:
         print(f"{len(some.scores)} rows of scores a trial", flush=True)
         for count in counts:
             with tempfile.TemporaryDirectory(dir=root) as folder:
-                copies(Path(folder), some, count)
+                copies(Path(folder), plan, some, count)
                 read = seconds(read_results, Path(folder))
                 table = seconds(_shown, read_results(Path(folder)))
                 looked = seconds(Tracking(plan.tracking_uri, Path(folder)).drain_all)
-                print(f"{count} trials: read {read:.2f} s, table {table:.2f} s, outboxes {looked:.2f} s", flush=True)
+                again = seconds(Proposals, replace(plan, trials=count + 1), Path(folder))
+                print(f"{count} trials: read {read:.2f} s, table {table:.2f} s, outboxes {looked:.2f} s, "
+                      f"on record again {again:.2f} s", flush=True)  # fmt: skip
         proposals(plan, counts)
 
 
