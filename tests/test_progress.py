@@ -15,7 +15,7 @@ from ganatomy.distributed import write_history
 from ganatomy.experiment import Experiment, TrialResult
 from ganatomy.progress import SweepProgress
 from ganatomy.proposals import TRIAL
-from ganatomy.results import SweepPlan, read_results, write_result
+from ganatomy.results import SweepPlan, conclude, read_results, write_result
 from ganatomy.tracking import Tracking
 from ganatomy.trial import VALIDATION
 
@@ -65,6 +65,10 @@ class Sweeping:
             self.directory / "trials" / trial, TrialResult(trial, EXPERIMENT, "finished", "", (), (), summary, 1.0, run)
         )
 
+    def finish_and_conclude(self, trial: str, score: float) -> None:
+        self.finish(trial, score)
+        conclude(self.directory, trial)
+
 
 def end(progress: SweepProgress, trial: str) -> None:
     progress.on_trial_result(1, [], SimpleNamespace(config={TRIAL: trial}), {"val/dice": 0.5, VALIDATION: 1})
@@ -101,12 +105,25 @@ def test_what_a_trials_end_costs_does_not_grow_with_the_trials_before_it(workspa
 def test_a_resumed_sweep_knows_the_best_of_before(workspace, capsys):
     sweeping = Sweeping(workspace, 3)
     for trial, score in zip(sweeping.trials, (0.25, 0.75)):
-        sweeping.finish(trial, score)
+        sweeping.finish_and_conclude(trial, score)
     progress = sweeping.drive()
     sweeping.finish(sweeping.trials[2], 0.5)
     end(progress, sweeping.trials[2])
     assert "3/3 trials; finished val/dice 0.500 [trial-002]; best 0.750" in capsys.readouterr().err
     assert len(read_results(sweeping.directory)) == 3
+
+
+def test_what_finished_while_the_sweep_was_being_interrupted_has_yet_to_be_concluded(workspace, capsys):
+    """Ctrl-C leaves trials a moment: nobody is there any more to end their runs."""
+    sweeping = Sweeping(workspace, 2)
+    sweeping.finish_and_conclude(sweeping.trials[0], 0.25)
+    sweeping.finish(sweeping.trials[1], 0.75)
+    assert sweeping.drive().conclude(0.0) == 1
+    end(progress := sweeping.drive(), sweeping.trials[1])
+    assert progress.conclude(0.0) == 0
+    assert "interrupted with 1 of 2 trials to go" in capsys.readouterr().err
+    run = read_results(sweeping.directory)[1].run_id
+    assert sweeping.tracking.client.get_run(run).info.status == "FINISHED"
 
 
 def test_before_any_trial_has_finished_no_best_is_claimed(workspace, capsys):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 from test_tuning import plan_of
@@ -9,7 +12,7 @@ from test_tuning import plan_of
 from ganatomy.contracts import InputError
 from ganatomy.experiment import TrialResult
 from ganatomy.plugins import resolve
-from ganatomy.proposals import ASKED, TRIAL, Proposals, read_asked
+from ganatomy.proposals import ASKED, TRIAL, Proposals, read_asked, search_algorithm
 from ganatomy.results import conclude, write_result
 
 SPACE = "shape_consistent_small"
@@ -88,7 +91,68 @@ def test_a_record_that_was_being_written_is_of_a_trial_that_never_began(director
     assert [values[TRIAL] for values in ask(again, 3, "second").values()] == ["first-0", "first-1", "second-2"]
 
 
-def test_a_sweep_without_a_record_is_refused_with_the_remedy(directory):
-    (directory / "trials").mkdir()
-    with pytest.raises(InputError, match="begin anew"):
+def test_trials_that_are_not_on_record_are_refused_with_the_remedy(directory):
+    (directory / "trials" / "older").mkdir(parents=True)
+    with pytest.raises(InputError, match="older among them") as refused:
         Proposals(PLAN, directory)
+    assert "begin anew" in str(refused.value)
+
+
+def test_a_trial_that_was_concluded_without_a_result_runs_again(directory):
+    ask(Proposals(PLAN, directory), 1, "first")
+    (directory / "trials" / "first-0").mkdir(parents=True)
+    conclude(directory, "first-0")
+    assert [name for name, _ in Proposals(PLAN, directory).again] == ["first-0"]
+
+
+def test_a_name_that_tune_gives_twice_is_not_taken_for_the_trial_that_has_it(directory):
+    ask(Proposals(PLAN, directory), 1, "tune")
+    again = Proposals(PLAN, directory)
+    for number in (7, 0):
+        values = again.suggest(f"tune-{number}")
+    assert values[TRIAL] not in ("tune-0", "tune-7")
+    assert len(read_asked(directory)) == 2
+
+
+def test_the_ten_thousandth_trial_can_be_proposed():
+    search_algorithm(PLAN, [{}] * 10_000)
+
+
+class Own:
+    """A laboratory's own space, of whatever can be chosen from."""
+
+    name, description, base, points, seeds = "own", "", BASE, (), (0,)
+
+    def __init__(self, choices):
+        self.choices = choices
+
+    def listed(self, fixed, seeds):
+        return []
+
+    def sampler(self, fixed, seeds):
+        def sample(trial):
+            trial.suggest_categorical("what", self.choices)
+            trial.suggest_int("number", 0, 10**6)
+
+        return sample
+
+
+@pytest.mark.parametrize("choices", [
+    ((64, 64), (32, (1, 2))),
+    ([64, 64], [32]),
+    (np.int64(3), np.float32(0.5)),
+    (None, True, "a word"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_whatever_can_be_chosen_from_comes_back_as_what_it_was(directory, monkeypatch, choices):
+    monkeypatch.setattr(type(PLAN), "search_space", lambda plan: Own(choices))
+    asked = ask(Proposals(PLAN, directory), 6, "first")
+    assert list(ask(Proposals(PLAN, directory), 6, "second").values()) == list(asked.values())
+    assert all(type(values["what"]) in map(type, choices) for values in asked.values())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_cannot_be_put_on_record_is_refused(directory, monkeypatch):
+    monkeypatch.setattr(type(PLAN), "search_space", lambda plan: Own((Path("a"), Path("b"))))
+    with pytest.raises(InputError, match="cannot be put on record"):
+        Proposals(PLAN, directory).suggest("first")

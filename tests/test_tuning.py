@@ -151,7 +151,8 @@ def finished(workspace: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_a_killed_driver_goes_on_and_repeats_no_finished_trial(phantom, workspace):
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_driver_goes_on_and_repeats_no_finished_trial(phantom, workspace, by):
     from ganatomy.tracking import Tracking
 
     arguments = (
@@ -172,8 +173,9 @@ def test_a_killed_driver_goes_on_and_repeats_no_finished_trial(phantom, workspac
         assert driver.poll() is None, (workspace / "output.txt").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    os.kill(driver.pid, signal.SIGKILL)
+    os.kill(driver.pid, by)
     driver.wait()
+    assert ("interrupted with" in (workspace / "output.txt").read_text()) == (by != signal.SIGKILL)
     before = finished(workspace)
     assert len(before) < 6, "the sweep outran the test"
 

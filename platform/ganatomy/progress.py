@@ -17,7 +17,16 @@ from ray import tune
 from ganatomy.distributed import read_history
 from ganatomy.experiment import TrialResult
 from ganatomy.proposals import TRIAL
-from ganatomy.results import RESULT, SweepPlan, conclude, read_plan, read_result, read_results, write_result
+from ganatomy.results import (
+    RESULT,
+    SweepPlan,
+    conclude,
+    is_concluded,
+    read_plan,
+    read_result,
+    read_results,
+    write_result,
+)
 from ganatomy.roll import working
 from ganatomy.standstill import noted
 from ganatomy.terminal import one_line
@@ -27,7 +36,6 @@ from ganatomy.trial import VALIDATION
 QUIET_S = 20.0
 """A line about running trials at least this often, so that nobody wonders whether anything happens."""
 
-ENDED = ("finished", "pruned", "failed")
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "KILLED"}
 
 
@@ -46,7 +54,7 @@ class SweepProgress(tune.Callback):
         self.latest: dict[str, dict[str, Any]] = {}
         # Once: of thousands of trials, all of them at every event would be all it does.
         results = read_results(directory)
-        self.done_before = {result.trial for result in results if result.status in ENDED}
+        self.done_before = {result.trial for result in results if is_concluded(directory, result.trial)}
         self.best = max((r.summary[plan.score] for r in results if r.status == "finished"), default=-math.inf)
         self.ended = 0
 
@@ -97,7 +105,7 @@ class SweepProgress(tune.Callback):
     def conclude(self, began: float) -> int:
         """Send what is unsent, end the sweep's run, and say how it went. Returns the number of unfinished trials."""
         results = read_results(self.directory)
-        missing = self.plan.trials - sum(result.status in ENDED for result in results)
+        missing = self.plan.trials - sum(is_concluded(self.directory, result.trial) for result in results)
         late = self.tracking.drain_all(self.directory / "trials", timeout=60.0)
         self._log_report(results)
         self.tracking.terminate(self.plan.run_id, "KILLED" if missing else "FINISHED")

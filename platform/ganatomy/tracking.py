@@ -86,7 +86,7 @@ class Tracking:
                     raise
                 if time.monotonic() > deadline:
                     raise InputError(f"tracking server {shown(self.uri)} has been away for {self._patience:.0f} s",
-                                     remedy="start it again, then resume") from error  # fmt: skip
+                                     remedy="start it again, and the sweep anew: what was computed is found") from error  # fmt: skip
             if not said:
                 self._say(f"waiting for the tracking server {shown(self.uri)}, at most {self._patience:.0f} s")
                 said = True

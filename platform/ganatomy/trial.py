@@ -90,13 +90,14 @@ def run_trial(
     """Run the trial with the sampled ``values``. Its result is in its folder before Tune hears the final score.
 
     A trial that was run before and killed takes its stages up where they are; what was logged is not logged again.
-    Of one that had finished, Tune (killed before it wrote that down) hears the final score, and nothing else happens.
+    Of one that had ended, when the sweep was killed before all knew of it, Tune hears the score; nothing else happens.
     """
     experiment = replace(space, base=plan.base).experiment(values, plan.fixed)
     directory, score = workspace / "sweeps" / plan.name / "trials" / trial, plan.score
-    if (earlier := _finished(directory, experiment)) is not None:
-        # Of no validation: ASHA would hold the final score against what others had half way.
-        report({score: earlier.summary[score]})
+    if (earlier := _ended(directory, experiment)) is not None:
+        if score in earlier.summary:
+            # Of no validation: ASHA would hold the final score against what others had half way.
+            report({score: earlier.summary[score]})
         return
     label, say = name_of(experiment, space, values), _sayer(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -130,11 +131,13 @@ def run_trial(
         journal.close(timeout=30.0)
 
 
-def _finished(directory: Path, experiment: Experiment) -> TrialResult | None:
-    """The result of this very experiment, if the trial in ``directory`` has finished with it."""
+def _ended(directory: Path, experiment: Experiment) -> TrialResult | None:
+    """The result of this very experiment, if the trial in ``directory`` has finished with it or was pruned. What failed
+    may have failed because the sweep was killed."""
     path = directory / RESULT
     result = read_result(path) if path.exists() else None
-    return result if result and result.status == "finished" and result.experiment == experiment else None
+    ended = result is not None and result.status in ("finished", "pruned") and result.experiment == experiment
+    return result if ended else None
 
 
 def _tags(experiment: Experiment, plan: SweepPlan) -> dict[str, str]:
