@@ -85,8 +85,10 @@ class Tracking:
                 if not is_away(error):
                     raise
                 if time.monotonic() > deadline:
-                    raise InputError(f"tracking server {shown(self.uri)} has been away for {self._patience:.0f} s",
-                                     remedy="start it again, and the sweep anew: what was computed is found") from error  # fmt: skip
+                    raise InputError(
+                        f"tracking server {shown(self.uri)} has been away for {self._patience:.0f} s",
+                        remedy="start it again, and the sweep anew: what was computed is found again",
+                    ) from error
             if not said:
                 self._say(f"waiting for the tracking server {shown(self.uri)}, at most {self._patience:.0f} s")
                 said = True
