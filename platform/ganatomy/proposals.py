@@ -39,7 +39,7 @@ def read_asked(directory: Path) -> dict[str, dict[str, Any]]:
     # A line without its end was being written when the sweep was killed: no trial had begun.
     entries = [json.loads(line, object_hook=_unpacked) for line in lines if line.endswith("\n")]
     asked = {entry[TRIAL]: entry["values"] for entry in entries}
-    ran = {trial.name for trial in (directory / "trials").glob("*")}
+    ran = {trial.name for trial in (directory / "trials").glob("*") if trial.is_dir()}
     if unknown := sorted(ran - asked.keys()):
         raise InputError(
             f"{path} does not know of {len(unknown)} trials that have run, {unknown[0]} among them",
@@ -77,7 +77,7 @@ class Proposals(Searcher):
 
     def __init__(self, plan: SweepPlan, directory: Path) -> None:
         super().__init__(metric=plan.score, mode="max")
-        self.directory, self.score = directory, plan.score
+        self.directory = directory
         asked = read_asked(directory)
         _mend(directory / ASKED)
         self.optuna = search_algorithm(plan, list(asked.values()))

@@ -24,8 +24,13 @@ NOTE = "standstill-"
 """How the names of files begin that tell where a process stood still."""
 
 FOREVER_S = 1e6
+"""So long a limit is none; far longer ones are more than a timer takes."""
+
 LOOK_S = 5.0
+"""How often a watch looks whether the work has moved."""
+
 GRACE_S = 60.0
+"""How long a process may take to be ended before it is ended without its note."""
 
 _last_moved = 0.0
 _pauses = 0
