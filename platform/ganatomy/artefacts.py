@@ -91,12 +91,6 @@ class Artefacts:
                 remedy="run the sweep anew with the installed version",
             )
         said: list[str] = []
-        computing, standstills = f"computing {kind} {key}", Standstills(stage.directory, self.say)
-
-        def grown() -> None:
-            follower.poll()
-            if standstills.tell():
-                self.say(computing)
 
         def waiting() -> None:
             if not said:
@@ -108,13 +102,8 @@ class Artefacts:
             # Suspended for so long that another took over: from here on wait for that one.
             with suppress(LeaseLost), single_flight(stage.directory, stage.finished, waiting) as still_mine:
                 if still_mine is not None:
-                    standstills.tell()
-                    self.say(computing)
                     began = time.perf_counter()
-                    try:
-                        work(stage.directory, grown)
-                    finally:
-                        standstills.tell()
+                    self._work(stage, work, follower)
                     still_mine()
                     self._conclude(stage, plain(inputs), time.perf_counter() - began)
         follower.poll()
@@ -123,6 +112,22 @@ class Artefacts:
         if costs:
             self.costs[key] = stage.record["device_seconds"]
         return stage
+
+    def _work(self, stage: Stage, work: Work, follower: HistoryFollower) -> None:
+        """Compute a stage, saying so, and saying of processes that stood still over it, earlier ones and its own."""
+        computing, standstills = f"computing {stage.kind} {stage.key}", Standstills(stage.directory, self.say)
+
+        def grown() -> None:
+            follower.poll()
+            if standstills.tell():
+                self.say(computing)
+
+        standstills.tell()
+        self.say(computing)
+        try:
+            work(stage.directory, grown)
+        finally:
+            standstills.tell()
 
     def _conclude(self, stage: Stage, inputs: Any, seconds: float) -> None:
         """Declare the stage complete: from here on it is never computed again."""

@@ -263,7 +263,7 @@ def _over_volume(
 ) -> Tensor:
     """[C, D, H, W] -> finish(network(…)) [K, D, H, W] on the CPU."""
     with evaluating(network):
-        step = _told(network)
+        step = _counted(network)
         # Smaller images are padded up to the size that the network was trained on: there its statistics hold.
         whole = padded(step, multiple, at_least=sampling.size)
         if sampling.ndim == 2:
@@ -273,7 +273,7 @@ def _over_volume(
         return _windows(step, volume, sampling, multiple, device, max_voxels, finish)
 
 
-def _told(network: Network) -> Network:
+def _counted(network: Network) -> Network:
     """``network``, of which each pass is a step of the work."""
 
     def forward(image: Tensor) -> Tensor:
