@@ -71,13 +71,18 @@ class Report(Command):
     """Print JSON."""
     html: Path | None = None
     """Also write one self-contained page with figures."""
+    allow_dotted: tuple[str, ...] = ()
+    """package.module:NAME of the sweep's search space, where it is not installed under a name: what papers say of its
+    points is shown then."""
 
     def run(self) -> int:
         """Print, and write the page."""
         from ganatomy.ablation import ablation_table
+        from ganatomy.plugins import allow
         from ganatomy.report import render_text, to_json, write_html
         from ganatomy.results import read_plan, read_results, sweep_directory
 
+        allow(*self.allow_dotted)
         directory = sweep_directory(self.workspace.absolute(), self.sweep)
         plan = read_plan(directory)
         table = ablation_table(read_results(directory), published=plan.published())
@@ -183,6 +188,9 @@ class Promote(Command):
     """Name of the registered model."""
     force: Annotated[str | None, arg(metavar="REASON")] = None
     """Promote whatever the gates say, for this reason, which is recorded."""
+    allow_dotted: tuple[str, ...] = ()
+    """package.module:NAME …: methods and networks of the sweep that are not installed under a name, which this command
+    may import."""
     tracking_uri: str = ""
     """MLflow server or store; that of the sweep by default."""
     json: bool = False
@@ -190,8 +198,10 @@ class Promote(Command):
 
     def run(self) -> int:
         """Judge, then print the verdict."""
+        from ganatomy.plugins import allow
         from ganatomy.promotion import promote
 
+        allow(*self.allow_dotted)
         promotion = promote(
             self.workspace.absolute(),
             self.sweep,

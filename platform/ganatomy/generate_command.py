@@ -72,6 +72,9 @@ class Generate(Command):
     """Ray cluster to run on; RAY_ADDRESS, else this machine."""
     overwrite: bool = False
     """Replace files that are in the way."""
+    allow_dotted: tuple[str, ...] = ()
+    """package.module:NAME …: the generator's method, where it is not installed under a name: this command may import
+    it. What it says is run: only where you trust whoever wrote it."""
     tracking_uri: str = ""
     """MLflow server or store; MLFLOW_TRACKING_URI, else the one embedded in the workspace."""
 
@@ -79,7 +82,9 @@ class Generate(Command):
         """Make what the generator is for: films with a lesion, subjects drawn from noise, or translated images."""
         from ganatomy.contracts import InputError
         from ganatomy.generator import load_generator
+        from ganatomy.plugins import allow
 
+        allow(*self.allow_dotted)
         drawn = bool(self.count or self.labels)
         if not drawn:
             self._check_one_source()  # before anything is fetched

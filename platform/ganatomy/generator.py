@@ -212,11 +212,24 @@ def load_generator(directory: Path | str, device: torch.device | str = "cpu") ->
     """Read a bundle, and check that it is whole. The random streams of the caller are left as they were.
 
     Raises InputError when files are missing, damaged or of another version, or the method's package is not installed.
+    That it is whole says nothing of who made it: ``Registry.download`` compares it with what was registered; a folder
+    from elsewhere is worth as much trust as whoever handed it over. What it names is looked up among what is installed,
+    and a dotted path is followed only where it was allowed here (``plugins.allow``).
     """
     directory = Path(directory)
     fingerprint = _read_json(directory / FINGERPRINT)
     _check_whole(directory, fingerprint)
     config = _read_json(directory / CONFIG)
+    try:
+        return _from_config(directory, fingerprint, config, device)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{directory / CONFIG} describes no generator: {type(error).__name__}: {error}",
+                         expected="what save_generator writes", remedy="promote it again") from error  # fmt: skip
+
+
+def _from_config(
+    directory: Path, fingerprint: Mapping[str, Any], config: Mapping[str, Any], device: torch.device | str
+) -> Generator:
     experiment = Experiment.from_dict(config["experiment"])
     with torch.random.fork_rng(devices=[]):
         method = experiment.method_class()(experiment.method_config(), task_of(experiment, config["classes"]))
@@ -282,9 +295,7 @@ def _native_range(domain: Domain, records: list[Record]) -> tuple[float, float]:
         return domain.intensity.low, domain.intensity.high
     seen = [record for record in records if record.domain == domain.name]
     if not seen:
-        raise InputError(
-            f"no training image of domain {domain.name!r}", expected="at least one, to learn its range from"
-        )
+        raise InputError(f"no training image of domain {domain.name!r}", expected="one, to learn its range from")
     return float(median(record.lo for record in seen)), float(median(record.hi for record in seen))
 
 
@@ -325,18 +336,12 @@ def _fingerprint(
 
 def _check_whole(directory: Path, fingerprint: Mapping[str, Any]) -> None:
     if fingerprint.get("format") != FORMAT:
-        raise InputError(
-            f"generator {directory} has format {fingerprint.get('format')!r}",
-            expected=f"format {FORMAT}",
-            remedy="use the version of ganatomy that wrote it, or promote again",
-        )
+        raise InputError(f"generator {directory} has format {fingerprint.get('format')!r}", expected=f"format {FORMAT}",
+                         remedy="use the version of ganatomy that wrote it, or promote again")  # fmt: skip
     for name, key in ((WEIGHTS, "weights"), (CONFIG, "config")):
         if not (directory / name).is_file() or _hash((directory / name).read_bytes()) != fingerprint.get(key):
-            raise InputError(
-                f"generator {directory} is damaged: {name} is not what its fingerprint says",
-                expected="the files as they were saved",
-                remedy="fetch it again from the registry",
-            )
+            raise InputError(f"generator {directory} is damaged: {name} is not what its fingerprint says",
+                             expected="the files as they were saved", remedy="fetch it again")  # fmt: skip
 
 
 def _load_weights(method: Method, path: Path, names: Iterable[str]) -> None:
@@ -347,11 +352,9 @@ def _load_weights(method: Method, path: Path, names: Iterable[str]) -> None:
             own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
             networks[name].load_state_dict(own)
     except (SafetensorError, KeyError, RuntimeError) as error:
-        raise InputError(
-            f"weights in {path} do not fit {type(method).__name__}: {str(error).splitlines()[0]}",
-            expected="the method as it was when the generator was trained",
-            remedy="install the version of its package that trained it",
-        ) from error
+        raise InputError(f"weights in {path} do not fit {type(method).__name__}: {str(error).splitlines()[0]}",
+                         expected="the method as it was when the generator was trained",
+                         remedy="install the version of its package that trained it") from error  # fmt: skip
 
 
 def _rules(directory: Path, config: Mapping[str, Any]) -> Cohort:
@@ -390,8 +393,8 @@ def _hash(content: bytes) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read: {error.__class__.__name__}", expected=f"a generator's folder with its {path.name}"
         ) from error

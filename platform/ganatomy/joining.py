@@ -11,13 +11,14 @@ import ray
 
 from ganatomy.contracts import InputError
 from ganatomy.distributed import TRAIN_ENVIRONMENT
+from ganatomy.plugins import ALLOWED, allowed
 from ganatomy.terminal import heed_termination
 
 
 def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -> None:
     """Join the cluster at ``address``, at RAY_ADDRESS or running on this machine, or start one of its own.
 
-    environment: variables of its workers, beside those that Train needs.
+    environment: variables of its workers, beside those that Train needs and what this process is allowed to import.
     """
     # Failed trials are told by SweepProgress, in one line each.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -32,7 +33,7 @@ def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -
         num_cpus=max(2, os.cpu_count() or 1) if address == "local" else None,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, **(environment or {})}},
+        runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, ALLOWED: " ".join(allowed()), **(environment or {})}},
     )
     heed_termination()
 

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import threading
 import time
@@ -157,11 +158,22 @@ class Outbox:
                 entries, end = self._next()
                 if end == self._read_cursor()[1]:
                     return True
+                for stray in (entry for entry in entries if not self._is_own(entry)):
+                    self._set_aside(stray, "its files are not in this outbox")
+                entries = [entry for entry in entries if self._is_own(entry)]
                 self._deliver(entries, send)
                 self._write_cursor(end)
                 for entry in entries:
                     if entry.folder:
                         shutil.rmtree(self.directory / entry.folder, ignore_errors=True)
+
+    def _is_own(self, entry: Entry) -> bool:
+        """Its files, if it has any, are where ``_keep`` puts them: whoever can write a line into the journal must not
+        have any other folder sent, or removed."""
+        if not re.fullmatch("(files/[0-9a-f]{32})?", entry.folder):
+            return False
+        place = self.directory / entry.folder
+        return not entry.folder or not any(path.is_symlink() for path in (place.parent, place, *place.rglob("*")))
 
     def _deliver(self, entries: list[Entry], send: Send) -> None:
         # Files go only after the cursor has passed their entry, so a missing folder means: this was sent before.

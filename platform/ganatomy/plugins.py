@@ -1,7 +1,8 @@
 """Plugins: the one place where names become things.
 
-Methods, networks and search spaces are found by entry-point name or by dotted path ``package.module:Name``, so that
-those of another package work exactly as ours do.
+Methods, networks and search spaces are found by entry-point name, so that those of another package work exactly as ours
+do. A dotted path ``package.module:Name`` imports whatever it says: it is followed where whoever runs the command has
+allowed this one, and never because a bundle, a plan or a registry says so.
 """
 
 from __future__ import annotations
@@ -9,12 +10,19 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
 from ganatomy.contracts import InputError
+
+Group = Literal["methods", "networks", "spaces"]
+
+ALLOWED = "GANATOMY_ALLOW_DOTTED"
+"""Environment variable: the dotted paths that may be followed, with spaces between. It is how a command tells the
+processes that it starts, here and on other nodes."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -24,7 +32,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(known) or 'none'}"
 
 
-def available(group: Literal["methods", "networks", "spaces"]) -> dict[str, str]:
+def available(group: Group) -> dict[str, str]:
     """Name -> dotted path of everything installed in the entry-point group ``ganatomy.<group>``."""
     return dict(_installed(group, tuple(sys.path)))
 
@@ -35,13 +43,35 @@ def _installed(group: str, path: tuple[str, ...]) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=f"ganatomy.{group}")}
 
 
-def resolve(group: Literal["methods", "networks", "spaces"], name: str) -> Any:
-    """The object called ``name``: an entry-point name of ``group``, or a dotted path ``package.module:Name``."""
+def allow(*names: str) -> None:
+    """Let this process, and those that it starts, follow these dotted paths; names without a colon need no leave."""
+    dotted = [name for name in names if ":" in name and not set(name) & set(" \t\n")]
+    os.environ[ALLOWED] = " ".join(dict.fromkeys([*allowed(), *dotted]))
+
+
+def allowed() -> tuple[str, ...]:
+    """The dotted paths that may be followed here, beside those of installed entry points."""
+    return tuple(os.environ.get(ALLOWED, "").split())
+
+
+def resolve(group: Group, name: str) -> Any:
+    """The object called ``name``: an entry-point name of ``group``, or a dotted path ``package.module:Name`` that is an
+    installed entry point's, or was allowed.
+
+    Raises InputError, before anything is imported, for an unknown name and for any other dotted path.
+    """
     known = available(group)
-    module, colon, attribute = known.get(name, name).partition(":")
+    dotted = known.get(name, name)
+    module, colon, attribute = dotted.partition(":")
     if not colon:
         raise InputError(
             f"unknown {group[:-1]} {name!r}", expected=nearest(name, known), remedy="or package.module:Name"
+        )
+    if dotted not in known.values() and dotted not in allowed():
+        raise InputError(
+            f"{group[:-1]} {name!r} is a dotted path that nobody allowed here",
+            expected=f"the name of an installed one: {nearest(attribute.lower(), known)}",
+            remedy=f"if you trust that code, --allow-dotted {name}",
         )
     try:
         return getattr(importlib.import_module(module), attribute)

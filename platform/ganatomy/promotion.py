@@ -61,6 +61,8 @@ def promote(
     tracking = Tracking(uri or plan.tracking_uri or None, workspace)
     table, bench = ablation_table(results), Bench(workspace, plan, say)
     candidate, baseline = choose(table, results, plan.name)
+    for result in (*candidate, *baseline):
+        result.experiment.validate()  # what it names may not be here, or not be allowed
     names = [table.row(configuration).name for configuration in (table.candidate, table.baseline)]
     say(f"candidate: {names[0]}; it must beat: {names[1]}")
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,10 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from ganatomy.contracts import InputError
+from ganatomy.names import checked_name, copy_plain, plain_files, shortened
 from ganatomy.plugins import nearest
+from ganatomy.staging import file_hash
 from ganatomy.tracking import Tracking
 from ganatomy.tracking_client import says
-from ganatomy.tracking_models import create_version, fetch_model, log_model
+from ganatomy.tracking_models import create_version, fetch_model, log_model, withdraw_version
+
+CONTENT, DIGEST = "content", "digest"
+"""Tags of every version: hash of all files of its bundle; the generator's own digest, which hashes its fingerprint."""
+
+FINGERPRINT = "fingerprint.json"
 
 CHAMPION, PREVIOUS = "champion", "previous"
 
@@ -59,13 +68,14 @@ class Registry:
         """Register the folder of a generator as the next version of ``name``; returns the version.
 
         promote: move ``champion`` to it, and ``previous`` to the champion before. run_id: the run that made it.
-        The same folder is registered once: again, after an interruption, this finds its version and goes on from there.
+        The same folder is registered once: again, after an interruption, this finds its version and goes on from there;
+        of several processes at once the first makes it, and the others take theirs back and return the first one's.
         Raises InputError when the name cannot be one, or the folder is no generator's.
         """
         check_name(name)
         content = _content(bundle)
-        found = [version for version in self._known(name) if version.tags.get("content") == content]
-        number = found[-1].number if found else self._register(bundle, name, run_id, content, tags or {}, code)
+        found = self._same(name, content)
+        number = found[0] if found else self._register(bundle, name, run_id, content, tags or {}, code)
         if promote:
             self.promote(name, number)
         return number
@@ -96,10 +106,11 @@ class Registry:
 
     def versions(self, name: str) -> list[Version]:
         """All versions of ``name``, oldest first. Raises InputError with the nearest name when there is none."""
+        check_name(name)
         found = self._known(name)
         if not found:
             known = [model.name for model in self._ask(self._client.search_registered_models)]
-            raise InputError(f"no registered model {name!r}", expected=nearest(name, known))
+            raise InputError(f"no registered model {name!r}", expected=nearest(name, filter(str.isprintable, known)))
         return found
 
     def find(self, reference: str) -> Version:
@@ -124,29 +135,46 @@ class Registry:
                          remedy=remedy)  # fmt: skip
 
     def download(self, reference: str) -> Path:
-        """The folder of the generator that ``reference`` means (see ``find``), fetched once into the workspace."""
+        """The folder of the generator that ``reference`` means (see ``find``), fetched once into the workspace.
+
+        Its files are compared with what was registered every time, and only copies that were made here are ever moved.
+        Raises InputError where the version does not say what was registered, or what is there, here or at the tracking
+        server, is something else.
+        """
         version = self.find(reference)
-        content = version.tags.get("content", "")
+        content, digest = _marks(version)
+        # What goes into the name of a folder has been checked: the model's name by ``find``, the rest by ``_marks``.
         folder = self._tracking.workspace / "generators" / f"{version.name}-{version.number}-{content[:8]}"
-        if folder.is_dir():
-            return folder
+        if not os.path.lexists(folder):
+            self._fetch(version, content, folder)
+        if folder.is_symlink() or not folder.is_dir() or _content(folder) != content:
+            raise InputError(f"{folder} is not what was registered as {version.uri}", expected="it as it was fetched",
+                             remedy="remove that folder, and it is fetched again")  # fmt: skip
+        if file_hash(folder / FINGERPRINT) != digest:
+            raise InputError(f"{version.uri} is not the generator that was promoted: its tag {DIGEST} is another's",
+                             expected=digest, remedy="roll back, or promote again")  # fmt: skip
+        return folder
+
+    def _fetch(self, version: Version, content: str, folder: Path) -> None:
+        """Download, copy what is a generator's, compare, and only then let the copy appear as ``folder``."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            bundle = fetch_model(self._tracking, version.name, version.number, Path(scratch))
-            if content and _content(bundle) != content:
+            there, own = Path(scratch) / "fetched", Path(scratch) / "own"
+            there.mkdir()
+            bundle = fetch_model(self._tracking, version.name, version.number, there)
+            if _content(copy_plain(bundle, own, version.uri)) != content:
                 raise InputError(f"{version.uri} is damaged: its files are not those that were registered",
                                  remedy="roll back, or promote again")  # fmt: skip
             try:
-                bundle.rename(folder)
+                own.rename(folder)
             except OSError:
                 if not folder.is_dir():  # else another process fetched the same meanwhile
                     raise
-        return folder
 
     def _register(
         self, bundle: Path, name: str, run_id: str, content: str, tags: Mapping[str, Any], code: Path | None
     ) -> int:
-        marks = {key: str(value) for key, value in tags.items()} | {"content": content}
+        marks = {key: str(value) for key, value in tags.items()} | {CONTENT: content, DIGEST: _digest(bundle)}
         code = code or Path(__file__).with_name("pyfunc_model.py")
         model = log_model(self._tracking, bundle, code, _ndim(bundle), run_id, marks)
         try:
@@ -154,11 +182,20 @@ class Registry:
         except Exception as error:
             if not says(error, "RESOURCE_ALREADY_EXISTS"):
                 raise
-        return create_version(self._tracking, name, model, run_id, marks)
+        number = create_version(self._tracking, name, model, run_id, marks)
+        # MLflow keeps no name for a content: whoever registered it at the same moment has a version too. The lowest
+        # number was there before any other was given out, so that all agree on it, and nobody waits for anybody.
+        first = min([number, *self._same(name, content)])
+        if first != number:
+            withdraw_version(self._tracking, name, number, model)
+        return first
+
+    def _same(self, name: str, content: str) -> list[int]:
+        """Numbers of the versions that hold these files, lowest first."""
+        return [version.number for version in self._known(name) if version.tags.get(CONTENT) == content]
 
     def _known(self, name: str) -> list[Version]:
-        quote = '"' if "'" in name else "'"
-        found = self._ask(lambda: self._client.search_model_versions(f"name={quote}{name}{quote}"))
+        found = self._ask(lambda: self._client.search_model_versions(f"name='{name}'"))
         aliases = self._aliases(name) if found else {}
         return sorted(
             (
@@ -188,17 +225,37 @@ class Registry:
 
 def check_name(name: str) -> None:
     """Raise InputError where no registered model can be called ``name``."""
-    if not name.strip() or set(name) & set("/:@'\"") or name.strip(".") != name:
-        raise InputError(f"model name {name!r}", expected="a name without / : @ or quotes")
+    checked_name(name, "model name")
+
+
+def _marks(version: Version) -> tuple[str, str]:
+    """(content, digest) that a version was registered with: without them nobody can tell whether it is still the same.
+
+    Raises InputError where one is missing or is no hash.
+    """
+    found = [version.tags.get(tag, "") for tag in (CONTENT, DIGEST)]
+    for tag, value in zip((CONTENT, DIGEST), found, strict=True):
+        if not re.fullmatch("[0-9a-f]{32}", value):
+            raise InputError(f"{version.uri} does not say what was registered: its tag {tag} is {shortened(value)}",
+                             expected="32 hexadecimal digits", remedy="promote its sweep again")  # fmt: skip
+    return found[0], found[1]
 
 
 def _content(bundle: Path) -> str:
-    """Content hash of the files of a folder (names and bytes)."""
+    """Content hash of the files of a folder (names and bytes). InputError for links among them."""
     total = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
+    for path in plain_files(bundle, f"generator {bundle}"):
         total.update(f"{path.relative_to(bundle).as_posix()}\0{path.stat().st_size}\0".encode())
         total.update(path.read_bytes())
     return total.hexdigest()
+
+
+def _digest(bundle: Path) -> str:
+    """What a loaded generator calls its digest. InputError where the folder has no fingerprint."""
+    try:
+        return file_hash(bundle / FINGERPRINT)
+    except OSError as error:
+        raise InputError(f"{bundle} is not a generator: {FINGERPRINT} cannot be read ({error.strerror})") from error
 
 
 def _ndim(bundle: Path) -> int:

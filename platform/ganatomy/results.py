@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Experiment, Score, TrialResult
+from ganatomy.names import checked_name, shortened
 from ganatomy.plain_values import plain
 from ganatomy.plugins import nearest, resolve
-from ganatomy.search_space import PaperTable, SearchSpace
+from ganatomy.search_space import PaperTable, SearchSpace, load_space, named_in
 from ganatomy.standstill import USUAL_S
 from ganatomy.tables import write_atomically
 
@@ -72,9 +73,16 @@ class SweepPlan:
         return self.base.with_values({name: self.fixed[name]} if name in self.fixed else {})
 
     def search_space(self) -> SearchSpace:
-        """The space that is swept: at its size, with its domains. InputError where it is no longer installed."""
-        space = cast(SearchSpace, resolve("spaces", self.space))
+        """The space that is swept: at its size, with its domains. InputError where it is no longer installed, or a
+        dotted path that is not allowed."""
+        space = load_space(self.space)
         return replace(space.at_full_size() if self.full else space, base=self.base)
+
+    def check_named(self) -> None:
+        """Raise InputError where what the plan itself names, whoever wrote it, cannot be had or is not allowed."""
+        self.search_space()
+        for kind, name in named_in(self.base.flat()) | named_in(self.fixed):
+            resolve(kind, name)
 
     def published(self) -> tuple[PaperTable, ...]:
         """What papers say of the sweep's points; nothing where its space is no longer installed."""
@@ -109,14 +117,20 @@ def sweep_directory(workspace: Path, name: str) -> Path:
 
 
 def read_plan(directory: Path) -> SweepPlan:
-    """The plan of the sweep in ``directory``; InputError where another version wrote it."""
+    """The plan of the sweep in ``directory``; InputError where another version wrote it, or where it is another's."""
     values = json.loads((directory / PLAN).read_text())
     values["base"] = Experiment.from_dict(values["base"])
     values["seeds"] = tuple(values["seeds"])
     try:
-        return SweepPlan(**values)
+        plan = SweepPlan(**values)
     except TypeError as error:
         raise InputError(f"{directory / PLAN} was written by another version: {error}", remedy="run it anew") from error
+    if plan.name != directory.name:  # whatever it is called would be written to
+        raise InputError(f"{directory / PLAN} is the plan of sweep {shortened(plan.name)}",
+                         expected=f"that of {directory.name!r}", remedy="give the folder its name again")  # fmt: skip
+    if plan.run_id:
+        checked_name(plan.run_id, f"{directory / PLAN}: run_id")
+    return plan
 
 
 def write_result(directory: Path, result: TrialResult) -> None:
@@ -126,11 +140,15 @@ def write_result(directory: Path, result: TrialResult) -> None:
 
 
 def read_result(path: Path) -> TrialResult:
-    """Inverse of ``write_result``."""
+    """Inverse of ``write_result``. InputError where a name in it, which is to be part of a path, can be none."""
     values = json.loads(path.read_text())
     values["experiment"] = Experiment.from_dict(values["experiment"])
     values["scores"] = tuple(Score(**row) for row in values["scores"])
-    return TrialResult(**values)
+    result = TrialResult(**values)
+    for what, name in {"trial": result.trial, "run_id": result.run_id, **result.stages}.items():
+        if name:
+            checked_name(name, f"{path}: {what}")
+    return result
 
 
 def read_results(directory: Path) -> list[TrialResult]:

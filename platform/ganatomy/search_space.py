@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Experiment
 from ganatomy.plain_values import from_text, plain
+from ganatomy.plugins import Group, allow, resolve
 
 Values = Mapping[str, Any]
 """Dotted parameter name -> value."""
@@ -108,6 +109,14 @@ class SearchSpace:
     full_sample: Callable[[Suggest], None] | None = None
     published: tuple[PaperTable, ...] = ()
 
+    def named(self) -> set[str]:
+        """Methods and networks that its code may tell a trial to use."""
+        said: list[Values] = [*self.points, *self.full_points]
+        said += [base.flat() for base in (self.base, self.full) if base is not None]
+        for space in (self, self.at_full_size()) if self.full is not None else (self,):
+            said += [{name: choice} for name, choices in space._choices().items() for choice in choices]
+        return {name for values in said for _, name in named_in(values)}
+
     def at_full_size(self) -> SearchSpace:
         """The same study at the paper's size. InputError where the space has none."""
         if self.full is None:
@@ -172,7 +181,15 @@ class SearchSpace:
         return "\n\n".join("\n".join([f"{head}:", *(f"  {line}" for line in some)]) for head, some in parts.items())
 
     def _offers(self) -> dict[str, str]:
-        """Name -> what the sampler chooses from, on the way to every listed point and one choice away from it."""
+        """Name -> what the sampler chooses from, in words."""
+        return self._heard().offers
+
+    def _choices(self) -> dict[str, Sequence[Any]]:
+        """Name -> what the sampler chooses from, where that is listed."""
+        return self._heard().choices
+
+    def _heard(self) -> Offered:
+        """What the sampler is offered on the way to every listed point, and one choice away from it."""
         heard = Offered({})
         for point in self.points or ({},):
             start = Offered(point)
@@ -180,7 +197,7 @@ class SearchSpace:
             for other in ({}, *({name: choice} for name, choices in start.choices.items() for choice in choices)):
                 heard.values = {**point, **other}
                 self.sample(heard)
-        return heard.offers
+        return heard
 
     def on_two(self, values: Values, fixed: Values) -> bool:
         """``two_workers`` of a trial, whose ``fixed`` values are text as they were typed."""
@@ -294,6 +311,27 @@ class Offered:
     def suggest_int(self, name: str, low: int, high: int) -> int:
         """The lower end."""
         return int(self.suggest_float(name, low, high))
+
+
+THINGS: Mapping[str, Group] = {"method": "methods", "downstream.network": "networks"}
+"""Parameters whose values are names of things to import, and what kind of things."""
+
+
+def named_in(values: Values) -> set[tuple[Group, str]]:
+    """The methods and networks that values by dotted name speak of, each with its kind."""
+    return {(kind, values[parameter]) for parameter, kind in THINGS.items() if isinstance(values.get(parameter), str)}
+
+
+def load_space(name: str) -> SearchSpace:
+    """The search space called ``name``, by entry point or by an allowed dotted path; what its code names is allowed.
+
+    Raises InputError for anything else.
+    """
+    space = resolve("spaces", name)
+    if not isinstance(space, SearchSpace):
+        raise InputError(f"--space {name} is a {type(space).__name__}", expected="a SearchSpace")
+    allow(*space.named())
+    return space
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, str]:

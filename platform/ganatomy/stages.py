@@ -31,6 +31,7 @@ from ganatomy.downstream import score_records, task_of
 from ganatomy.experiment import Experiment, Labels, Score, Transfer
 from ganatomy.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.loop import Record
+from ganatomy.names import checked_name
 from ganatomy.plain_values import plain
 from ganatomy.plugins import nearest, resolve
 from ganatomy.results import write_json
@@ -288,7 +289,8 @@ class Stages:
 
     def _kept(self, stage: Stage) -> tuple[Path, tuple[int, ...]]:
         """The synthetic set that a filter stage looked at, and the indices of the images it kept."""
-        made = self.workspace / "stages" / "synthesise" / stage.record["inputs"]["synthesise"]
+        key = checked_name(stage.record["inputs"]["synthesise"], f"{stage.directory}: key")
+        made = self.workspace / "stages" / "synthesise" / key
         return made / SYNTHETIC, tuple(json.loads((stage.directory / KEPT).read_text())["kept"])
 
     # --- inputs of keys ------------------------------------------------------------------------------------------

@@ -19,12 +19,14 @@ from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.durable import sync
+from ganatomy.names import checked_name
 from ganatomy.single_flight import single_flight
 from ganatomy.standstill import moved
 
 HEADER = "store.json"
 PIECE = 16 * 2**20
 ROOM = "free space there, name another folder in GANATOMY_STORE_CACHE, or unset it"
+AGAIN = "it was not written by ganatomy: delete it and prepare its cohort again"
 CHECKED = "checked.json"
 """Size and time of every file when its hash was found right: while they stay the same, it is not read again."""
 
@@ -50,6 +52,8 @@ def staged(origin: str, header: bytes, fetch: Fetch, cache: Path) -> Path:
             f"store {origin} was prepared by a version that kept no hashes, so no copy of it can be checked",
             remedy="delete it and start again: it is prepared anew; or unset GANATOMY_STORE_CACHE",
         )
+    for part in (described["digest"], *described["hashes"]):
+        checked_name(part, f"store {origin}: file", remedy=AGAIN)
     name = f"{described['digest']}-{hashlib.blake2b(header, digest_size=8).hexdigest()}"
     try:
         return _staged(origin, header, described, fetch, cache, cache / name)

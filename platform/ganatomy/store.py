@@ -132,7 +132,7 @@ def publish_store(path: Path, url: str) -> None:
     with _reachable(f"store {path} cannot be put to {shown(url)}", "mend --store-url, or leave it out"):
         there, header = _Published(url, path.name), (path / HEADER).read_bytes()
         if there.header != header:
-            for name in [*json.loads(header)["files"], HEADER]:  # last, what declares it
+            for name in [*read_header(path)["files"], HEADER]:  # last, what declares it
                 there.put(path / name)
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ganatomy.contracts import InputError
+from ganatomy.names import checked_name
 from ganatomy.staging import HEADER
 
 FORMAT = 2
@@ -143,7 +144,7 @@ def read_header(path: Path) -> dict[str, Any]:
             remedy=f"{again}; the cohort itself is not touched",
         )
     for name, size in header["files"].items():
-        file = path / name
+        file = path / checked_name(name, f"{path / HEADER}: file", remedy=again)
         if not file.is_file() or file.stat().st_size != size:
             raise InputError(f"{file} is damaged or missing", expected=f"{size} bytes", remedy=again)
     return header

@@ -25,12 +25,13 @@ from ganatomy.experiment import Experiment
 from ganatomy.installation import CACHE, SOURCES, demanded
 from ganatomy.joining import start_ray
 from ganatomy.loop import check_share
-from ganatomy.plugins import available, resolve
+from ganatomy.names import checked_name
+from ganatomy.plugins import allow, available
 from ganatomy.preparation import prepare
 from ganatomy.proposals import read_asked
 from ganatomy.results import SweepPlan, read_plan, sweep_directory
 from ganatomy.roles import cast_roles
-from ganatomy.search_space import SearchSpace, parse_settings
+from ganatomy.search_space import SearchSpace, load_space, named_in, parse_settings
 from ganatomy.standstill import STANDSTILL, USUAL_S
 from ganatomy.store import URL, Store, publish_store
 from ganatomy.terminal import BAD_INPUT, guarded, one_line
@@ -103,6 +104,9 @@ class Sweep:
     standstill_s: float | None = None
     """End a process that computes and takes no step for so many seconds (1800 if not given, or what a resumed
     sweep began with); what it did is taken up from its last checkpoint. 0: never."""
+    allow_dotted: tuple[str, ...] = ()
+    """package.module:NAME …: code that a resumed sweep was begun with, and that is not installed under a name. What
+    --space and --set say is allowed by being typed; what stands in a file is not."""
     debug: bool = False
     """Show tracebacks."""
 
@@ -117,9 +121,11 @@ class Sweep:
     def resumed(self) -> SweepPlan:
         """The plan of the sweep to go on with."""
         self._check_amounts()
+        allow(*self.allow_dotted)
         directory = sweep_directory(self.workspace.absolute(), self.resume)
         read_asked(directory)  # what it cannot go on with is said before anything is started
         plan = read_plan(directory)
+        plan.check_named()
         return plan if self.standstill_s is None else replace(plan, standstill_s=self.standstill_s)
 
     def _settled(self, running: contextlib.ExitStack, plan: SweepPlan) -> SweepPlan:
@@ -156,8 +162,12 @@ class Sweep:
         if not self.space or self.cohort is None:
             raise InputError("nothing to run", expected="--space NAME --cohort DIR, or --resume SWEEP")
         self._check_amounts()
-        space, fixed = _space(self.space, self.full), parse_settings(self.set)
+        fixed = parse_settings(self.set)
+        allow(*self.allow_dotted, *(name for _, name in named_in(fixed)))
+        space = _space(self.space, self.full)
         cohort = read_cohort(self.cohort)
+        usual = f"{cohort.name}-{space.name}" + "-full" * self.full
+        name = checked_name(self.name or usual, "sweep name", remedy="--name")
         base = cast_roles(space.base, cohort, self.domains, self.source, self.target)
         space = replace(space, base=base)
         space.check_fixed(fixed)
@@ -177,9 +187,8 @@ class Sweep:
             labelled_patients(store, experiment, experiment.target)
             scored_images(store, experiment, "val")
         _tell_labels(store, experiments)
-        usual = f"{cohort.name}-{space.name}" + "-full" * self.full
         plan = SweepPlan(
-            name=_free_name(workspace, self.name or usual, given=bool(self.name)),
+            name=_free_name(workspace, name, given=bool(self.name)),
             space=self.space,
             full=self.full,
             base=base,
@@ -256,9 +265,9 @@ def _free_name(workspace: Path, name: str, *, given: bool) -> str:
 
 
 def _space(name: str, full: bool) -> SearchSpace:
-    space = resolve("spaces", name)
-    if not isinstance(space, SearchSpace):
-        raise InputError(f"--space {name} is a {type(space).__name__}", expected="a SearchSpace")
+    """The space that somebody typed."""
+    allow(name)
+    space = load_space(name)
     return space.at_full_size() if full else space
 
 

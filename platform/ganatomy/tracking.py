@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from ganatomy.contracts import InputError
 from ganatomy.journal import Entry, Outbox, now
+from ganatomy.names import checked_name
 from ganatomy.tracking_client import brisk, client_of, is_away, says, unusable
 from ganatomy.tracking_sending import as_key, as_params, chunks, sender
 from ganatomy.tracking_store import is_served, shown, store_uri
@@ -236,14 +237,18 @@ class Tracking:
         run = self.ask(attempt)
         if run.info.status != "RUNNING":
             run_id = run.info.run_id
-            self._drain(Outbox(self.outbox / run_id, run_id))  # an old ending must not arrive after the new beginning
+            self._drain(self._outbox(run_id))  # an old ending must not arrive after the new beginning
             self.ask(lambda: self.client.update_run(run_id, status="RUNNING"))
         return run
 
     def _report(self, run_id: str, entry: Entry, files: Mapping[str, bytes | Path] | None = None) -> None:
-        outbox = Outbox(self.outbox / run_id, run_id)
+        outbox = self._outbox(run_id)
         outbox.append(entry, files)
         self._drain(outbox)
+
+    def _outbox(self, run_id: str) -> Outbox:
+        """What this workspace has to say of a run. InputError where an id, a server's or a plan's, can be no folder."""
+        return Outbox(self.outbox / checked_name(run_id, "run id"), run_id)
 
     def _drain(self, outbox: Outbox) -> bool:
         try:

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from importlib.metadata import version as installed
 from pathlib import Path
 
+from ganatomy.contracts import InputError
+from ganatomy.names import confined
 from ganatomy.tracking import Tracking
+from ganatomy.tracking_client import says
 
 # isort: split
 # Last: MLflow reads the environment, which ``tracking_client`` sets, when it is imported.
@@ -19,6 +22,7 @@ import mlflow.pyfunc
 import numpy as np
 import yaml
 from mlflow.entities import LoggedModelOutput
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
@@ -78,9 +82,37 @@ def create_version(tracking: Tracking, name: str, model_id: str, run_id: str, ta
     return int(made.version)
 
 
+def withdraw_version(tracking: Tracking, name: str, number: int, model_id: str) -> None:
+    """Take back a version that was just made, and the model that it is."""
+    client = tracking.client
+    steps = (
+        lambda: client.delete_model_version(name, str(number)),
+        lambda: client.delete_logged_model(model_id),
+    )
+    for step in steps:
+        try:
+            tracking.ask(step)
+        except MlflowException as error:
+            if not says(error, "RESOURCE_DOES_NOT_EXIST"):  # asked again after a lost answer
+                raise
+
+
 def fetch_model(tracking: Tracking, name: str, number: int, out: Path) -> Path:
-    """Download a version of a registered model into ``out``; returns where its generator's folder is."""
+    """Download a version of a registered model into ``out``; returns where its generator's folder is, in there.
+
+    Raises InputError where the model names no generator, or one that lies anywhere else: what a tracking server says of
+    paths is not believed.
+    """
     place = tracking.ask(lambda: tracking.client.get_model_version_download_uri(name, str(number)))
     fetch = functools.partial(mlflow.artifacts.download_artifacts, place, dst_path=str(out), tracking_uri=tracking.uri)
-    model = Path(tracking.ask(fetch))
-    return model / Model.load(str(model)).flavors["python_function"]["artifacts"][BUNDLE]["path"]
+    version = f"models:/{name}/{number}"
+    remedy = "do not use that version; roll back, or promote again, and ask who can write to the tracking server"
+    model = confined(tracking.ask(fetch), out, f"{version} on the tracking server", remedy=remedy)
+    try:
+        named = str(Model.load(str(model)).flavors["python_function"]["artifacts"][BUNDLE]["path"])
+    except (MlflowException, yaml.YAMLError, KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+        raise InputError(f"{version} is no generator: its MLmodel names none", remedy=remedy) from error
+    bundle = confined(named, model, f"the MLmodel of {version}", remedy=remedy)
+    if not bundle.is_dir():
+        raise InputError(f"{version} is no generator: it has no folder {named!r}", remedy=remedy)
+    return bundle

@@ -13,11 +13,10 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from ganatomy import roll
 from ganatomy.contracts import InputError
-from ganatomy.plugins import resolve
 from ganatomy.progress import SweepProgress
 from ganatomy.proposals import TRIAL, Proposals
 from ganatomy.results import SweepPlan, read_results, read_status
-from ganatomy.search_space import SearchSpace
+from ganatomy.search_space import load_space
 from ganatomy.tracking import Tracking
 from ganatomy.trial import VALIDATION, run_trial
 
@@ -138,7 +137,7 @@ def fitting(plan: SweepPlan) -> int:
     A worker lies on one node, so what nodes have left over does not add up. A group of workers too many would wait
     until Train gives it up.
     """
-    space, present = cast(SearchSpace, resolve("spaces", plan.space)), roll.working()
+    space, present = load_space(plan.space), roll.working()
     pairs = any(space.on_two(point, plan.fixed) for point in space.listed(plan.fixed, plan.seeds))
     largest = max(plan.workers, 2 if pairs else 1)
     for kind, each in (("CPU", plan.cpus), ("GPU", plan.gpus)):
