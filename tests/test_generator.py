@@ -24,6 +24,7 @@ from ganatomy.experiment import Choice, Experiment, Sampling, pseudonym
 from ganatomy.generator import load_generator, save_generator, write_report
 from ganatomy.inference import synthesize_volume
 from ganatomy.intensities import Intensity
+from ganatomy.plugins import allow
 from ganatomy.reloading import Example, differences_when_reloaded
 from ganatomy.store import Store
 from ganatomy.store_writing import Item, write_store
@@ -79,6 +80,8 @@ class Affine(Method):
                     made.append(Synthetic(back(there(image)), role, role, "reconstructed"))
         return made
 
+
+allow(f"{__name__}:Affine")  # as whoever types it does
 
 CT = Domain("ct", "CT", Intensity("window", -160, 240))
 MR = Domain("mr", "MR", Intensity("percentile", 0.5, 99.5))
@@ -264,7 +267,7 @@ def test_installed_methods_survive_the_bundle(tmp_path: Path, name: str, ndim: i
 @pytest.fixture
 def importable(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """An environment in which a fresh process can import this file's method, as it would an installed one."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     return dict(os.environ)
 
 

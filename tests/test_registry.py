@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import yaml
+from command_line import error_line
 
+from ganatomy import cli
 from ganatomy.contracts import InputError
 from ganatomy.registry import Registry
 from ganatomy.tracking import Tracking
@@ -57,6 +61,7 @@ def a_bundle(folder: Path, offset: float = 0.5, ndim: int = 2) -> Path:
         f'{{"offset": {offset}, "experiment": {{"sampling": {{"ndim": {ndim}}}}}}}', encoding="utf-8"
     )
     (folder / "weights.safetensors").write_bytes(bytes(range(256)) * 8)
+    (folder / "fingerprint.json").write_text(f'{{"offset": {offset}}}', encoding="utf-8")
     (folder / "MODEL_CARD.md").write_text("# A generator\n")
     return folder
 
@@ -186,10 +191,19 @@ def test_rolling_back_to_nothing_is_told(tracking, run, code, tmp_path):
         registry.rollback("ct-mr")
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a:b", "a@champion", "it's", ".."])
+@pytest.mark.parametrize("name", ["", "a/b", "a:b", "a@champion", "it's", "..", "a\nb", "<b>a</b>", "%2e%2e", "../x"])
 def test_a_name_that_cannot_be_one_is_refused(tracking, run, code, tmp_path, name):
-    with pytest.raises(InputError, match="model name"):
-        Registry(tracking).register_generator(a_bundle(tmp_path / "bundle"), name, run, code=code)
+    registry = Registry(tracking)
+    for use in (
+        lambda: registry.register_generator(a_bundle(tmp_path / "bundle"), name, run, code=code),
+        lambda: registry.rollback(name),
+    ):
+        with pytest.raises(InputError, match="model name") as refusal:
+            use()
+        assert str(refusal.value).isprintable()
+    with pytest.raises(InputError):
+        registry.download(f"models:/{name}")
+    assert tracking.client.search_registered_models() == []
 
 
 def test_a_folder_that_is_no_generator_is_refused(tracking, run, code, tmp_path):
@@ -207,3 +221,142 @@ def test_the_shape_of_the_networks_is_the_shape_of_the_input(tracking, run, code
         mlflow.set_tracking_uri(None)
     image = np.zeros((1, 1, 3, 4, 5), np.float32)
     assert (model.predict(image) == 0.5).all()
+
+
+# --- an entry that somebody else wrote ---------------------------------------------------------------------------
+
+
+def tampered(tracking: Tracking, path: str) -> None:
+    """Whoever can write to the tracking server lets the MLmodel name another folder."""
+    (described,) = (tracking.workspace / "mlartifacts").rglob("MLmodel")
+    values = yaml.safe_load(described.read_text())
+    values["flavors"]["python_function"]["artifacts"]["generator"]["path"] = path
+    described.write_text(yaml.safe_dump(values))
+
+
+def without_tag(tracking: Tracking, tag: str, value: str = "") -> None:
+    tracking.client.delete_model_version_tag("ct-mr", "1", tag)
+    if value:
+        tracking.client.set_model_version_tag("ct-mr", "1", tag, value)
+
+
+@pytest.mark.parametrize("how", ["absolute", "relative", "link"])
+@pytest.mark.parametrize("tagged", [True, False])
+def test_a_registry_entry_moves_nothing_of_its_reader(tracking, run, code, tmp_path, how, tagged):
+    """The folder that it names, on the reader's own disc, is where it was, with its file; nothing of it is taken."""
+    registry = Registry(tracking)
+    registry.register_generator(a_bundle(tmp_path / "bundle"), "ct-mr", run, code=code)
+    precious = a_bundle(tmp_path / "elsewhere" / "precious")
+    before = files(precious)
+    if how == "link":
+        (weights,) = (tmp_path / "mlartifacts").rglob("weights.safetensors")
+        shutil.rmtree(bundle := weights.parent)
+        bundle.symlink_to(precious)  # MLflow copies what a link leads to
+        (precious / "config.json").write_text("{}")
+        before = files(precious)
+    else:
+        tampered(tracking, str(precious) if how == "absolute" else "../" * 20 + str(precious))
+    if not tagged:
+        without_tag(tracking, "content")
+    with pytest.raises(InputError, match=r"models:/ct-mr/1") as refusal:
+        registry.download("models:/ct-mr@champion")
+    assert len(str(refusal.value).splitlines()) == 1
+    assert files(precious) == before
+    assert not [path for path in (tmp_path / "generators").rglob("*") if path.is_file()]
+
+
+def test_the_command_leaves_the_folder_that_an_entry_names_alone(tracking, run, code, tmp_path, capsys):
+    Registry(tracking).register_generator(a_bundle(tmp_path / "bundle"), "ct-mr", run, code=code)
+    precious = a_bundle(tmp_path / "precious")
+    tampered(tracking, str(precious))
+    command = ["generate", "models:/ct-mr@champion", "--cohort", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    assert cli.main([*command, "--workspace", str(tmp_path)]) == 2
+    line = error_line(capsys)
+    assert "models:/ct-mr/1" in line
+    assert str(precious) in line
+    assert len(files(precious)) == 4
+
+
+@pytest.mark.parametrize("tag", ["content", "digest"])
+@pytest.mark.parametrize("value", ["", "../../../x", "0" * 31, "0" * 32])
+def test_a_version_that_does_not_say_what_was_registered_is_refused(tracking, run, code, tmp_path, tag, value):
+    registry = Registry(tracking)
+    registry.register_generator(a_bundle(tmp_path / "bundle"), "ct-mr", run, code=code)
+    without_tag(tracking, tag, value)
+    with pytest.raises(InputError, match=r"models:/ct-mr/1.*remedy: .*promote"):
+        registry.download("models:/ct-mr@champion")
+
+
+def test_a_copy_that_was_changed_since_is_refused_and_fetched_again_when_it_is_gone(tracking, run, code, tmp_path):
+    registry = Registry(tracking)
+    registry.register_generator(a_bundle(tmp_path / "bundle"), "ct-mr", run, code=code)
+    place = registry.download("models:/ct-mr@champion")
+    (place / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"is not what was registered.*remedy: remove that folder"):
+        registry.download("models:/ct-mr@champion")
+    shutil.rmtree(place)
+    place.symlink_to(a_bundle(tmp_path / "same"))  # its content is right: a link is refused all the same
+    with pytest.raises(InputError, match="is not what was registered"):
+        registry.download("models:/ct-mr@champion")
+    place.unlink()
+    assert files(registry.download("models:/ct-mr@champion")) == files(tmp_path / "bundle")
+
+
+def test_a_model_that_names_no_generator_is_refused(tracking, run, code, tmp_path):
+    registry = Registry(tracking)
+    registry.register_generator(a_bundle(tmp_path / "bundle"), "ct-mr", run, code=code)
+    for path, says in (("nothing/here", "has no folder"), ("MLmodel", "has no folder")):
+        tampered(tracking, path)
+        with pytest.raises(InputError, match=says):
+            registry.download("models:/ct-mr@champion")
+    (described,) = (tmp_path / "mlartifacts").rglob("MLmodel")
+    described.write_text("flavors: 3\n")
+    with pytest.raises(InputError, match="names none"):
+        registry.download("models:/ct-mr@champion")
+
+
+def test_a_bundle_with_a_link_in_it_is_not_registered(tracking, run, code, tmp_path):
+    bundle = a_bundle(tmp_path / "bundle")
+    (bundle / "more").symlink_to(Path.home())
+    with pytest.raises(InputError, match="more"):
+        Registry(tracking).register_generator(bundle, "ct-mr", run, code=code)
+    assert tracking.client.search_registered_models() == []
+
+
+# --- at the same moment ------------------------------------------------------------------------------------------
+
+RACER = """
+import sys, time
+from pathlib import Path
+from ganatomy.registry import Registry
+from ganatomy.tracking import Tracking
+here, uri, bundle, code, run, number = sys.argv[1:]
+registry = Registry(Tracking(uri, Path(here)))
+(Path(here) / f"ready{number}").touch()
+while len(list(Path(here).glob("ready*"))) < 3: time.sleep(0.001)
+print(registry.register_generator(Path(bundle), "ct-mr", run, code=Path(code)))
+"""
+
+
+def race(uri: str, tracking: Tracking, run: str, code: Path, tmp_path: Path) -> list[str]:
+    """What three processes that register one bundle at the same moment are told."""
+    bundle = a_bundle(tmp_path / "bundle")
+    command = [sys.executable, "-c", RACER, str(tmp_path), uri, str(bundle), str(code), run]
+    racers = [
+        subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for number in range(3)
+    ]
+    told = [racer.communicate(timeout=240) for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * 3, told
+    return [out.strip() for out, _ in told]
+
+
+def test_one_bundle_registered_by_three_processes_at_once_is_one_version(tracking, run, code, tmp_path):
+    told = race(tracking.uri, tracking, run, code, tmp_path)
+    [version] = Registry(tracking).versions("ct-mr")
+    assert told == [str(version.number)] * 3
+    assert version.aliases == ("champion",)
+    assert len(tracking.client.search_logged_models([tracking.experiment_id])) == 1
+    assert files(Registry(tracking).download("models:/ct-mr")) == files(tmp_path / "bundle")
+    another = a_bundle(tmp_path / "another", 2)
+    assert Registry(tracking).register_generator(another, "ct-mr", run, code=code) > version.number

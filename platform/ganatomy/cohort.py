@@ -20,6 +20,7 @@ from ganatomy import plain_values
 from ganatomy.contracts import InputError
 from ganatomy.imaging import Prepared, load_native, prepare
 from ganatomy.intensities import Intensity
+from ganatomy.names import checked_name
 from ganatomy.plugins import nearest
 from ganatomy.tables import absolute, file_hashes, write_atomically
 
@@ -178,6 +179,10 @@ def prepare_image(row: Row, cohort: Cohort) -> Prepared:
 
 def validate(cohort: Cohort, where: Sequence[str]) -> None:
     """Refuse, by InputError, a cohort that would mislead. ``where`` names the place of each row."""
+    said = f"{cohort.path / 'cohort.yaml'}:"
+    checked_name(cohort.name, f"{said} name", remedy="another name there, or --name when it is imported")
+    for domain in cohort.domains:
+        checked_name(domain, f"{said} domain", also="*", remedy="another name there, and in the table")
     if cohort.orientation != "RAS":
         raise InputError(f"orientation {cohort.orientation!r}", expected="RAS, the only one")
     if sorted(cohort.labels) != list(range(1, len(cohort.labels) + 1)):

@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 
 from ganatomy import plain_values
-from ganatomy.cohort import BOX, FORMAT, REQUIRED, Cohort, Domain, Finding, Row, validate
+from ganatomy.cohort import BOX, COLUMNS, FORMAT, REQUIRED, Cohort, Domain, Finding, Row, validate
 from ganatomy.contracts import InputError
 from ganatomy.intensities import Intensity
+from ganatomy.names import fitted_name, is_one_line, shortened
 from ganatomy.plugins import nearest
 from ganatomy.tables import absolute, read_table
 
@@ -37,7 +38,7 @@ def read_cohort(path: Path | str, *, require_files: bool = True) -> Cohort:
     kept = [index for index, row in enumerate(rows) if str(row.image) not in aside]
     cohort = Cohort(
         path=folder,
-        name=str(values.get("name") or folder.name),
+        name=str(values.get("name") or fitted_name(folder.name)),
         domains=_domains(values.get("domains") or {}, file),
         labels=_numbers(values.get("labels") or {}, file, "labels", str),
         label_values=_numbers(values.get("label_values") or {}, file, "label_values", int),
@@ -57,11 +58,21 @@ def read_cohort(path: Path | str, *, require_files: bool = True) -> Cohort:
 
 
 def load_rows(table: Path) -> tuple[list[int], list[Row]]:
-    """Line numbers and rows of an images table; relative paths are relative to the table's folder."""
+    """Line numbers and rows of a cohort's own table; relative paths are relative to the table's folder, and stay in it.
+
+    An absolute path may name a file anywhere, as those of an import do: what a table names is read, and never written.
+    Links are followed, because data kept by them would be lost otherwise.
+    """
     lines, rows = [], []
     for line, values in read_table(table):
+        where = f"{table}, line {line}"
+        row = row_from(values, table.parent, where)
+        for column, file in (("image", row.image), ("label", row.label), ("mask", row.mask)):
+            if file is not None and not Path(values[column]).is_absolute() and not file.is_relative_to(table.parent):
+                raise InputError(f"{where}: {column} {shortened(values[column])} leaves the cohort's folder",
+                                 expected="a path in it, or an absolute one", remedy=f"write {file}")  # fmt: skip
         lines.append(line)
-        rows.append(row_from(values, table.parent, f"{table}, line {line}"))
+        rows.append(row)
     return lines, rows
 
 
@@ -71,6 +82,10 @@ def row_from(values: Mapping[str, str], folder: Path, where: str) -> Row:
         if not values.get(column):
             missing = "is empty" if column in values else "is missing"
             raise InputError(f"{where}: column {column!r} {missing}", expected=f"columns {', '.join(REQUIRED)}")
+    for column in COLUMNS:
+        if not is_one_line(values.get(column, "")):
+            raise InputError(f"{where}: {column} {shortened(values[column])}",
+                             expected="one line, without control characters")  # fmt: skip
     session = values.get("session", "")
     corners = [values.get(column, "") for column in BOX]
     try:

@@ -241,8 +241,10 @@ class Generate(Command):
 
 
 def _warn(generator: Generator, target: str | None = None) -> None:
-    if caution := generator.caution(target):
-        print(f"warning: {caution}", file=sys.stderr)
+    from ganatomy.names import on_one_line
+
+    if caution := generator.caution(target):  # which quotes the bundle
+        print(f"warning: {on_one_line(caution)}", file=sys.stderr)
 
 
 def _to_gpu(generator: Generator) -> Generator:

@@ -27,6 +27,7 @@ from ganatomy.generator import Generator, load_generator
 from ganatomy.imaging import Prepared, load_image, to_native
 from ganatomy.inference import MAX_VOXELS
 from ganatomy.intensities import Intensity
+from ganatomy.names import fitted_name
 from ganatomy.outputs import file_digest, like_source, read_sidecar
 from ganatomy.tables import absolute, write_json
 
@@ -82,7 +83,7 @@ def write_cohort(generator: Generator, made_rows: Iterable[Row], out: Path | str
     made = replace(
         rules,
         path=out,
-        name=f"{rules.name}-synthetic",
+        name=fitted_name(f"{rules.name}-synthetic"),
         domains={row.domain: generator.rules.domains[row.domain] for row in rows.values()},
         disjoint_domains=False,
         licence="; ".join(licences),

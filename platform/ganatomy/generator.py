@@ -29,6 +29,7 @@ from ganatomy.experiment import Experiment, Sampling, pseudonym
 from ganatomy.inference import MAX_VOXELS, Made, evaluating, synthesize_labelled
 from ganatomy.intensities import Intensity
 from ganatomy.model_card import model_card
+from ganatomy.names import checked_name
 from ganatomy.plain_values import plain
 from ganatomy.store import Store
 from ganatomy.store_layout import Record
@@ -364,7 +365,7 @@ def _rules(directory: Path, config: Mapping[str, Any]) -> Cohort:
         path=directory,
         name=config["experiment"]["cohort"],
         domains={
-            name: Domain(name, values["modality"], Intensity(**values["intensity"]))
+            name: Domain(checked_name(name, "domain", also="*"), values["modality"], Intensity(**values["intensity"]))
             for name, values in config["domains"].items()
         },
         labels={int(key): name for key, name in config["labels"].items()},
@@ -379,9 +380,8 @@ def _same_or_refuse(directory: Path, part: Path) -> Generator:
     written = directory / FINGERPRINT
     if written.is_file() and written.read_bytes() == (part / FINGERPRINT).read_bytes():
         return load_generator(directory)
-    raise InputError(
-        f"{directory} exists and is not this generator", expected="a new folder", remedy="choose another, or remove it"
-    )
+    raise InputError(f"{directory} exists and is not this generator", expected="a new folder",
+                     remedy="choose another, or remove it")  # fmt: skip
 
 
 # --- files -------------------------------------------------------------------------------------------------------

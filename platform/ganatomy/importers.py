@@ -15,6 +15,7 @@ from ganatomy.contracts import InputError
 from ganatomy.imaging import Progress, load_image
 from ganatomy.inspection import Findings, examine, quarantine, summarise
 from ganatomy.intensities import Intensity
+from ganatomy.names import checked_name, fitted_name
 from ganatomy.plugins import nearest
 from ganatomy.splits import hold_to_one_domain, split_patients
 from ganatomy.tables import absolute
@@ -79,6 +80,8 @@ def import_cohort(
     taken = next((file for file in ("cohort.yaml", "images.csv") if (out / file).exists()), None)
     if taken and not overwrite:
         raise InputError(f"{out / taken} exists", expected="a new folder", remedy="another --out, or --overwrite")
+    if name:
+        checked_name(name, "--name")  # before anything is opened
     source = _read(directory, layout, image, label, mask, domains, columns, patient)
     names = _domain_names(source.rows, domains)
     kept = [index for index, row in enumerate(source.rows) if row.domain in names]
@@ -87,7 +90,7 @@ def import_cohort(
     ids, values = _class_ids(declared)
     cohort = Cohort(
         path=out,
-        name=name or source.name or directory.stem,
+        name=name or fitted_name(source.name or directory.stem),
         domains=_domains(names, modality, intensity),
         labels=ids,
         label_values=values,

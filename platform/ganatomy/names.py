@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 
 from ganatomy.contracts import InputError
@@ -39,6 +38,30 @@ def _is_name(text: str, signs: str) -> bool:
         return False
     bounded = 0 < len(text.encode()) <= LONGEST
     return bounded and text[0] not in ".- " and text[-1] not in ". " and ".." not in text
+
+
+def fitted_name(text: str) -> str:
+    """``text``, which was not meant as a name (the name of a folder, a title), as one: what cannot stand in it is cut
+    or becomes a dash. A name stays as it is."""
+    fit = "".join(letter if _is_name(letter, SIGNS[1:]) or letter in " .-" else "-" for letter in text)
+    while ".." in fit:
+        fit = fit.replace("..", ".")
+    fit = fit.encode()[:LONGEST].decode(errors="ignore").lstrip(".- ").rstrip(". ")
+    return fit or "unnamed"
+
+
+def on_one_line(text: str) -> str:
+    """A text of whoever wrote it as a line of a terminal: no line break, and nothing that moves a cursor."""
+    return "".join(letter for letter in " ".join(text.split()) if not _controls(letter))
+
+
+def is_one_line(text: str) -> bool:
+    """Whether a text is what ``on_one_line`` leaves as it is, but for the kinds of its spaces."""
+    return not any(_controls(letter) for letter in text)
+
+
+def _controls(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def shortened(value: object) -> str:
@@ -70,18 +93,14 @@ def plain_files(folder: Path, what: str) -> list[Path]:
 
     what: what lies in the folder, for the error.
     """
-    return sorted(_below(folder, what))
-
-
-def _below(folder: Path, what: str) -> Iterator[Path]:
-    for entry in os.scandir(folder):
-        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-            named = Path(entry.path).relative_to(folder)
-            raise InputError(f"{what} holds {shortened(str(named))}, which is no file", expected="files and folders")
-        if entry.is_dir():
-            yield from _below(Path(entry.path), what)
-        else:
-            yield Path(entry.path)
+    found, ahead = [], [folder]
+    while ahead:
+        for entry in os.scandir(ahead.pop()):
+            if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+                named = shortened(str(Path(entry.path).relative_to(folder)))
+                raise InputError(f"{what} holds {named}, which is no file", expected="files and folders, no links")
+            (ahead if entry.is_dir() else found).append(Path(entry.path))
+    return sorted(found)
 
 
 def copy_plain(source: Path, to: Path, what: str) -> Path:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ganatomy.contracts import InputError
+from ganatomy.names import on_one_line
 
 DONE, UNDONE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """The job is done; it could not be done; what was asked for is wrong; Ctrl-C."""
@@ -51,7 +52,7 @@ def _end(number: int, frame: object) -> None:
 
 def one_line(error: BaseException) -> str:
     """An error as one line: an InputError speaks for itself, any other is named."""
-    text = " ".join(str(error).split())
+    text = on_one_line(str(error))
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
 
 
