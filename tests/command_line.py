@@ -10,10 +10,10 @@ from ganatomy import cli
 GANATOMY = [sys.executable, "-m", "ganatomy.cli"]
 
 
-def error_line(capsys) -> str:
+def error_line(capsys, kind: str = "error") -> str:
     """The one line on standard error."""
     [line] = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ")
+    assert line.startswith(f"{kind}: ")
     return line
 
 

@@ -16,8 +16,9 @@ from ganatomy.names import checked_name, confined, copy_plain, fitted_name, is_o
 NAMES = ["ct-mr", "my-cohort-shape_consistent-2", "COHORT-SPACE-full", "phantom_demo", "0", "Herz (2019)", "größe_µm",
          "脑 MRI", "कोहोर्ट", "v1.2+a=b,c", "x" * 120]  # fmt: skip
 NO_NAMES = ["", " ", ".", "..", "../../x", "/etc", "a/b", "a\\b", ".hidden", "-rf", "a..b", "a\nb", "a\tb",
-            "a\x1b[2Jb", "a\x00", "%2e%2e", "<b>x</b>", "a&b", "it's", 'a"b', "a:b", "a@champion", "a ", " a", "a.", "a\u202eb", "x" * 121,
-            "a\n", "a\u2028b", "a`b", "a$b", "a;b", "a|b", "a*b", "a?b", "a#b", "~a", "\ud800"]  # fmt: skip
+            "a\x1b[2Jb", "a\x00", "%2e%2e", "<b>x</b>", "a&b", "it's", 'a"b', "a:b", "a@champion", "a ", " a", "a.",
+            "a\u202eb", "x" * 121, "a\n", "a\u2028b", "a`b", "a$b", "a;b", "a|b", "a*b", "a?b", "a#b", "~a",
+            "\ud800"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

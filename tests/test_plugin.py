@@ -15,7 +15,7 @@ import pytest
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Budget, Choice, Experiment, Sampling, pseudonym
-from ganatomy.plugins import available, resolve
+from ganatomy.plugins import ALLOWED, available, resolve
 from ganatomy.stages import Stages
 from ganatomy.store import open_store
 from ganatomy.store_writing import Item, write_store
@@ -81,6 +81,12 @@ def experiment(method: str, **config: float) -> Experiment:
 def test_without_its_package_the_method_is_unknown():
     with pytest.raises(InputError, match="toy_moments"):
         experiment("toy_moments").validate()
+    with pytest.raises(InputError, match="nobody allowed"):
+        experiment("toy_lab.moments:Moments").validate()
+
+
+def test_a_method_that_was_typed_but_is_not_there_says_so(monkeypatch):
+    monkeypatch.setenv(ALLOWED, "toy_lab.moments:Moments")
     with pytest.raises(InputError, match="install its package"):
         experiment("toy_lab.moments:Moments").validate()
 

@@ -132,7 +132,7 @@ def test_a_forced_promotion_without_a_reason_is_refused_before_the_test_split_is
     assert not readings(laboratory, "fails")
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "models:/x", "x@champion"])
+@pytest.mark.parametrize("name", ["", "a/b", "models:/x", "x@champion", "a\nb", "<i>x</i>", "%2e%2e", "../../x"])
 def test_a_name_that_no_model_can_have_is_refused_before_the_test_split_is_read(laboratory, name):
     with pytest.raises(InputError, match="model name"):
         promote(laboratory, "fails", name)

@@ -60,6 +60,10 @@ def phantom(tmp_path_factory) -> Path:
         ({"full": ()}, "space phantom_demo has no full size"),
         ({"cohort": Path("nowhere")}, "nowhere"),
         ({"resume": "phantom"}, "no sweep 'phantom'"),
+        ({"resume": "../../phantom"}, "no sweep '../../phantom'"),
+        ({"name": "../../x"}, "sweep name '../../x'"),
+        ({"name": "/tmp/x"}, "sweep name '/tmp/x'"),
+        ({"name": "a\nb"}, r"sweep name 'a\nb'"),
     ],
 )
 def test_what_cannot_run_is_refused_in_one_line_before_anything_is_written(phantom, tmp_path, capsys, options, says):

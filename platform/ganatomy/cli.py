@@ -85,7 +85,8 @@ class Report(Command):
         allow(*self.allow_dotted)
         directory = sweep_directory(self.workspace.absolute(), self.sweep)
         plan = read_plan(directory)
-        table = ablation_table(read_results(directory), published=plan.published())
+        published = plan.published(lambda why: print(f"note: {why}", file=sys.stderr))
+        table = ablation_table(read_results(directory), published=published)
         print(to_json(table) if self.json else render_text(table))
         if self.html is not None:
             facts = {"cohort": plan.cohort, "digest": plan.cohort_digest, "search space": plan.space}

@@ -93,7 +93,8 @@ def plain_files(folder: Path, what: str) -> list[Path]:
 
     what: what lies in the folder, for the error.
     """
-    found, ahead = [], [folder]
+    found: list[Path] = []
+    ahead = [folder]
     while ahead:
         for entry in os.scandir(ahead.pop()):
             if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Experiment, Score, TrialResult
-from ganatomy.names import checked_name, shortened
+from ganatomy.names import checked_name, on_one_line, shortened
 from ganatomy.plain_values import plain
 from ganatomy.plugins import nearest, resolve
 from ganatomy.search_space import PaperTable, SearchSpace, load_space, named_in
@@ -84,11 +84,12 @@ class SweepPlan:
         for kind, name in named_in(self.base.flat()) | named_in(self.fixed):
             resolve(kind, name)
 
-    def published(self) -> tuple[PaperTable, ...]:
-        """What papers say of the sweep's points; nothing where its space is no longer installed."""
+    def published(self, tell: Callable[[str], None] = lambda why: None) -> tuple[PaperTable, ...]:
+        """What papers say of the sweep's points; nothing, and ``tell`` hears why, where its space cannot be had."""
         try:
             return self.search_space().published
-        except InputError:
+        except InputError as error:
+            tell(f"nothing that papers say of its points is shown: {on_one_line(str(error))}")
             return ()
 
     def save(self, directory: Path) -> None:

@@ -14,6 +14,7 @@ from ganatomy.contracts import InputError
 from ganatomy.names import confined
 from ganatomy.tracking import Tracking
 from ganatomy.tracking_client import says
+from ganatomy.tracking_store import shown
 
 # isort: split
 # Last: MLflow reads the environment, which ``tracking_client`` sets, when it is imported.
@@ -107,7 +108,10 @@ def fetch_model(tracking: Tracking, name: str, number: int, out: Path) -> Path:
     fetch = functools.partial(mlflow.artifacts.download_artifacts, place, dst_path=str(out), tracking_uri=tracking.uri)
     version = f"models:/{name}/{number}"
     remedy = "do not use that version; roll back, or promote again, and ask who can write to the tracking server"
-    model = confined(tracking.ask(fetch), out, f"{version} on the tracking server", remedy=remedy)
+    try:
+        model = confined(tracking.ask(fetch), out, f"{version} on the tracking server", remedy=remedy)
+    except MlflowException as error:
+        raise InputError(f"{version} cannot be fetched: {shown(str(error))}", remedy=remedy) from error
     try:
         named = str(Model.load(str(model)).flavors["python_function"]["artifacts"][BUNDLE]["path"])
     except (MlflowException, yaml.YAMLError, KeyError, TypeError, AttributeError, OSError, ValueError) as error:
