@@ -175,6 +175,40 @@ def test_an_unknown_sweep_is_answered_with_the_nearest(sweep, capsys, monkeypatc
     assert "did you mean 'ct-mr'?" in error_line(capsys)
 
 
+@pytest.mark.parametrize(
+    ("file", "changes", "says"),
+    [
+        ("sweep.json", {"name": "../../x"}, "is the plan of sweep '../../x'"),
+        ("sweep.json", {"run_id": "../../x"}, "run_id '../../x'"),
+        ("trials/0/result.json", {"trial": "../../x"}, "trial '../../x'"),
+        ("trials/0/result.json", {"run_id": "/tmp/x"}, "run_id '/tmp/x'"),
+        ("trials/0/result.json", {"stages": {"fit": "../x"}}, "fit '../x'"),
+    ],
+)
+def test_a_name_in_a_plan_or_a_result_that_leads_elsewhere_is_refused(sweep, capsys, file, changes, says):
+    path = sweep / "sweeps" / "ct-mr" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    for command in (["report", "ct-mr"], ["promote", "ct-mr", "--name", "x"]):
+        assert cli.main([*command, "--workspace", str(sweep)]) == 2
+        line = error_line(capsys)
+        assert str(path) in line
+        assert says in line
+
+
+@pytest.mark.parametrize("name", ["a\nb", "<b>x</b>", "%2e%2e", "../../x"])
+def test_a_model_is_called_by_a_name_in_every_command(sweep, capsys, name):
+    there = ["--workspace", str(sweep)]
+    for command in (
+        ["promote", "ct-mr", "--name", name],
+        ["rollback", name],
+        ["generate", f"models:/{name.replace('/', '')}@champion", "--image", "x", "--out", str(sweep / "out")],
+    ):
+        assert cli.main([*command, *there]) == 2
+        line = error_line(capsys)
+        assert "model name" in line
+        assert line.isprintable()
+
+
 def test_the_ui_does_not_take_a_port_from_another(workspace, capsys):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -104,6 +104,9 @@ def test_quarantined_images_stay_in_the_table_and_out_of_the_rows(cohort):
         ("p9,p9,ct,p3.nii.gz,,test", "image .*p3.nii.gz stands here and at"),
         ("p9,p9,ct,,,test", "column 'image' is empty"),
         (",p9,ct,p3.nii.gz,,test", "column 'patient' is empty"),
+        ("p9,p9,ct,../p3.nii.gz,,test", "image '../p3.nii.gz' leaves the cohort's folder.*remedy: write /"),
+        ("p9,p9,ct,p3.nii.gz,x/../../l.nii,test", "label 'x/../../l.nii' leaves the cohort's folder"),
+        ("p\x1b[2J9,p9,ct,p3.nii.gz,,test", r"patient 'p\\x1b\[2J9'; expected one line"),
     ],
 )
 def test_bad_rows_are_refused_by_file_and_line(cohort, line, says):
@@ -125,12 +128,29 @@ def test_bad_rows_are_refused_by_file_and_line(cohort, line, says):
         ({"domains": {"ct": {"intensity": {"rule": "windw", "low": 1, "high": 2}}}}, "did you mean 'window'"),
         ({"domains": {"ct": {"modalty": "CT"}}}, "did you mean 'modality'"),
         ({"format": 99}, "format 99"),
+        ({"name": "../../x"}, r"cohort.yaml: name '../../x'"),
+        ({"name": "a\nb"}, r"cohort.yaml: name 'a\\nb'"),
+        ({"name": "<b>"}, r"cohort.yaml: name '<b>'"),
+        ({"domains": {"../ct": {}}}, r"cohort.yaml: domain '../ct'"),
         ({"quarantined": [{"reason": "why"}]}, "a list of file, reason, remedy"),
     ],
 )
 def test_bad_settings_are_refused_with_the_nearest_right_name(cohort, changes, says):
     with pytest.raises(InputError, match=says):
         read_cohort(edited(cohort, **changes))
+
+
+def test_an_absolute_path_may_name_a_file_anywhere_and_a_name_is_made_of_any_folder(cohort, tmp_path):
+    there = (tmp_path / "elsewhere").mkdir() or tmp_path / "elsewhere" / "moved.nii.gz"
+    cohort.rows[0].image.rename(there)
+    dataclasses.replace(
+        cohort, rows=(dataclasses.replace(cohort.rows[0], image=there, label=there), *cohort.rows[1:])
+    ).save()
+    folder = cohort.path.rename(tmp_path / "study & more: 50%")
+    settings = yaml.safe_load((folder / "cohort.yaml").read_text())
+    (folder / "cohort.yaml").write_text(yaml.safe_dump({**settings, "name": ""}))
+    again = read_cohort(folder)
+    assert (again.name, again.rows[0].image) == ("study - more- 50-", there)
 
 
 def test_intensity_rules_may_be_written_as_on_the_command_line(cohort):

@@ -50,6 +50,15 @@ def test_registered_domains_share_a_label_and_part_for_training(registered, tmp_
     assert prepare_image(cohort.rows[0], cohort).label.max() == 1
 
 
+def test_a_name_that_cannot_be_one_is_refused_and_one_that_nobody_chose_is_made_fit(registered, tmp_path):
+    for name in ("../../x", "a\nb", "<i>x</i>"):
+        with pytest.raises(InputError, match="--name"):
+            import_cohort(registered, "folders", tmp_path / "out", **FOLDERS, name=name)
+    assert not (tmp_path / "out").exists()
+    odd = registered.rename(tmp_path / "50% of <all>")
+    assert import_cohort(odd, "folders", tmp_path / "out", **FOLDERS)[0].name == "50- of -all-"
+
+
 def test_disjoint_all_parts_the_held_out_patients_too(registered, tmp_path):
     cohort, _ = import_cohort(registered, "folders", tmp_path / "out", **FOLDERS, disjoint_domains="all")
     assert not set(cohort.patients(domain="t1")) & set(cohort.patients(domain="flair"))

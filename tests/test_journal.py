@@ -229,6 +229,23 @@ def test_files_are_kept_until_they_are_confirmed_and_no_longer(tmp_path):
     assert list((outbox.directory / "files").iterdir()) == []
 
 
+@pytest.mark.parametrize("folder", ["../precious", "/{here}/precious", "files", "files/..", "files/{hex}"])
+def test_a_line_that_names_another_folder_sends_and_removes_nothing_of_it(tmp_path, folder):
+    """Whoever can write into a journal must not have another's folder sent to a server, or emptied."""
+    precious, outbox, receiver = tmp_path / "precious", Outbox(tmp_path / "outbox", "run"), Receiver()
+    precious.mkdir()
+    (precious / "scan.nii").write_text("voxels")
+    (outbox.directory / "files" / ("0" * 32)).symlink_to(precious)
+    named = folder.format(here=str(tmp_path).strip("/"), hex="0" * 32)
+    outbox.append(Entry("artifact", 1, folder=named))
+    outbox.append(Entry("artifact", 2), {"own.txt": b"own"})
+    assert outbox.drain(receiver)
+    assert receiver.files == [{"own.txt": b"own"}]
+    assert (precious / "scan.nii").read_text() == "voxels"
+    (line,) = (outbox.directory / "refused.jsonl").read_text().splitlines()
+    assert json.loads(line)["folder"] == named
+
+
 def test_an_outbox_for_a_new_run_sends_its_history_again(tmp_path):
     first, second = Receiver(), Receiver()
     outbox = Outbox(tmp_path, "run")

@@ -338,7 +338,7 @@ print(registry.register_generator(Path(bundle), "ct-mr", run, code=Path(code)))
 """
 
 
-def race(uri: str, tracking: Tracking, run: str, code: Path, tmp_path: Path) -> list[str]:
+def race(uri: str, run: str, code: Path, tmp_path: Path) -> list[str]:
     """What three processes that register one bundle at the same moment are told."""
     bundle = a_bundle(tmp_path / "bundle")
     command = [sys.executable, "-c", RACER, str(tmp_path), uri, str(bundle), str(code), run]
@@ -352,7 +352,7 @@ def race(uri: str, tracking: Tracking, run: str, code: Path, tmp_path: Path) -> 
 
 
 def test_one_bundle_registered_by_three_processes_at_once_is_one_version(tracking, run, code, tmp_path):
-    told = race(tracking.uri, tracking, run, code, tmp_path)
+    told = race(tracking.uri, run, code, tmp_path)
     [version] = Registry(tracking).versions("ct-mr")
     assert told == [str(version.number)] * 3
     assert version.aliases == ("champion",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -19,6 +20,7 @@ from ganatomy import staging
 from ganatomy.contracts import InputError
 from ganatomy.distributed import with_room
 from ganatomy.installation import CACHE
+from ganatomy.staging import file_hash
 from ganatomy.store import URL, Store, open_store, publish_store
 
 
@@ -114,6 +116,21 @@ def test_a_sound_copy_is_read_through_once_not_at_every_opening(store, cache, mo
     open_store(store.path)
     assert len(read) == 2 * once
     assert copy.stat().st_ino == inode
+
+
+@pytest.mark.parametrize("part", ["hashes", "files", "digest"])
+def test_a_description_that_names_files_elsewhere_is_refused_and_nothing_is_written(store, cache, tmp_path, part):
+    header = json.loads((store.path / "store.json").read_text())
+    secret = tmp_path / "shared" / "secret"
+    secret.write_text("secret")
+    named = "../../secret"
+    header[part] = named if part == "digest" else {**header[part], named: file_hash(secret) if part == "hashes" else 6}
+    (store.path / "store.json").write_text(json.dumps(header))
+    with pytest.raises(InputError, match=r"'../../secret'"):
+        open_store(store.path)
+    with contextlib.suppress(InputError):
+        publish_store(store.path, (tmp_path / "bucket").as_uri())
+    assert {path for path in tmp_path.rglob("secret") if path.is_file()} == {secret}
 
 
 def test_an_original_that_is_damaged_is_not_passed_on(store, cache):

@@ -178,6 +178,13 @@ def test_artifacts_of_a_sweep(tracking, run, tmp_path):
     assert history(tracking, run, "best/val/dice")[0][:2] == (0, 0.75)
 
 
+def test_an_id_that_can_be_no_folder_is_refused(tracking, tmp_path):
+    for run_id in ("../../x", "/tmp/x", ""):
+        with pytest.raises(InputError, match="run id"):
+            tracking.log_text(run_id, "a.txt", "a")
+    assert not list(tracking.workspace.glob("outbox/*"))
+
+
 def test_probe_tells_what_it_talks_to(tracking, run):
     found = tracking.probe()
     assert found["uri"] == tracking.uri
@@ -377,13 +384,27 @@ def test_the_registry_of_a_server(server, tmp_path):
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     (bundle / "config.json").write_text('{"experiment": {"sampling": {"ndim": 2}}}')
+    (bundle / "fingerprint.json").write_text("{}")
     assert registry.register_generator(bundle, "served", run) == 1
     fetched = registry.download("models:/served@champion")
-    assert [path.name for path in fetched.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in fetched.iterdir()) == ["config.json", "fingerprint.json"]
     version = MlflowClient(server.uri).get_model_version_by_alias("served", "champion")
     assert version.run_id == run
     with pytest.raises(InputError, match=r"did you mean 'served'"):
         registry.download("models:/serve@champion")
+
+
+def test_one_bundle_registered_at_a_server_by_three_processes_at_once_is_one_version(server, tmp_path):
+    from test_registry import MODEL, race
+
+    from ganatomy.registry import Registry
+
+    tracking = Tracking(server.uri, tmp_path)
+    (tmp_path / "model.py").write_text(MODEL)
+    told = race(server.uri, tracking.sweep_run("raced"), tmp_path / "model.py", tmp_path)
+    [version] = Registry(tracking).versions("ct-mr")
+    assert told == [str(version.number)] * 3
+    assert version.aliases == ("champion",)
 
 
 def test_the_ui_serves_what_an_embedded_store_holds(server, workspace):
