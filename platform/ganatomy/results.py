@@ -146,7 +146,7 @@ def read_result(path: Path) -> TrialResult:
     values["experiment"] = Experiment.from_dict(values["experiment"])
     values["scores"] = tuple(Score(**row) for row in values["scores"])
     result = TrialResult(**values)
-    for what, name in {"trial": result.trial, "run_id": result.run_id, **result.stages}.items():
+    for what, name in {"trial": result.trial, "run_id": result.run_id, **dict(result.stages)}.items():
         if name:
             checked_name(name, f"{path}: {what}")
     return result
