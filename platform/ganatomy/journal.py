@@ -170,7 +170,7 @@ class Outbox:
     def _is_own(self, entry: Entry) -> bool:
         """Its files, if it has any, are where ``_keep`` puts them: whoever can write a line into the journal must not
         have any other folder sent, or removed."""
-        if not re.fullmatch("(files/[0-9a-f]{32})?", entry.folder):
+        if not re.fullmatch("(files/[0-9a-f]{32})?", str(entry.folder)):
             return False
         place = self.directory / entry.folder
         return not entry.folder or not any(path.is_symlink() for path in (place.parent, place, *place.rglob("*")))

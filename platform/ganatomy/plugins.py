@@ -75,7 +75,7 @@ def resolve(group: Group, name: str) -> Any:
         )
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"{group[:-1]} {name!r} cannot be imported: {error}", remedy="install its package here"
         ) from error

@@ -20,6 +20,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ganatomy.contracts import InputError
 from ganatomy.durable import sync
+from ganatomy.names import checked_name
 from ganatomy.results import RESULT, SweepPlan, is_concluded, read_result, read_status
 
 ASKED = "asked.jsonl"
@@ -38,7 +39,7 @@ def read_asked(directory: Path) -> dict[str, dict[str, Any]]:
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     # A line without its end was being written when the sweep was killed: no trial had begun.
     entries = [json.loads(line, object_hook=_unpacked) for line in lines if line.endswith("\n")]
-    asked = {entry[TRIAL]: entry["values"] for entry in entries}
+    asked = {checked_name(entry[TRIAL], f"{path}: trial"): entry["values"] for entry in entries}
     ran = {trial.name for trial in (directory / "trials").glob("*") if trial.is_dir()}
     if unknown := sorted(ran - asked.keys()):
         raise InputError(

@@ -110,11 +110,13 @@ class SearchSpace:
     published: tuple[PaperTable, ...] = ()
 
     def named(self) -> set[str]:
-        """Methods and networks that its code may tell a trial to use."""
-        said: list[Values] = [*self.points, *self.full_points]
-        said += [base.flat() for base in (self.base, self.full) if base is not None]
-        for space in (self, self.at_full_size()) if self.full is not None else (self,):
-            said += [{name: choice} for name, choices in space._choices().items() for choice in choices]
+        """Methods and networks that its code tells trials to use: in its bases, its points, and what it lets the
+        sampler choose from on the way to them."""
+        said: list[Values] = [base.flat() for base in (self.base, self.full) if base is not None]
+        for points, sample in ((self.points, self.sample), (self.full_points, self.full_sample or self.sample)):
+            for point in points or ({},):
+                sample(offered := Offered(point))
+                said += [point, *({name: one} for name, some in offered.choices.items() for one in some)]
         return {name for values in said for _, name in named_in(values)}
 
     def at_full_size(self) -> SearchSpace:
@@ -181,15 +183,7 @@ class SearchSpace:
         return "\n\n".join("\n".join([f"{head}:", *(f"  {line}" for line in some)]) for head, some in parts.items())
 
     def _offers(self) -> dict[str, str]:
-        """Name -> what the sampler chooses from, in words."""
-        return self._heard().offers
-
-    def _choices(self) -> dict[str, Sequence[Any]]:
-        """Name -> what the sampler chooses from, where that is listed."""
-        return self._heard().choices
-
-    def _heard(self) -> Offered:
-        """What the sampler is offered on the way to every listed point, and one choice away from it."""
+        """Name -> what the sampler chooses from, on the way to every listed point and one choice away from it."""
         heard = Offered({})
         for point in self.points or ({},):
             start = Offered(point)
@@ -197,7 +191,7 @@ class SearchSpace:
             for other in ({}, *({name: choice} for name, choices in start.choices.items() for choice in choices)):
                 heard.values = {**point, **other}
                 self.sample(heard)
-        return heard
+        return heard.offers
 
     def on_two(self, values: Values, fixed: Values) -> bool:
         """``two_workers`` of a trial, whose ``fixed`` values are text as they were typed."""
