@@ -201,12 +201,13 @@ def test_a_model_is_called_by_a_name_in_every_command(sweep, capsys, name):
     for command in (
         ["promote", "ct-mr", "--name", name],
         ["rollback", name],
-        ["generate", f"models:/{name.replace('/', '')}@champion", "--image", "x", "--out", str(sweep / "out")],
+        ["generate", f"models:/{name}@champion", "--image", "x", "--out", str(sweep / "out")],
     ):
         assert cli.main([*command, *there]) == 2
         line = error_line(capsys)
         assert "model name" in line
         assert line.isprintable()
+    assert not (sweep / "mlflow.db").exists()
 
 
 def test_the_ui_does_not_take_a_port_from_another(workspace, capsys):

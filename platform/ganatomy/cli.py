@@ -242,9 +242,10 @@ class Rollback(Command):
 
     def run(self) -> int:
         """Move the aliases."""
-        from ganatomy.registry import Registry
+        from ganatomy.registry import Registry, check_name
         from ganatomy.tracking import Tracking
 
+        check_name(self.name)  # before a store is opened, or made
         number = Registry(Tracking(self.tracking_uri or None, self.workspace.absolute())).rollback(self.name)
         print(f"models:/{self.name}@champion is version {number}")
         return DONE

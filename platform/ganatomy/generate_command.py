@@ -213,9 +213,10 @@ class Generate(Command):
     def _bundle(self) -> Path:
         if not self.model.startswith("models:/") and Path(self.model).is_dir():
             return Path(self.model).absolute()
-        from ganatomy.registry import Registry
+        from ganatomy.registry import Registry, parsed
         from ganatomy.tracking import Tracking
 
+        parsed(self.model)  # before a store is opened, or made
         return Registry(Tracking(self.tracking_uri or None, self.workspace.absolute())).download(self.model)
 
     def _source(self) -> Cohort | Path:

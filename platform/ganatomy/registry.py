@@ -118,18 +118,14 @@ class Registry:
 
         Raises InputError naming the nearest model, alias or version when there is none.
         """
-        if not reference.startswith("models:/"):
-            raise InputError(f"model {reference!r}", expected=f"models:/NAME@{CHAMPION} or models:/NAME/VERSION")
-        name, at, alias = reference.removeprefix("models:/").partition("@")
-        name, slash, number = name.partition("/")
-        versions = self.versions(name)
-        wanted = number if slash else alias if at else CHAMPION
-        by_name = {str(version.number): version for version in versions} if slash else {}
-        by_alias = {} if slash else {key: version for version in versions for key in version.aliases}
+        name, number, alias = parsed(reference)
+        versions, wanted = self.versions(name), number or alias
+        by_name = {str(version.number): version for version in versions} if number else {}
+        by_alias = {} if number else {key: version for version in versions for key in version.aliases}
         if version := (by_name | by_alias).get(wanted):
             return version
         kind, remedy = (
-            ("version", "") if slash else ("alias", "promote a sweep, or name a version: models:/NAME/VERSION")
+            ("version", "") if number else ("alias", "promote a sweep, or name a version: models:/NAME/VERSION")
         )
         raise InputError(f"model {name!r} has no {kind} {wanted!r}", expected=nearest(wanted, by_name | by_alias),
                          remedy=remedy)  # fmt: skip
@@ -221,6 +217,19 @@ class Registry:
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         return self._tracking.ask(call)
+
+
+def parsed(reference: str) -> tuple[str, str, str]:
+    """(name, number, alias) of ``models:/NAME/NUMBER`` or ``models:/NAME@ALIAS``; the champion where neither is told.
+
+    Raises InputError for anything else, and where no model can be called so; asks nobody.
+    """
+    if not reference.startswith("models:/"):
+        raise InputError(f"model {shortened(reference)}", expected=f"models:/NAME@{CHAMPION} or models:/NAME/VERSION")
+    name, _, alias = reference.removeprefix("models:/").partition("@")
+    name, _, number = name.partition("/")
+    check_name(name)
+    return name, number, alias or CHAMPION
 
 
 def check_name(name: str) -> None:
