@@ -28,7 +28,8 @@ from ganatomy.experiment import pseudonym
 from ganatomy.generation import maker, write_cohort
 from ganatomy.generation_jobs import row_of_file, rows_before
 from ganatomy.generator import Generator
-from ganatomy.imaging import RASTER, Prepared, box_in, box_out, in_plane, load_image, to_native
+from ganatomy.image_files import RASTER
+from ganatomy.imaging import Prepared, box_in, box_out, in_plane, load_image, to_native
 from ganatomy.inference import evaluating
 from ganatomy.lesion_patches import with_lesions
 from ganatomy.metrics import LESION

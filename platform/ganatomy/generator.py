@@ -8,14 +8,13 @@ which images were prepared, native intensity ranges), ``fingerprint.json`` (hash
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from ganatomy.experiment import Experiment, Sampling, pseudonym
 from ganatomy.inference import MAX_VOXELS, Made, evaluating, synthesize_labelled
 from ganatomy.intensities import Intensity
 from ganatomy.model_card import model_card
+from ganatomy.plain_files import read_json
 from ganatomy.plain_values import plain
 from ganatomy.store import Store
 from ganatomy.store_layout import Record
@@ -390,7 +390,7 @@ def _hash(content: bytes) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return cast(dict[str, Any], read_json(path))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{path} cannot be read: {error.__class__.__name__}", expected=f"a generator's folder with its {path.name}"

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Experiment, Score, TrialResult
+from ganatomy.plain_files import read_json
 from ganatomy.plain_values import plain
 from ganatomy.plugins import nearest, resolve
 from ganatomy.search_space import PaperTable, SearchSpace
@@ -110,7 +111,7 @@ def sweep_directory(workspace: Path, name: str) -> Path:
 
 def read_plan(directory: Path) -> SweepPlan:
     """The plan of the sweep in ``directory``; InputError where another version wrote it."""
-    values = json.loads((directory / PLAN).read_text())
+    values = read_json(directory / PLAN)
     values["base"] = Experiment.from_dict(values["base"])
     values["seeds"] = tuple(values["seeds"])
     try:
@@ -127,7 +128,7 @@ def write_result(directory: Path, result: TrialResult) -> None:
 
 def read_result(path: Path) -> TrialResult:
     """Inverse of ``write_result``."""
-    values = json.loads(path.read_text())
+    values = read_json(path)
     values["experiment"] = Experiment.from_dict(values["experiment"])
     values["scores"] = tuple(Score(**row) for row in values["scores"])
     return TrialResult(**values)

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ganatomy.contracts import InputError
+from ganatomy.contracts import InputError, shortened
 
 DONE, UNDONE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """The job is done; it could not be done; what was asked for is wrong; Ctrl-C."""
@@ -52,7 +52,7 @@ def _end(number: int, frame: object) -> None:
 def one_line(error: BaseException) -> str:
     """An error as one line: an InputError speaks for itself, any other is named."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, InputError) else shortened(f"{type(error).__name__}: {text}", 3000)
 
 
 def _explain(error: Exception, workspace: Path | None) -> int:
