@@ -67,6 +67,10 @@ def hostile(folder):
     extension = folder / "extension.nii.gz"  # an extension of 1 GB before the voxels, and it is there
     start = header_of((4, 4, 4), offset=1_000_000_000)[:348] + b"\1\0\0\0" + struct.pack("<ii", 999_999_648, 6)
     extension.write_bytes(gzip.compress(start, mtime=0) + zeros * 960)
+    pair = folder / "pair.hdr.gz"  # the same in a header of its own, which has no end but the file's
+    nibabel.save(nibabel.Nifti1Pair(np.zeros((4, 4, 4), np.uint8), np.eye(4)), folder / "pair.img.gz")
+    start = gzip.decompress(pair.read_bytes())[:348] + b"\1\0\0\0" + struct.pack("<ii", 2**30, 6)
+    pair.write_bytes(gzip.compress(start, mtime=0) + zeros * 1024)
     picture = folder / "picture.png"
     Image.new("1", (20000, 10000)).save(picture)
     return {
@@ -76,6 +80,7 @@ def hostile(folder):
         claims(folder / "short.nii.gz", (700, 700, 700)): "too short",
         bomb: "GANATOMY_MAX_IMAGE_GB",
         extension: "mend its header",
+        pair: "holds more than",
         picture: "more pixels than a picture is read with",
     }
 
