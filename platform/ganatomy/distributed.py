@@ -224,12 +224,13 @@ class DirectoryReporter:
     def report(self, history: Sequence[Record], save: Callable[[Path], None]) -> None:
         """Checkpoint, then publish the history."""
         final = self.directory / f"checkpoint-{int(history[-1]['step']):09d}"
-        with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=self.directory) as beside:
-            save(Path(beside))
+        with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=self.directory) as private:
+            beside = Path(private) / final.name  # with a new folder's permissions, as whoever resumes may be another
+            beside.mkdir()
+            save(beside)
             with self.turn.taken():
                 shutil.rmtree(final, ignore_errors=True)
-                Path(beside).replace(final)
-                Path(beside).mkdir()  # for the context manager to remove
+                beside.replace(final)
                 for old in self._complete()[:-1]:
                     shutil.rmtree(old, ignore_errors=True)
                 write_history(self.directory, history)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import Corners, InputError, Patches
+from ganatomy.durable import put_in_place
 from ganatomy.experiment import pseudonym
 from ganatomy.generation import maker, write_cohort
 from ganatomy.generation_jobs import row_of_file, rows_before
@@ -267,7 +268,7 @@ def _save(change: np.ndarray, row: Row, prepared: Prepared, place: Path) -> None
     else:
         beside = place.with_name(f".part-{place.name}")  # nibabel goes by the ending
         nib.save(like_source(row.image, values, affine, (prepared.lo, prepared.hi)), beside)
-    beside.replace(place)
+    put_in_place(beside, place)
 
 
 def _ending(source: Path) -> str:

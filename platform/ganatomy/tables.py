@@ -8,13 +8,13 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from ganatomy.contracts import InputError
+from ganatomy.durable import replacing
 from ganatomy.plain_values import plain
 
 MAX_ROWS, USUAL_ROWS = "GANATOMY_MAX_TABLE_ROWS", 1_000_000
@@ -82,16 +82,9 @@ def _check_cells(table: Path, rows: int, columns: int, bound: int) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader finds the old file or the new one, never half of one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write beside, then rename (see ``replacing``): a reader finds the old file or the new one, never half of one."""
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
 
 
 def file_hashes(files: Iterable[Path], memory: Path | None = None) -> dict[Path, str]:

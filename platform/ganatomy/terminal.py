@@ -80,7 +80,10 @@ def _write_log(workspace: Path) -> Path | None:
     name = f"ganatomy-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     for folder in (workspace, Path(tempfile.gettempdir())):
         try:
-            (folder / name).write_text(traceback.format_exc())
+            # It may name patients, and the temporary folder is everybody's: only its owner reads it.
+            descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(traceback.format_exc())
             return folder / name
         except OSError:
             continue
