@@ -19,7 +19,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from ganatomy.cohort import Cohort, Domain
 from ganatomy.contracts import UNLABELLED, Images, InputError, Method
@@ -181,7 +181,7 @@ def save_generator(
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent) as holder:
         part = Path(holder) / "bundle"
         part.mkdir()
-        save_file(_weights(method), part / WEIGHTS)
+        (part / WEIGHTS).write_bytes(save(_weights(method)))  # its own save_file would shut everybody else out
         usual = records if taught_on is None else store.records(split="train")
         write_json(part / CONFIG, _config(method, experiment, cohort, store, usual, roles))
         taught = (cohort.name, store.digest) if taught_on is None else (taught_on.name, taught_on.digest)

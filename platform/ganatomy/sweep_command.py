@@ -35,6 +35,7 @@ from ganatomy.standstill import STANDSTILL, USUAL_S
 from ganatomy.store import URL, Store, publish_store
 from ganatomy.terminal import BAD_INPUT, guarded, one_line
 from ganatomy.tracking import Tracking
+from ganatomy.tracking_store import refuse_password
 from ganatomy.training import labelled_patients
 from ganatomy.tuning import fitting, run_sweep
 
@@ -116,7 +117,7 @@ class Sweep:
 
     def resumed(self) -> SweepPlan:
         """The plan of the sweep to go on with."""
-        self._check_amounts()
+        self._refuse()
         directory = sweep_directory(self.workspace.absolute(), self.resume)
         read_asked(directory)  # what it cannot go on with is said before anything is started
         plan = read_plan(directory)
@@ -155,7 +156,7 @@ class Sweep:
         """
         if not self.space or self.cohort is None:
             raise InputError("nothing to run", expected="--space NAME --cohort DIR, or --resume SWEEP")
-        self._check_amounts()
+        self._refuse()
         space, fixed = _space(self.space, self.full), parse_settings(self.set)
         cohort = read_cohort(self.cohort)
         base = cast_roles(space.base, cohort, self.domains, self.source, self.target)
@@ -207,7 +208,9 @@ class Sweep:
         plan.save(workspace / "sweeps" / plan.name)
         return plan
 
-    def _check_amounts(self) -> None:
+    def _refuse(self) -> None:
+        """InputError for what no sweep can be given, before anything is read or started."""
+        refuse_password(self.store_url, "--store-url")
         least = {"trials": 0, "workers_per_trial": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0, "concurrent": 0,
                  "standstill_s": 0}  # fmt: skip
         for name, low in least.items():

@@ -11,6 +11,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 
 from ganatomy.tracking import Tracking
+from ganatomy.tracking_store import connection
 
 # isort: split
 # Last: MLflow reads the environment, which ``tracking_client`` sets, when it is imported.
@@ -70,7 +71,7 @@ def create_version(tracking: Tracking, name: str, model_id: str, run_id: str, ta
     """Make a model the next version of the registered model ``name``; returns the version."""
     # MLflow looks a model up in the process-wide default store here, whatever store the client was made for.
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri(tracking.uri)
+    mlflow.set_tracking_uri(connection(tracking.uri))
     try:
         made = tracking.client.create_model_version(name, f"models:/{model_id}", run_id, dict(tags), model_id=model_id)
     finally:
@@ -81,6 +82,7 @@ def create_version(tracking: Tracking, name: str, model_id: str, run_id: str, ta
 def fetch_model(tracking: Tracking, name: str, number: int, out: Path) -> Path:
     """Download a version of a registered model into ``out``; returns where its generator's folder is."""
     place = tracking.ask(lambda: tracking.client.get_model_version_download_uri(name, str(number)))
-    fetch = functools.partial(mlflow.artifacts.download_artifacts, place, dst_path=str(out), tracking_uri=tracking.uri)
+    uri = connection(tracking.uri)
+    fetch = functools.partial(mlflow.artifacts.download_artifacts, place, dst_path=str(out), tracking_uri=uri)
     model = Path(tracking.ask(fetch))
     return model / Model.load(str(model)).flavors["python_function"]["artifacts"][BUNDLE]["path"]
