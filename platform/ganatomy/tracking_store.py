@@ -142,13 +142,17 @@ def ui_command(uri: str | None, workspace: Path, port: int) -> list[str]:
             "--artifacts-destination", str(artifacts)]  # fmt: skip
 
 
+def ui_environment(uri: str) -> dict[str, str]:
+    """What the command for the store ``uri`` finds in its environment: the store too, as every user of the machine can
+    read a command, and an address may hold a password."""
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**os.environ, **quiet, "MLFLOW_BACKEND_STORE_URI": connection(uri)}
+
+
 def serve(command: list[str], uri: str) -> int:
     """Run ``ui_command``'s command for the store ``uri`` until it ends or Ctrl-C does; then everything that it started
     ends too."""
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    # By the environment: a command can be read by every user of the machine, and an address may hold a password.
-    store = {"MLFLOW_BACKEND_STORE_URI": connection(uri)}
-    server = subprocess.Popen(command, env={**os.environ, **quiet, **store}, start_new_session=True)
+    server = subprocess.Popen(command, env=ui_environment(uri), start_new_session=True)
     try:
         return server.wait()
     except KeyboardInterrupt:
