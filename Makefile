@@ -100,7 +100,7 @@ $(TOOLBOX)/bin/pip-compile --quiet --generate-hashes --no-reuse-hashes --allow-u
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file $(TOOLBOX)/hashed.txt $(PINS)
 (echo "# Made by 'make lock': exact versions for the demo, the tests and CI, with the hashes of their files (torch's differ from"; \
  echo "# index to index). Ranges for library users are in pyproject.toml."; \
- awk '/^torch==/ {print $$1} /^[a-z0-9]/ {out = /^(torch==|nvidia-|cuda-|triton==)/} /^[a-z0-9]|^ +--hash/ {if (!out) print}' \
+ awk '/^torch==/ {sub(/\+.*/, "", $$1); print $$1} /^[a-z0-9]/ {out = /^(torch==|nvidia-|cuda-|triton==)/} /^[a-z0-9]|^ +--hash/ {if (!out) print}' \
    $(TOOLBOX)/hashed.txt) > requirements.lock.new
 mv requirements.lock.new requirements.lock
 endef
