@@ -12,8 +12,9 @@ from command_line import make_phantom
 
 from ganatomy import cli
 from ganatomy.cohort_reading import read_cohort
+from ganatomy.distributed import DirectoryReporter
 from ganatomy.downstream import task_of
-from ganatomy.durable import replacing
+from ganatomy.durable import put_in_place, replacing
 from ganatomy.experiment import Choice, Experiment, Sampling
 from ganatomy.generator import save_generator
 from ganatomy.journal import Entry, Outbox, now
@@ -141,11 +142,18 @@ def test_what_is_sent_to_mlflow_is_not_as_open_as_its_original(tmp_path, umask):
     assert wrong(tmp_path / "outbox", 0o077) == {}
 
 
-def test_a_new_synthetic_image_is_as_private_as_the_one_it_replaces(workspace, umask, tmp_path_factory):
-    from ganatomy.durable import put_in_place
-
+def test_a_new_synthetic_image_is_as_private_as_the_one_it_replaces(tmp_path, umask):
     umask(0o022)
-    (place := workspace / "image.nii.gz").touch(0o600)
-    (made := workspace / "part.nii.gz").write_bytes(b"x")
+    (place := tmp_path / "image.nii.gz").touch(0o600)
+    (made := tmp_path / "part.nii.gz").write_bytes(b"x")
     put_in_place(made, place)
     assert (permissions(place), place.read_bytes()) == (0o600, b"x")
+
+
+def test_whoever_may_read_a_workspace_may_resume_from_its_checkpoints(tmp_path, umask):
+    umask(0o027)
+    reporter = DirectoryReporter(tmp_path, lambda: None)
+    for step in (1.0, 2.0):
+        reporter.report([{"step": step}], lambda folder: (folder / "shared.pt").touch())
+    assert [path.name for path in tmp_path.glob("*checkpoint-*")] == ["checkpoint-000000002"]
+    assert wrong(tmp_path, 0o027) == {}
