@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -90,6 +91,7 @@ def test_what_nobody_expected_is_one_line_and_a_log(tmp_path, capsys):
     log = Path(line.rpartition("details: ")[2])
     assert log.parent == tmp_path
     assert "raise RuntimeError" in log.read_text()
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600  # it may name patients, and lie in everybody's temporary folder
 
 
 def test_a_full_disc_is_named_as_such(tmp_path, capsys):

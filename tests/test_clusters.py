@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,6 +10,9 @@ import socket
 import stat
 import subprocess
 import sys
+import urllib.error
+import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -76,7 +80,7 @@ CLUSTER = {
 }
 HEAD = {"serviceType", "rayStartParams", "template"}
 WORKERS = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
-CONTAINER = {"name", "image", "command", "args", "env", "ports", "resources", "volumeMounts"}
+CONTAINER = {"name", "image", "command", "args", "env", "ports", "resources", "volumeMounts", "securityContext"}
 
 
 def test_ray_reads_the_kuberay_cluster():
@@ -100,7 +104,7 @@ def test_the_kuberay_cluster_has_no_field_that_the_operator_does_not_know():
         assert set(group) == fields
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
         pod = group["template"]["spec"]
-        assert set(pod) == {"containers", "volumes"}
+        assert set(pod) == {"securityContext", "containers", "volumes"}
         volumes = {volume["name"] for volume in pod["volumes"]}
         for container in pod["containers"]:
             assert set(container) <= CONTAINER
@@ -110,7 +114,27 @@ def test_the_kuberay_cluster_has_no_field_that_the_operator_does_not_know():
 
 def test_the_image_holds_the_ray_that_the_operator_is_told():
     lock = (ROOT / "requirements.lock").read_text()
-    assert f"ray=={read('clusters/kuberay.yaml')['spec']['rayVersion']}\n" in lock
+    assert f"\nray=={read('clusters/kuberay.yaml')['spec']['rayVersion']} \\\n" in lock
+
+
+def test_no_container_runs_as_root_and_each_may_write_where_its_volumes_are():
+    [*_, user] = re.findall(r"^USER (\d+):(\d+)$", image := (ROOT / "clusters/Dockerfile").read_text(), re.MULTILINE)
+    assert "0" not in user
+    assert not re.search(r"^(RUN|COPY|ADD) ", image.partition(f"USER {':'.join(user)}")[2], re.MULTILINE)
+    owned = re.search(r"install -d -o (\d+) -g (\d+) (.*)$", image, re.MULTILINE).groups()
+    assert owned[:2] == user
+    spec = read("clusters/kuberay.yaml")["spec"]
+    mounted = set()
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        ids = [pod["securityContext"][name] for name in ("runAsUser", "runAsGroup", "fsGroup")]
+        assert [str(number) for number in ids] == [*user, user[1]]
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            mounted |= {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounted - {"/dev/shm"} == set(owned[2].split())
 
 
 # --- what runs on a node -----------------------------------------------------------------------------------------
@@ -190,6 +214,73 @@ def test_the_tracking_server_starts_once_and_stops(home):
         assert run(home, "tracking.sh", "stop").returncode == 0
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", 5000)) != 0
+
+
+def commands_of(group: int) -> list[str]:
+    """The commands of a process group, as every user of the machine can read them."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((place / "stat").read_text().rpartition(")")[2].split()[2]) == group:
+                found.append((place / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+@pytest.mark.slow
+@needs_ip
+@pytest.mark.skipif(find_spec("flask_wtf") is None, reason="mlflow[auth] is not installed: make environment")
+def test_a_tracking_server_that_asks_for_a_password_lets_only_who_has_it_record(home, monkeypatch, tmp_path):
+    """By one variable. The password is in no command, and in a file that its owner alone can read."""
+    from ganatomy.contracts import InputError
+    from ganatomy.tracking import Tracking
+
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 5000)) == 0:
+            pytest.skip("port 5000 is taken")
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    assert run(home, "node.sh", "/shared", "127.0.0.1").returncode == 0
+    try:
+        started = run(home, "tracking.sh", "start", GANATOMY_TRACKING_AUTH="1")
+        assert started.returncode == 0, started.stderr
+        folder = home / "tracking"
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        password = (folder / "admin-password").read_text().strip()
+        secrets = (password, (folder / "session-key").read_text().strip())
+        assert all(len(secret) >= 32 for secret in secrets)
+        assert {stat.S_IMODE((folder / f).stat().st_mode) for f in ("admin-password", "session-key")} == {0o600}
+        commands = commands_of(int((folder / "pid").read_text()))
+        assert any("basic-auth" in command for command in commands)
+        assert not any(secret in command for secret in secrets for command in commands)
+
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen("http://127.0.0.1:5000/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=30)
+        with pytest.raises(InputError, match="MLFLOW_TRACKING_PASSWORD"):
+            Tracking("http://127.0.0.1:5000", tmp_path / "work")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://admin:{password}@127.0.0.1:5000")
+        tracking = Tracking(None, tmp_path / "work")
+        run_id = tracking.sweep_run("sweep")
+        tracking.log_text(run_id, "a.txt", "through the server")
+        assert tracking.drain_all() == []
+        assert tracking.client.get_run(run_id).data.tags["sweep"] == "sweep"
+        assert list((folder / "artifacts").rglob("a.txt"))
+        written = [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
+        assert written
+        assert not [path for path in written if password.encode() in path.read_bytes()]
+        assert tracking.uri == "http://127.0.0.1:5000"
+    finally:
+        assert run(home, "tracking.sh", "stop").returncode == 0
+
+
+@needs_ip
+def test_a_database_address_with_a_password_is_refused_before_a_server_starts(home):
+    assert run(home, "node.sh", "/shared", "127.0.0.1").returncode == 0
+    done = run(home, "tracking.sh", "start", GANATOMY_TRACKING_STORE="postgresql://ann:s3cr3t@db.lab/mlflow")
+    assert done.returncode == 2
+    assert ".pgpass" in done.stderr
+    assert "s3cr3t" not in done.stderr
+    assert not (home / "tracking" / "pid").exists()
 
 
 @needs_ip

@@ -168,14 +168,35 @@ def test_every_ganatomy_command_of_the_pages_is_understood():
         assert main([*words.split(), "--help"]) == 0, words
 
 
+def locked() -> dict[str, list[str]]:
+    """Each pin of the lock -> the hashes of its files."""
+    text = (HOUSE / "requirements.lock").read_text().replace(" \\\n", "")
+    lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", pin) for pin, *_ in lines)
+    return {pin: hashes for pin, *hashes in lines}
+
+
+def test_every_file_of_the_lock_is_known_by_its_hash_but_torchs():
+    """torch's differ from index to index; what builds the package is locked too, as it is built without isolation."""
+    for pin, hashes in locked().items():
+        assert bool(hashes) != pin.startswith("torch==")
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", text) for text in hashes)
+    built_by = tomllib.loads((HOUSE / "pyproject.toml").read_text())["build-system"]["requires"]
+    names = {pin.partition("==")[0] for pin in locked()}
+    assert {*built_by, "setuptools"} <= names
+    installs = re.findall(r"\$\(PIP\) install (.*)", (HOUSE / "Makefile").read_text())
+    assert ["--require-hashes" in line for line in installs] == [True, False, False]
+    assert all("--no-deps" in line for line in (installs[0], installs[2]))
+    assert "torch==" in installs[1]
+
+
 def test_the_lock_pins_everything_exactly_and_agrees_with_the_ranges():
     from packaging.requirements import Requirement
 
-    lock = [line for line in (HOUSE / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in lock)
-    pinned = {Requirement(line).name.lower().replace("_", "-"): line.partition("==")[2] for line in lock}
+    pinned = {Requirement(pin).name.lower().replace("_", "-"): pin.partition("==")[2] for pin in locked()}
     project = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
-    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *extras["dev"], *extras["server"]]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pinned[requirement.name.lower()]), text
 

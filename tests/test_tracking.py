@@ -25,7 +25,7 @@ from ganatomy.contracts import InputError
 from ganatomy.journal import Entry, Outbox, write_atomic
 from ganatomy.tracking import Tracking
 from ganatomy.tracking_sending import Journal
-from ganatomy.tracking_store import ui_command
+from ganatomy.tracking_store import ui_command, ui_environment
 
 
 def png(shade: int = 0) -> bytes:
@@ -57,10 +57,11 @@ class Server:
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        command = ui_command(f"sqlite:///{self.workspace / 'mlflow.db'}", self.workspace, self.port)
+        store = f"sqlite:///{self.workspace / 'mlflow.db'}"
+        command, environment = ui_command(store, self.workspace, self.port), ui_environment(store)
         with (self.workspace / "server.log").open("ab") as log:
             # Its own session: it has children, and they must go with it.
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
         deadline = time.monotonic() + 120
         while True:
             try:

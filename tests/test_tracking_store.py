@@ -123,11 +123,15 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         Tracking(f"sqlite:///{tmp_path / 'file' / 'mlflow.db'}", tmp_path)
 
 
-def test_a_server_that_is_not_there_is_told_at_once(tmp_path):
+def test_a_server_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):  # set below us, and as they were afterwards
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:secret@127.0.0.1:{free_port()}")
     start = time.monotonic()
     says = r"http://127\.0\.0\.1:\d+ does not answer; .*leave out --tracking-uri"
     with pytest.raises(InputError, match=says) as error:
-        Tracking(f"http://somebody:secret@127.0.0.1:{free_port()}", tmp_path)
+        Tracking(None, tmp_path)
     assert time.monotonic() - start < 10
     assert "secret" not in str(error.value)
 

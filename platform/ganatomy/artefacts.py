@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from typing import Any, cast
 from ganatomy.contracts import InputError
 from ganatomy.distributed import HistoryFollower, Workers, discard_checkpoints, read_history
 from ganatomy.loop import Record
+from ganatomy.plain_files import read_json
 from ganatomy.plain_values import digest, plain
 from ganatomy.results import write_json
 from ganatomy.single_flight import LeaseLost, single_flight
@@ -48,7 +48,7 @@ class Stage:
     @cached_property
     def record(self) -> dict[str, Any]:
         """The content of ``stage.json``."""
-        return cast(dict[str, Any], json.loads((self.directory / STAGE).read_text()))
+        return cast(dict[str, Any], read_json(self.directory / STAGE))
 
     def finished(self) -> bool:
         """Complete on disk."""

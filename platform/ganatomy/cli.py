@@ -113,7 +113,7 @@ class UI(Command):
         import socket
 
         from ganatomy.contracts import InputError
-        from ganatomy.tracking_store import serve, ui_command
+        from ganatomy.tracking_store import serve, store_uri, ui_command
 
         named = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if not named and not (self.workspace / "mlflow.db").exists():
@@ -129,7 +129,7 @@ class UI(Command):
                     remedy = f"ganatomy ui --port {self.port + 1}"
                     raise InputError(f"port {self.port} is taken", expected="a free port", remedy=remedy)
             print(f"MLflow UI: http://127.0.0.1:{self.port} (in a few seconds; Ctrl-C ends it)", flush=True)
-        return serve(command)
+        return serve(command, store_uri(self.tracking_uri or None, self.workspace))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,9 @@ class Doctor(Command):
         import os
 
         from ganatomy.doctor import examine
+        from ganatomy.tracking_store import refuse_password
 
+        refuse_password(self.tracking_uri, "tracking store")
         address = self.address or os.environ.get("RAY_ADDRESS", "") or ("auto" if self.cluster else "")
         checks = examine(self.workspace, tracking_uri=self.tracking_uri, address=address, cohort=self.cohort)
         sound = all(check.status != "fail" for check in checks)

@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ganatomy import plain_values
 from ganatomy.cohort import BOX, COLUMNS, FORMAT, REQUIRED, Cohort, Domain, Finding, Row, validate
 from ganatomy.contracts import InputError
 from ganatomy.intensities import Intensity
 from ganatomy.names import fitted_name, is_one_line, shortened
+from ganatomy.plain_files import read_yaml
 from ganatomy.plugins import nearest
 from ganatomy.tables import absolute, read_table
 
@@ -115,10 +114,7 @@ def _absolute(folder: Path, text: str) -> Path:
 def _read_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{file.parent} is not a cohort: it has no cohort.yaml", remedy="ganatomy cohort import")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(file)
     if not isinstance(values, dict):
         raise InputError(f"{file} holds no mapping", expected=f"the keys {', '.join(_YAML_KEYS)}")
     if values.get("format", FORMAT) != FORMAT:

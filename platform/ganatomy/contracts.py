@@ -27,8 +27,8 @@ class InputError(Exception):
     """
 
     def __init__(self, what: str, *, expected: str = "", remedy: str = "") -> None:
-        self.what, self.expected, self.remedy = what, expected, remedy
-        super().__init__(what, expected, remedy)
+        self.what, self.expected, self.remedy = shortened(what), shortened(expected), shortened(remedy)
+        super().__init__(self.what, self.expected, self.remedy)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _input_error, (type(self), self.what, self.expected, self.remedy)
@@ -41,6 +41,11 @@ class InputError(Exception):
         if self.remedy:
             parts.append(f"remedy: {self.remedy.rstrip('.')}")
         return "; ".join(parts)
+
+
+def shortened(text: str, most: int = 1000) -> str:
+    """``text``, its middle left out beyond ``most`` characters: a message names a value, it does not hold a file."""
+    return text if len(text) <= most else f"{text[: most * 7 // 10]} … {text[-most * 3 // 10 + 3 :]}"
 
 
 def _input_error(kind: type[InputError], what: str, expected: str, remedy: str) -> InputError:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ganatomy.contracts import InputError
 from ganatomy.installation import CACHE, WrongNode, check_sources
@@ -134,7 +134,7 @@ def _finish(loop: Loop, reporter: Any, directory: Path) -> None:
     if loop.rank == 0:
         beside = directory / f".{NETWORKS}.{uuid.uuid4().hex}"
         try:
-            save_file(loop.final_weights(), beside)
+            beside.write_bytes(save(loop.final_weights()))  # save_file would shut everybody but us out
             with reporter.turn.taken():
                 beside.replace(directory / NETWORKS)
         finally:
@@ -224,12 +224,13 @@ class DirectoryReporter:
     def report(self, history: Sequence[Record], save: Callable[[Path], None]) -> None:
         """Checkpoint, then publish the history."""
         final = self.directory / f"checkpoint-{int(history[-1]['step']):09d}"
-        with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=self.directory) as beside:
-            save(Path(beside))
+        with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=self.directory) as private:
+            beside = Path(private) / final.name  # with a new folder's permissions, as whoever resumes may be another
+            beside.mkdir()
+            save(beside)
             with self.turn.taken():
                 shutil.rmtree(final, ignore_errors=True)
-                Path(beside).replace(final)
-                Path(beside).mkdir()  # for the context manager to remove
+                beside.replace(final)
                 for old in self._complete()[:-1]:
                     shutil.rmtree(old, ignore_errors=True)
                 write_history(self.directory, history)

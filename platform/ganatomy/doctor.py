@@ -25,6 +25,8 @@ from urllib.parse import urlparse
 
 from packaging.requirements import Requirement
 
+from ganatomy.tracking_store import without_password
+
 GIB = 1024**3
 TRIAL_BYTES = 1.2 * GIB
 """Resident memory of one trial whose fit runs in a Ray Train worker group of one."""
@@ -240,7 +242,7 @@ def tracking(workspace: Path, uri: str) -> Iterator[Check]:
         yield _server(uri)
         return
     if uri and urlparse(uri).scheme != "sqlite":
-        found = f"{uri.rpartition('@')[2]} is not examined: neither an MLflow server nor an SQLite store"
+        found = f"{without_password(uri)} is not examined: neither an MLflow server nor an SQLite store"
         yield Check("tracking", "warn", found, "http(s)://HOST:PORT, or sqlite:////ABSOLUTE/PATH")
         return
     database = Path(uri.removeprefix("sqlite:///")) if uri else workspace / "mlflow.db"
@@ -264,7 +266,7 @@ def tracking(workspace: Path, uri: str) -> Iterator[Check]:
 
 def _server(uri: str) -> Check:
     parts = urlparse(uri)
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # no password on a screen
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()  # no password on a screen
     request = urllib.request.Request(shown.rstrip("/") + "/version")
     name = parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME", "")
     secret = parts.password or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")

@@ -21,6 +21,7 @@ import numpy as np
 from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import InputError
 from ganatomy.donors import fits, label_like, label_shown
+from ganatomy.durable import put_in_place
 from ganatomy.experiment import pseudonym
 from ganatomy.generation_jobs import Job, plan_generation, rows_before
 from ganatomy.generator import Generator, load_generator
@@ -146,7 +147,7 @@ def _run(generator: Generator, job: Job, max_voxels: int) -> Result:
         sidecar = {**described, "GeneratedBy": [maker(generator)], **outputs.described(digests, job)}
         write_json(job.sidecar, sidecar)
         for place, path in written.items():
-            path.replace(place)
+            put_in_place(path, place)
     return Result(job, "made", _made_row(generator, job, sidecar))
 
 

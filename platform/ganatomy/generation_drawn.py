@@ -22,6 +22,7 @@ import torch
 from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import InputError
 from ganatomy.drawing import TRIES, Subject, centred, draw_one, labels_in, size_for, stacked
+from ganatomy.durable import keep_private
 from ganatomy.experiment import pseudonym
 from ganatomy.generation import empty_value, maker, write_cohort
 from ganatomy.generation_jobs import rows_before
@@ -168,7 +169,8 @@ def _subject(
         made.mkdir()
         _write(generator, pool, subject, made, known)
         if place.exists():
-            place.rename(Path(part) / "replaced")
+            replaced = place.rename(Path(part) / "replaced")
+            keep_private(made, replaced)
         made.rename(place)
     return DrawnResult(number, "made", _rows(generator, place, number, pool.rows[subject.donor]))
 

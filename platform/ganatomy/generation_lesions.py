@@ -24,11 +24,13 @@ from torch import Tensor
 
 from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import Corners, InputError, Patches
+from ganatomy.durable import put_in_place
 from ganatomy.experiment import pseudonym
 from ganatomy.generation import maker, write_cohort
 from ganatomy.generation_jobs import row_of_file, rows_before
 from ganatomy.generator import Generator
-from ganatomy.imaging import RASTER, Prepared, box_in, box_out, in_plane, load_image, to_native
+from ganatomy.image_files import RASTER
+from ganatomy.imaging import Prepared, box_in, box_out, in_plane, load_image, to_native
 from ganatomy.inference import evaluating
 from ganatomy.lesion_patches import with_lesions
 from ganatomy.metrics import LESION
@@ -266,7 +268,7 @@ def _save(change: np.ndarray, row: Row, prepared: Prepared, place: Path) -> None
     else:
         beside = place.with_name(f".part-{place.name}")  # nibabel goes by the ending
         nib.save(like_source(row.image, values, affine, (prepared.lo, prepared.hi)), beside)
-    beside.replace(place)
+    put_in_place(beside, place)
 
 
 def _ending(source: Path) -> str:

@@ -8,7 +8,6 @@ which images were prepared, native intensity ranges), ``fingerprint.json`` (hash
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from ganatomy.cohort import Cohort, Domain
 from ganatomy.contracts import UNLABELLED, Images, InputError, Method
@@ -30,6 +29,7 @@ from ganatomy.inference import MAX_VOXELS, Made, evaluating, synthesize_labelled
 from ganatomy.intensities import Intensity
 from ganatomy.model_card import model_card
 from ganatomy.names import checked_name
+from ganatomy.plain_files import read_json
 from ganatomy.plain_values import plain
 from ganatomy.store import Store
 from ganatomy.store_layout import Record
@@ -182,7 +182,7 @@ def save_generator(
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent) as holder:
         part = Path(holder) / "bundle"
         part.mkdir()
-        save_file(_weights(method), part / WEIGHTS)
+        (part / WEIGHTS).write_bytes(save(_weights(method)))  # its own save_file would shut everybody else out
         usual = records if taught_on is None else store.records(split="train")
         write_json(part / CONFIG, _config(method, experiment, cohort, store, usual, roles))
         taught = (cohort.name, store.digest) if taught_on is None else (taught_on.name, taught_on.digest)
@@ -393,7 +393,7 @@ def _hash(content: bytes) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read: {error.__class__.__name__}", expected=f"a generator's folder with its {path.name}"

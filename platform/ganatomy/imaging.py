@@ -10,23 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import nibabel
 import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 from ganatomy.contracts import InputError
+from ganatomy.image_files import check_room, read_voxels
 from ganatomy.intensities import Array, Intensity
-
-RASTER = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
-"""Endings read by Pillow as 2D images (a TIFF of several pages is a stack); everything else goes to nibabel."""
-
-RASTER_AFFINE = np.diag([1.0, -1.0, 1.0, 1.0])
-"""Pixels of a raster image: columns run rightwards, rows run downwards, 1 mm a side."""
 
 GRID_TOLERANCE = 0.1
 """Largest distance, in voxels, by which two grids may differ and still be the same: headers round, shifts do not."""
@@ -42,11 +35,12 @@ def load_image(path: Path, channel: int | None = None, *, as_label: bool = False
 
     A 2D image has z = 1. channel: index along the fourth axis of a 4D file. as_label: palette indices of a raster image
     are class ids, and colours are refused instead of turned to grey.
-    Raises InputError naming the file when it cannot be read or is not one image.
+    Raises InputError naming the file when it cannot be read or is not one image, when it is
+    larger than ``GANATOMY_MAX_IMAGE_GB`` allows or shorter than its header claims: before room is made for its voxels.
     """
     path = Path(path)
     try:
-        voxels, affine = (_load_raster if path.suffix.lower() in RASTER else _load_volume)(path, as_label)
+        voxels, affine = read_voxels(path, as_label)
     except InputError:
         raise
     except Exception as error:  # decoders of many formats raise whatever they like on a damaged file
@@ -67,29 +61,6 @@ def load_image(path: Path, channel: int | None = None, *, as_label: bool = False
             f"{path} has shape {voxels.shape}", expected="one 2D or 3D image", remedy="split it, or name its channel"
         )
     return np.asarray(voxels, dtype=np.float32), affine
-
-
-def _load_volume(path: Path, as_label: bool) -> tuple[Array, Array]:
-    file = cast(Any, nibabel.load(path))
-    affine = getattr(file, "affine", None)
-    if affine is None:
-        raise InputError(f"{path} holds a {type(file).__name__}", expected="an image on a voxel grid")
-    voxels = np.asanyarray(file.dataobj)
-    if voxels.dtype.names or np.iscomplexobj(voxels):
-        raise InputError(f"{path} holds colours or complex numbers", expected="one number a voxel")
-    return voxels, np.asarray(affine, dtype=np.float64)
-
-
-def _load_raster(path: Path, as_label: bool) -> tuple[Array, Array]:
-    pages = []
-    with Image.open(path) as file:
-        for page in range(getattr(file, "n_frames", 1)):
-            file.seek(page)
-            grey = len(file.getbands()) == 1 and (as_label or file.mode != "P")
-            if as_label and not grey:
-                raise InputError(f"{path} is in colour", expected="class ids as grey values or palette indices")
-            pages.append(np.asarray(file if grey else file.convert("L")).T)  # rows, columns -> x, y
-    return np.stack(pages, axis=-1), RASTER_AFFINE.copy()
 
 
 @dataclass(frozen=True)
@@ -224,6 +195,7 @@ def prepare(
     affine = native.affine @ orientations.inv_ornt_aff(turn, native.volume.shape)
     image = orientations.apply_orientation(image, turn)
     shape, scale, offset = _target_grid(image.shape, spacing_of(affine), spacing, size)
+    check_room("an image prepared to this spacing and size", shape)
     step = np.eye(4)
     step[:3, :3], step[:3, 3] = np.diag(scale), offset
     label = None if native.label is None else orientations.apply_orientation(native.label, turn)

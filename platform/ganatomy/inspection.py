@@ -17,6 +17,7 @@ import numpy as np
 from ganatomy.cohort import SPLITS, Cohort, Finding, Row
 from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
+from ganatomy.image_files import room_for
 from ganatomy.imaging import Progress, load_native, normalise, spacing_of
 from ganatomy.plain_values import plain
 from ganatomy.tables import file_hashes, write_atomically
@@ -94,6 +95,12 @@ def examine(cohort: Cohort, progress: Progress | None = None) -> Examined:
 
 
 def _examine(row: Row, cohort: Cohort) -> Finding | Facts:
+    """What is wrong with the image of ``row``, or what it is like; read when there is room beside those of others."""
+    with room_for(row.image, row.label, row.mask):
+        return _examine_here(row, cohort)
+
+
+def _examine_here(row: Row, cohort: Cohort) -> Finding | Facts:
     intensity = cohort.domains[row.domain].intensity
     try:
         native = load_native(row.image, row.label, row.mask, row.channel, cohort.label_values, cohort.classes)

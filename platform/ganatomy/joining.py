@@ -11,6 +11,7 @@ import ray
 
 from ganatomy.contracts import InputError
 from ganatomy.distributed import TRAIN_ENVIRONMENT
+from ganatomy.image_files import MAX_IMAGE
 from ganatomy.plugins import ALLOWED, allowed
 from ganatomy.terminal import heed_termination
 
@@ -27,13 +28,14 @@ def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0: Tune itself prints nothing
     # A trial that failed before its first validation has no score, and must not end the sweep.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    bound = {MAX_IMAGE: os.environ[MAX_IMAGE]} if MAX_IMAGE in os.environ else {}  # workers elsewhere read images too
     ray.init(
         address=address or None,
         # One core can play two workers; a cluster that we join says itself what it has.
         num_cpus=max(2, os.cpu_count() or 1) if address == "local" else None,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, ALLOWED: " ".join(allowed()), **(environment or {})}},
+        runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, **bound, ALLOWED: " ".join(allowed()), **(environment or {})}},
     )
     heed_termination()
 

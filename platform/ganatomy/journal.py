@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ganatomy.durable import sync
+from ganatomy.durable import replacing, sync
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +81,20 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 def write_atomic(path: Path, text: str) -> None:
     """Replace ``path`` by ``text``: a reader, or a crash, sees the old or the new and never a part."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with beside.open("w", encoding="utf-8") as file:
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+
+
+def _copy(folder: Path, to: Path) -> None:
+    """Content only: permissions are those of any new file, however wide the original's are."""
+    to.mkdir(parents=True, exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            _copy(path, to / path.name)
+        else:
+            shutil.copyfile(path, to / path.name)
 
 
 class Outbox:
@@ -226,7 +234,7 @@ class Outbox:
             if isinstance(content, bytes):
                 target.write_bytes(content)
             elif content.is_dir():
-                shutil.copytree(content, target, dirs_exist_ok=True)
+                _copy(content, target)
             else:
                 shutil.copyfile(content, target)
         for path in (self.directory / folder).rglob("*"):

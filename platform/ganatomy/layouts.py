@@ -6,7 +6,6 @@ Each reader turns a folder into a ``Source``; it opens no image. BIDS has a room
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ganatomy import plain_files
 from ganatomy.cohort import Row
 from ganatomy.cohort_reading import row_from
 from ganatomy.contracts import InputError
@@ -322,7 +322,7 @@ def _dataset_json(directory: Path, keys: Sequence[str]) -> dict[str, Any]:
 def read_json(file: Path) -> dict[str, Any]:
     """The object that a JSON file holds. Raises InputError naming the file."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = plain_files.read_json(file)
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read: {error}", expected="a JSON file") from error
     if not isinstance(values, dict):

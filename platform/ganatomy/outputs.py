@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from pathlib import Path
@@ -13,7 +12,8 @@ import nibabel as nib
 import numpy as np
 
 from ganatomy.contracts import InputError
-from ganatomy.imaging import RASTER
+from ganatomy.image_files import RASTER
+from ganatomy.plain_files import read_json
 
 INTEGER_LEVELS = 255
 """A made image keeps its source's integer type only where its native range spans at least so many whole numbers."""
@@ -100,6 +100,6 @@ def file_digest(path: Path) -> str:
 def read_sidecar(path: Path) -> dict[str, Any]:
     """What a sidecar says; nothing where there is none or it is damaged."""
     try:
-        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return cast(dict[str, Any], read_json(path))
+    except (OSError, ValueError, InputError):
         return {}

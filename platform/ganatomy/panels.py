@@ -7,8 +7,6 @@ patient's right on the left, front up in axial cuts, head up in the others.
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
+
+from ganatomy.durable import replacing
 
 BACKGROUND, INK, FAINT = "#0d1015", "#f2f4f7", "#8b95a5"
 COLOURS = ("#56b4e9", "#e69f00", "#00c79a", "#f0e442", "#d55e00", "#cc79a7", "#7f8cff", "#c2c2c2")
@@ -89,14 +89,8 @@ def sheet(
 def write_png(path: Path, png: bytes) -> Path:
     """Write ``png`` to ``path`` whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(png)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    with replacing(path) as beside:
+        beside.write_bytes(png)
     return path
 
 

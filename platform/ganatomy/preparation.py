@@ -8,20 +8,18 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-import nibabel
-from nibabel.filebasedimages import ImageFileError
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import InputError
+from ganatomy.image_files import read_grid, room_for
 from ganatomy.imaging import Prepared, box_in
 from ganatomy.single_flight import single_flight
 from ganatomy.store import Store
@@ -75,12 +73,17 @@ def _prepared_items(cohort: Cohort, report: Progress, workers: int) -> Iterator[
         try:
             for done in range(len(cohort.rows)):
                 for row in islice(rows, workers + 1 - len(ahead)):
-                    ahead.append((row, threads.submit(prepare_image, row, cohort)))
+                    ahead.append((row, threads.submit(_prepared, row, cohort)))
                 row, future = ahead.popleft()
                 yield _item(row, future.result())
                 report(done + 1, len(cohort.rows), row.subject)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepared(row: Row, cohort: Cohort) -> Prepared:
+    with room_for(row.image, row.label, row.mask):
+        return prepare_image(row, cohort)
 
 
 def _item(row: Row, prepared: Prepared) -> Item:
@@ -118,22 +121,13 @@ def _check_space(cohort: Cohort, folder: Path) -> None:
 
 def _expected_bytes(row: Row, cohort: Cohort) -> int:
     """Voxels of the prepared image, from its header only, at 4 bytes an image and 1 a label voxel."""
-    shape, zooms = _header_grid(row.image)
+    grid = read_grid(row.image)
+    if grid is None:
+        return 0  # preparing the image says what is wrong with it
+    shape, zooms = (*grid.shape, 1, 1)[:3], grid.zooms
     spacing, size = cohort.spacing or (0.0, 0.0, 0.0), cohort.size or (0, 0, 0)
     sides = [wanted or math.ceil(n * mm / (to or mm)) for n, mm, to, wanted in zip(shape, zooms, spacing, size)]
     return math.prod(sides) * (5 if row.label is not None else 4)
-
-
-def _header_grid(path: Path) -> tuple[Sequence[int], Sequence[float]]:
-    """Shape and voxel size (x, y, z) without reading voxels; an empty grid when the header cannot be read (preparing
-    the image then says what is wrong with it)."""
-    with contextlib.suppress(OSError, ImageFileError):
-        header = nibabel.load(path).header
-        shape, zooms = header.get_data_shape()[:3], header.get_zooms()[:3]
-        return (*shape, 1, 1)[:3], (*(abs(float(mm)) or 1.0 for mm in zooms), 1.0, 1.0)[:3]
-    with contextlib.suppress(OSError), Image.open(path) as picture:
-        return (*picture.size, 1), (1.0, 1.0, 1.0)
-    return (0, 0, 0), (1.0, 1.0, 1.0)
 
 
 # --- progress ----------------------------------------------------------------------------------------------------

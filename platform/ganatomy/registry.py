@@ -6,7 +6,6 @@ MLflow's model registry holds them; which version is the champion, and what was 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.names import checked_name, copy_plain, plain_files, shortened
+from ganatomy.plain_files import read_json
 from ganatomy.plugins import nearest
 from ganatomy.staging import file_hash
 from ganatomy.tracking import Tracking
@@ -271,6 +271,6 @@ def _ndim(bundle: Path) -> int:
     """2 or 3: the dimension that the generator in ``bundle`` works in."""
     config = bundle / "config.json"
     try:
-        return int(json.loads(config.read_text())["experiment"]["sampling"]["ndim"])
+        return int(read_json(config)["experiment"]["sampling"]["ndim"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{bundle} is not a generator: {config.name} cannot be read ({error})") from error

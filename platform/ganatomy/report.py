@@ -7,8 +7,6 @@ import html
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from ganatomy.ablation import Ablation, Row, Unfinished, ablation_table, interva
 from ganatomy.plain_values import plain
 from ganatomy.published import INCOMPARABLE, Comparison, Figure, Finding
 from ganatomy.statistics import finite
+from ganatomy.tables import write_atomically
 
 __all__ = [
     "Ablation",
@@ -129,14 +128,7 @@ def write_html(
     shown under the conclusion, such as those of a verdict.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(_page(table, title, facts or {}, panels or {}, notes))
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    write_atomically(path, _page(table, title, facts or {}, panels or {}, notes))
     return path
 
 

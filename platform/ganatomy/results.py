@@ -11,6 +11,7 @@ from typing import Any
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Experiment, Score, TrialResult
 from ganatomy.names import checked_name, on_one_line, shortened
+from ganatomy.plain_files import read_json
 from ganatomy.plain_values import plain
 from ganatomy.plugins import nearest, resolve
 from ganatomy.search_space import PaperTable, SearchSpace, load_space, named_in
@@ -119,7 +120,7 @@ def sweep_directory(workspace: Path, name: str) -> Path:
 
 def read_plan(directory: Path) -> SweepPlan:
     """The plan of the sweep in ``directory``; InputError where another version wrote it, or where it is another's."""
-    values = json.loads((directory / PLAN).read_text())
+    values = read_json(directory / PLAN)
     values["base"] = Experiment.from_dict(values["base"])
     values["seeds"] = tuple(values["seeds"])
     try:
@@ -142,7 +143,7 @@ def write_result(directory: Path, result: TrialResult) -> None:
 
 def read_result(path: Path) -> TrialResult:
     """Inverse of ``write_result``. InputError where a name in it, which is to be part of a path, can be none."""
-    values = json.loads(path.read_text())
+    values = read_json(path)
     values["experiment"] = Experiment.from_dict(values["experiment"])
     values["scores"] = tuple(Score(**row) for row in values["scores"])
     result = TrialResult(**values)

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ganatomy.durable import replacing
+
 HEARTBEAT_S = 5.0
 SILENCE_S = 60.0
 
@@ -116,9 +118,8 @@ def _take(directory: Path, mine: Holder) -> bool:
 
 
 def _place_file(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    beside.write_text(text)
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_text(text)
 
 
 def _release(directory: Path, mine: Holder) -> None:

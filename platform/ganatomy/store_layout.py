@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ganatomy.contracts import InputError
 from ganatomy.names import checked_name
+from ganatomy.plain_files import read_json
 from ganatomy.staging import HEADER
 
 FORMAT = 2
@@ -130,7 +131,7 @@ def read_header(path: Path) -> dict[str, Any]:
     """``store.json`` of the store at ``path``, whose files are all there and of their size; else InputError."""
     again = f"delete {path} and prepare it again"
     try:
-        header = json.loads((path / HEADER).read_text())
+        header = read_json(path / HEADER)
     except FileNotFoundError:
         raise InputError(
             f"no store at {path}", expected="a folder with store.json", remedy="prepare the cohort"

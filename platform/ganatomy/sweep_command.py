@@ -36,6 +36,7 @@ from ganatomy.standstill import STANDSTILL, USUAL_S
 from ganatomy.store import URL, Store, publish_store
 from ganatomy.terminal import BAD_INPUT, guarded, one_line
 from ganatomy.tracking import Tracking
+from ganatomy.tracking_store import refuse_password
 from ganatomy.training import labelled_patients
 from ganatomy.tuning import fitting, run_sweep
 
@@ -120,7 +121,7 @@ class Sweep:
 
     def resumed(self) -> SweepPlan:
         """The plan of the sweep to go on with."""
-        self._check_amounts()
+        self._refuse()
         allow(*self.allow_dotted)
         directory = sweep_directory(self.workspace.absolute(), self.resume)
         read_asked(directory)  # what it cannot go on with is said before anything is started
@@ -161,7 +162,7 @@ class Sweep:
         """
         if not self.space or self.cohort is None:
             raise InputError("nothing to run", expected="--space NAME --cohort DIR, or --resume SWEEP")
-        self._check_amounts()
+        self._refuse()
         fixed = parse_settings(self.set)
         allow(*self.allow_dotted, *(name for _, name in named_in(fixed)))
         space = _space(self.space, self.full)
@@ -216,7 +217,9 @@ class Sweep:
         plan.save(workspace / "sweeps" / plan.name)
         return plan
 
-    def _check_amounts(self) -> None:
+    def _refuse(self) -> None:
+        """InputError for what no sweep can be given, before anything is read or started."""
+        refuse_password(self.store_url, "--store-url")
         least = {"trials": 0, "workers_per_trial": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0, "concurrent": 0,
                  "standstill_s": 0}  # fmt: skip
         for name, low in least.items():

@@ -8,14 +8,19 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from ganatomy.contracts import InputError
+from ganatomy.durable import replacing
 from ganatomy.plain_values import plain
+
+MAX_ROWS, USUAL_ROWS = "GANATOMY_MAX_TABLE_ROWS", 1_000_000
+"""The setting that bounds the rows of a table, and its default."""
+
+_TABLE_BYTES = 256 * 2**20
 
 
 def absolute(path: Path | str) -> Path:
@@ -24,32 +29,62 @@ def absolute(path: Path | str) -> Path:
 
 
 def read_table(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line, column -> text) of each row of a .csv, .tsv or .parquet table. Raises InputError naming the file."""
+    """(line, column -> text) of each row of a .csv, .tsv or .parquet table.
+
+    Raises InputError naming the file where it cannot be read, or has more rows than ``GANATOMY_MAX_TABLE_ROWS`` allows
+    (a million), more cells than 20 times that, or more bytes than 256 MiB.
+    """
+    bound = _max_rows()
     try:
         if table.suffix.lower() == ".parquet":
             import pandas  # its parquet reader; loaded only where somebody has such a table
+            from pyarrow import parquet
 
+            about = parquet.read_metadata(table)
+            unpacked = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+            _check_size(table, max(unpacked, table.stat().st_size))
+            _check_cells(table, about.num_rows, about.num_columns, bound)
             frame = pandas.read_parquet(table)
             texts = frame.astype(object).where(frame.notna(), "").astype(str).to_dict("records")
             return [(number, dict(values)) for number, values in enumerate(texts, start=1)]
+        _check_size(table, table.stat().st_size)
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter="\t" if table.suffix.lower() == ".tsv" else ",")
-            return [(reader.line_num, {k: (v or "").strip() for k, v in values.items() if k}) for values in reader]
+            rows: list[tuple[int, dict[str, str]]] = []
+            for values in reader:
+                _check_cells(table, len(rows) + 1, len(reader.fieldnames or ()), bound)
+                rows.append((reader.line_num, {k: (v or "").strip() for k, v in values.items() if k}))
+            return rows
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{table} cannot be read as a table: {error}", expected="CSV, TSV or Parquet") from error
 
 
+def _max_rows() -> int:
+    said = os.environ.get(MAX_ROWS) or str(USUAL_ROWS)
+    if not (said.isascii() and said.isdigit() and 0 < len(said) < 16 and int(said)):
+        raise InputError(f"{MAX_ROWS} = {said!r}", expected="a whole number above 0, such as 2000000")
+    return int(said)
+
+
+def _check_size(table: Path, size: int) -> None:
+    if size > _TABLE_BYTES:
+        raise InputError(f"{table} has {size} bytes", expected=f"a table of at most {_TABLE_BYTES}",
+                         remedy="divide it, or leave columns out")  # fmt: skip
+
+
+def _check_cells(table: Path, rows: int, columns: int, bound: int) -> None:
+    if rows > bound or rows * columns > 20 * bound:
+        raise InputError(
+            f"{table} has too many rows: {rows} or more of {columns} columns",
+            expected=f"at most {bound} rows and {20 * bound} cells",
+            remedy=f"divide it, or leave columns out; where it is that long, set {MAX_ROWS} higher",
+        )
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader finds the old file or the new one, never half of one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write beside, then rename (see ``replacing``): a reader finds the old file or the new one, never half of one."""
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
 
 
 def file_hashes(files: Iterable[Path], memory: Path | None = None) -> dict[Path, str]:

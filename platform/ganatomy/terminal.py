@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ganatomy.contracts import InputError
+from ganatomy.contracts import InputError, shortened
 from ganatomy.names import on_one_line
 
 DONE, UNDONE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -53,7 +53,7 @@ def _end(number: int, frame: object) -> None:
 def one_line(error: BaseException) -> str:
     """An error as one line: an InputError speaks for itself, any other is named."""
     text = on_one_line(str(error))
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, InputError) else shortened(f"{type(error).__name__}: {text}", 3000)
 
 
 def _explain(error: Exception, workspace: Path | None) -> int:
@@ -81,7 +81,10 @@ def _write_log(workspace: Path) -> Path | None:
     name = f"ganatomy-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
     for folder in (workspace, Path(tempfile.gettempdir())):
         try:
-            (folder / name).write_text(traceback.format_exc())
+            # It may name patients, and the temporary folder is everybody's: only its owner reads it.
+            descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(traceback.format_exc())
             return folder / name
         except OSError:
             continue

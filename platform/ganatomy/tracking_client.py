@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 
 from ganatomy.contracts import InputError
-from ganatomy.tracking_store import create_once, is_served, shown
+from ganatomy.tracking_store import connection, create_once, is_served, shown
 
 # MLflow reads these when it is imported. Its own retries stay off: a creation repeated below us would make two runs,
 # while everything here asks again knowing what it asks. What the user has set is kept.
@@ -54,7 +54,7 @@ _ANSWERS = REFUSALS | {
 def client_of(uri: str) -> MlflowClient:
     """MLflow's own client for the store ``uri``, which is made if it is an SQLite file that is not there."""
     create_once(uri, lambda fresh: MlflowClient(fresh).search_experiments(max_results=1))
-    return MlflowClient(uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+    return MlflowClient(connection(uri), registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or connection(uri))
 
 
 # --- what went wrong ---------------------------------------------------------------------------------------------

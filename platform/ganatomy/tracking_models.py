@@ -14,7 +14,7 @@ from ganatomy.contracts import InputError
 from ganatomy.names import confined
 from ganatomy.tracking import Tracking
 from ganatomy.tracking_client import says
-from ganatomy.tracking_store import shown
+from ganatomy.tracking_store import connection, shown
 
 # isort: split
 # Last: MLflow reads the environment, which ``tracking_client`` sets, when it is imported.
@@ -75,7 +75,7 @@ def create_version(tracking: Tracking, name: str, model_id: str, run_id: str, ta
     """Make a model the next version of the registered model ``name``; returns the version."""
     # MLflow looks a model up in the process-wide default store here, whatever store the client was made for.
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
-    mlflow.set_tracking_uri(tracking.uri)
+    mlflow.set_tracking_uri(connection(tracking.uri))
     try:
         made = tracking.client.create_model_version(name, f"models:/{model_id}", run_id, dict(tags), model_id=model_id)
     finally:
@@ -105,7 +105,8 @@ def fetch_model(tracking: Tracking, name: str, number: int, out: Path) -> Path:
     paths is not believed.
     """
     place = tracking.ask(lambda: tracking.client.get_model_version_download_uri(name, str(number)))
-    fetch = functools.partial(mlflow.artifacts.download_artifacts, place, dst_path=str(out), tracking_uri=tracking.uri)
+    uri = connection(tracking.uri)
+    fetch = functools.partial(mlflow.artifacts.download_artifacts, place, dst_path=str(out), tracking_uri=uri)
     version = f"models:/{name}/{number}"
     remedy = "do not use that version; roll back, or promote again, and ask who can write to the tracking server"
     try:
