@@ -44,6 +44,7 @@ class Running:
         self.workspace, self.log = cluster.shared / name, cluster.hosts.folder / f"{name}.log"
         self.sweep = self.workspace / "sweeps" / "sweep"
         self.before: dict[Path, int] = {}
+        self.heard = 0
         self.began = time.monotonic()
         self.go(
             f"--space phantom_demo --cohort {cluster.shared}/phantom --name sweep --seeds {seeds} --scheduler none "
@@ -61,8 +62,12 @@ class Running:
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.1)
 
+    def said(self) -> str:
+        """Since something was last struck."""
+        return self.log.read_text()[self.heard :]
+
     def says(self, words: str) -> None:
-        self.until(lambda: words in self.log.read_text())
+        self.until(lambda: words in self.said())
 
     def trains(self) -> bool:
         """Some network is in the midst of its training."""
@@ -76,6 +81,7 @@ class Running:
 
     def strike(self) -> None:
         """From here on something is wrong: what is done by now must stay as it is."""
+        self.heard = len(self.log.read_text())
         done = [*self.sweep.glob("trials/*/result.json"), *self.workspace.glob("stages/*/*/stage.json")]
         self.before |= {path: path.stat().st_mtime_ns for path in done if '"running"' not in path.read_text()}
 
@@ -157,7 +163,7 @@ def full_disc(run: Running) -> None:
     run.strike()
     run.hosts.on("work", "dd if=/dev/zero of=~/disc/filler bs=64k")
     run.says("it leaves when what runs there has ended")
-    assert "(work) has 0 MB left in /tmp/ray" in run.log.read_text()
+    assert "(work) has 0 MB left in /tmp/ray" in run.said()
     wait(lambda: not run.hosts.running("work", RAYLET), PATIENCE_S, run.log.read_text)  # or when the sweep has ended
     run.hosts.on("work", "rm ~/disc/filler")
     run.cluster.start("work")
@@ -179,23 +185,11 @@ def _slow_down(run: Running, host: str) -> None:
             time.sleep(seconds)
 
 
-FAULTS: dict[str, Callable[[Running], None]] = {
-    fault.__name__: fault
-    for fault in (
-        training_worker,
-        trial_driver,
-        worker_node,
-        tracking_server,
-        sweep_itself,
-        short_cut,
-        long_cut,
-        full_disc,
-        slow_node,
-    )
+SWEEPS: dict[str, tuple[Callable[[Running], None], ...]] = {
+    "processes": (training_worker, trial_driver, tracking_server, sweep_itself, slow_node),
+    "nodes": (worker_node, short_cut, long_cut, full_disc),
 }
-
-TOGETHER = (training_worker, trial_driver, worker_node, short_cut, tracking_server, sweep_itself)
-
+"""What strikes one sweep, one after another."""
 
 # --- what is left of it ------------------------------------------------------------------------------------------
 
@@ -285,22 +279,13 @@ def undisturbed(cluster) -> Running:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_alone(cluster, undisturbed, fault):
+@pytest.mark.parametrize("struck", SWEEPS)
+def test_one_fault_after_another_in_one_sweep(cluster, undisturbed, struck):
     with whole(cluster):
-        run = Running(cluster, fault, trials=3)
-        FAULTS[fault](run)
-        run.end()
-        check(run, undisturbed)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_one_fault_after_another_in_one_sweep(cluster, undisturbed):
-    with whole(cluster):
-        run = Running(cluster, "together", trials=10, seeds="0 1")  # enough for all of them to strike
-        for fault in TOGETHER:
+        run = Running(cluster, struck, trials=10, seeds="0 1")  # enough for all of them to strike
+        for fault in SWEEPS[struck]:
             fault(run)
+            print(f"{struck}: {fault.__name__} has struck after {time.monotonic() - run.began:.0f} s")
         run.end()
         check(run, undisturbed)
 
@@ -308,4 +293,4 @@ def test_one_fault_after_another_in_one_sweep(cluster, undisturbed):
 def test_the_page_tells_of_every_fault_that_is_tested_and_of_no_other():
     page = (ROOT / "docs" / "faults.md").read_text()
     told = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
-    assert sorted(told) == sorted([*FAULTS, "together"])
+    assert sorted(told) == sorted(fault.__name__ for faults in SWEEPS.values() for fault in faults)

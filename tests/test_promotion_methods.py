@@ -144,7 +144,9 @@ LONG = ("shape_consistent", "cyclegan", "conditional_gan")
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in CASES],
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow, pytest.mark.beyond_ci] if name in LONG else []) for name in CASES
+    ],
 )
 def promoted(request, tmp_path_factory, empty_database) -> Promoted:
     name, case = request.param, CASES[request.param]
