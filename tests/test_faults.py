@@ -17,15 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from ray_on_hosts import RAYLET, Cluster, finished, table, wait
-from test_tuning import TINY
+from ray_on_hosts import RAYLET, SETTINGS, SPACE, Cluster, finished, make_phantom, table, wait
 from two_hosts import ROOT, Hosts, missing
 
-from ganatomy.phantom import make_cohort
 from ganatomy.results import read_results
-
-SETTINGS = (*TINY, "budget.segmentor_steps=60", "budget.generator_steps=60", "budget.validations=4")
-"""Steps enough for something to break in their midst."""
 
 PATIENCE_S = 900.0
 
@@ -39,7 +34,7 @@ CHANGING = ("budget/", "speed/")
 class Running:
     """A sweep under way: ``name`` is that of its workspace."""
 
-    def __init__(self, cluster: Cluster, name: str, trials: int, seeds: str = "0") -> None:
+    def __init__(self, cluster: Cluster, name: str, trials: int) -> None:
         self.cluster, self.hosts, self.name = cluster, cluster.hosts, name
         self.workspace, self.log = cluster.shared / name, cluster.hosts.folder / f"{name}.log"
         self.sweep = self.workspace / "sweeps" / "sweep"
@@ -47,7 +42,7 @@ class Running:
         self.heard = 0
         self.began = time.monotonic()
         self.go(
-            f"--space phantom_demo --cohort {cluster.shared}/phantom --name sweep --seeds {seeds} --scheduler none "
+            f"{' '.join(SPACE)} --cohort {cluster.shared}/phantom --name sweep --seeds 0 1 "
             f"--nodes 2 --trials {trials} --set {' '.join(SETTINGS)}"
         )
 
@@ -185,11 +180,11 @@ def _slow_down(run: Running, host: str) -> None:
             time.sleep(seconds)
 
 
-SWEEPS: dict[str, tuple[Callable[[Running], None], ...]] = {
-    "processes": (training_worker, trial_driver, tracking_server, sweep_itself, slow_node),
-    "nodes": (worker_node, short_cut, long_cut, full_disc),
+SWEEPS: dict[str, tuple[int, tuple[Callable[[Running], None], ...]]] = {
+    "deaths": (10, (training_worker, trial_driver, worker_node, tracking_server, sweep_itself, slow_node)),
+    "links": (6, (short_cut, long_cut, full_disc)),
 }
-"""What strikes one sweep, one after another."""
+"""Trials enough for all to strike, and what strikes them, one after another."""
 
 # --- what is left of it ------------------------------------------------------------------------------------------
 
@@ -208,13 +203,12 @@ print(json.dumps(found))
 """
 
 
-def recorded(run: Running) -> dict[str, list]:
-    """Experiment -> trial, status, and metric -> (step, value), …, as the tracking server tells; each is there once."""
-    server = f"http://{run.hosts.addresses['head']}:5000"
-    asked = run.hosts.client(sys.executable, "-c", RUNS, server, timeout=300)
+def recorded(hosts: Hosts, store: str, sweep: Path) -> dict[str, list]:
+    """Experiment -> trial, status, and metric -> (step, value), …, as the tracking store tells; each is there once."""
+    asked = hosts.client(sys.executable, "-c", RUNS, store, timeout=300)
     assert asked.returncode == 0, asked.stderr[-3000:]
-    sweep = json.loads((run.sweep / "sweep.json").read_text())["run_id"]
-    runs = json.loads(asked.stdout.splitlines()[-1])[sweep]
+    run_id = json.loads((sweep / "sweep.json").read_text())["run_id"]
+    runs = json.loads(asked.stdout.splitlines()[-1])[run_id]
     assert len({experiment for experiment, *_ in runs}) == len(runs), "a trial has two runs"
     return {experiment: rest for experiment, *rest in runs}
 
@@ -227,13 +221,14 @@ def steady(history: dict[str, list]) -> dict[str, list]:
     }
 
 
-def check(run: Running, undisturbed: Running) -> None:
+def check(run: Running, undisturbed: Path) -> None:
     """Nothing lost, nothing repeated, the same come to as without the fault."""
     results = {result.experiment.digest(): result.trial for result in read_results(run.sweep)}
-    expected = {experiment: row for experiment, row in table(undisturbed.sweep).items() if experiment in results}
+    expected = {experiment: row for experiment, row in table(undisturbed).items() if experiment in results}
     assert table(run.sweep) == expected
     assert {path: path.stat().st_mtime_ns for path in run.before} == run.before
-    there, here = recorded(undisturbed), recorded(run)
+    server, database = f"http://{run.hosts.addresses['head']}:5000", undisturbed.parents[1] / "mlflow.db"
+    there, here = recorded(run.hosts, f"sqlite:///{database}", undisturbed), recorded(run.hosts, server, run.sweep)
     assert here.keys() == results.keys()
     for experiment, (trial, status, history) in here.items():
         assert (trial, status) == (results[experiment], "FINISHED")
@@ -250,7 +245,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("hosts")
     made = Cluster(Hosts(folder), folder / "shared")
-    make_cohort(made.shared / "phantom", patients={"ct": (4, 2, 2), "mr": (4, 2, 5)}, shape=(2, 16, 16))
+    make_phantom(made.shared / "phantom")
     try:
         made.hosts.up()
         made.up()
@@ -269,21 +264,14 @@ def whole(cluster: Cluster) -> Iterator[None]:
         cluster.mend()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(cluster) -> Running:
-    """All five points of the space, under two seeds; one of them trains on both hosts together."""
-    run = Running(cluster, "undisturbed", trials=10, seeds="0 1")
-    run.end()
-    return run
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("struck", SWEEPS)
 def test_one_fault_after_another_in_one_sweep(cluster, undisturbed, struck):
     with whole(cluster):
-        run = Running(cluster, struck, trials=10, seeds="0 1")  # enough for all of them to strike
-        for fault in SWEEPS[struck]:
+        trials, faults = SWEEPS[struck]
+        run = Running(cluster, struck, trials)
+        for fault in faults:
             fault(run)
             print(f"{struck}: {fault.__name__} has struck after {time.monotonic() - run.began:.0f} s")
         run.end()
@@ -293,4 +281,4 @@ def test_one_fault_after_another_in_one_sweep(cluster, undisturbed, struck):
 def test_the_page_tells_of_every_fault_that_is_tested_and_of_no_other():
     page = (ROOT / "docs" / "faults.md").read_text()
     told = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
-    assert sorted(told) == sorted(fault.__name__ for faults in SWEEPS.values() for fault in faults)
+    assert sorted(told) == sorted(fault.__name__ for _, faults in SWEEPS.values() for fault in faults)

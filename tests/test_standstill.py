@@ -19,7 +19,7 @@ from ganatomy.standstill import STANDSTILL, Standstills, noted
 from ganatomy.sweep_command import Sweep
 
 LIMIT_S = 30
-"""Longer than a worker takes to import what it needs; on a machine so busy that it is not, work is only taken up again."""
+"""Longer than a worker takes to import what it needs, on a busy machine too."""
 
 WORK = """
 import ctypes, sys, threading, time
