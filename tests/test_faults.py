@@ -187,8 +187,8 @@ SWEEPS: dict[str, tuple[int, str, tuple[Callable[[Running], None], ...]]] = {
     "long_cut": (3, "0", (long_cut,)),
     "full_disc": (3, "0", (full_disc,)),
 }
-"""Trials and their seeds, and what strikes them, one after another. Until a node is counted as gone, or has emptied, the
-other does more than there is to do of a sweep: what waits for that has one of its own."""
+"""Trials and their seeds, and what strikes them, one after another. Until a node is counted as gone, or has emptied,
+the other does all that there is to do of a sweep: what waits for that has one of its own."""
 
 # --- what is left of it ------------------------------------------------------------------------------------------
 
