@@ -16,7 +16,7 @@ from two_hosts import ROOT, Hosts, missing
 
 SWEEP = (*SPACE, "--seeds", "0")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.slow, pytest.mark.beyond_ci, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture
