@@ -270,7 +270,9 @@ def whole(cluster: Cluster) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("struck", SWEEPS)
+@pytest.mark.parametrize(
+    "struck", [pytest.param(name, marks=[pytest.mark.beyond_ci] if name == "long_cut" else []) for name in SWEEPS]
+)
 def test_one_fault_after_another_in_one_sweep(cluster, undisturbed, struck):
     with whole(cluster):
         trials, seeds, faults = SWEEPS[struck]

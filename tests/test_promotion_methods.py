@@ -134,7 +134,8 @@ class Promoted:
                    "--workspace", str(self.workspace), *asked]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, cwd=out.parent)
         assert done.returncode == 0, done.stderr
-        assert REASON in done.stderr  # whoever uses what was forced hears that it was
+        # Whoever uses what needed force hears that it did; a gate may let so small a network pass on some processors.
+        assert (REASON in done.stderr) == any(not gate["passed"] for gate in self.verdict["gates"])
         return out
 
 
