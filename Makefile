@@ -8,12 +8,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 PYTHON ?=
 WORKSPACE ?= demo
 ARGS ?=
+# How many processes the quick tests run in, each file in one of them; 0 is the one that a debugger wants.
+PROCESSES ?= 2
 
 # Two numerical libraries that each take every core make a small machine several times slower.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test test-slow check lint types imports format environment lock hashes audit sbom clean
+.PHONY: help demo ui test test-slow test-ci check lint types imports format environment lock hashes audit sbom clean
 
 help:  ## what can be made
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,10 +27,13 @@ ui: $(READY)  ## open the MLflow UI on what the demo left (WORKSPACE=... for ano
 	$(BIN)/ganatomy ui --workspace $(WORKSPACE) $(ARGS)
 
 test: $(READY)  ## the tests, under 12 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
-test-slow: $(READY)  ## the tests that take minutes each; CI runs them after `make check`
-	$(BIN)/python -m pytest -m slow $(ARGS)
+test-slow: $(READY)  ## all tests that take minutes each, before an issue is resolved
+	$(BIN)/python -m pytest -m slow --durations=0 --durations-min=10 $(ARGS)
+
+test-ci: $(READY)  ## those of them that CI runs after `make check`
+	$(BIN)/python -m pytest -m "slow and not beyond_ci" --durations=0 --durations-min=10 $(ARGS)
 
 check: lint types imports test  ## what CI asks for: lint, types, import rules, tests
 

@@ -58,6 +58,19 @@ def one_thread_and_no_pictures():
 
 
 @pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> Path:
+    """The sweep that sweeps on several hosts are held against: on this machine alone, and nothing happens to it. Its
+    folder; the workspace is two above."""
+    import ray_on_hosts
+    import two_hosts
+
+    if reason := two_hosts.missing():
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return ray_on_hosts.sweep_alone(ray_on_hosts.make_phantom(folder / "phantom"), folder / "workspace")
+
+
+@pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory):
     """A real Ray of this test session's own, with two CPUs whatever the machine has."""
     import ray

@@ -17,12 +17,38 @@ from contextlib import suppress
 from pathlib import Path
 
 import yaml
+from test_tuning import TINY
 from two_hosts import ROOT, Hosts
 
+from ganatomy.phantom import make_cohort
 from ganatomy.results import read_results
+
+SPACE = ("--space", "phantom_demo", "--scheduler", "none")
+SETTINGS = (*TINY, "budget.segmentor_steps=60", "budget.generator_steps=60", "budget.validations=4")
+"""Steps enough for something to break in their midst."""
 
 RAYLET = "ray/raylet/raylet "
 """Part of the command line of Ray's own process on a node."""
+
+
+def make_phantom(folder: Path) -> Path:
+    """The cohort that hosts compute on."""
+    make_cohort(folder, patients={"ct": (4, 2, 2), "mr": (4, 2, 5)}, shape=(2, 16, 16))
+    return folder
+
+
+def sweep_alone(cohort: Path, workspace: Path) -> Path:
+    """All five points of the space, under two seeds, on this machine: the sweep's folder."""
+    options = ("--address", "local", "--workspace", str(workspace), "--cohort", str(cohort), "--name", "alone")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "sweep.py"), *SPACE, *options, "--seeds", "0", "1", "--set", *SETTINGS],
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return workspace / "sweeps" / "alone"
 
 
 class Cluster:

@@ -17,15 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from ray_on_hosts import RAYLET, Cluster, finished, table, wait
-from test_tuning import TINY
+from ray_on_hosts import RAYLET, SETTINGS, SPACE, Cluster, finished, make_phantom, table, wait
 from two_hosts import ROOT, Hosts, missing
 
-from ganatomy.phantom import make_cohort
 from ganatomy.results import read_results
-
-SETTINGS = (*TINY, "budget.segmentor_steps=60", "budget.generator_steps=60", "budget.validations=4")
-"""Steps enough for something to break in their midst."""
 
 PATIENCE_S = 900.0
 
@@ -39,14 +34,15 @@ CHANGING = ("budget/", "speed/")
 class Running:
     """A sweep under way: ``name`` is that of its workspace."""
 
-    def __init__(self, cluster: Cluster, name: str, trials: int, seeds: str = "0") -> None:
+    def __init__(self, cluster: Cluster, name: str, trials: int, seeds: str) -> None:
         self.cluster, self.hosts, self.name = cluster, cluster.hosts, name
         self.workspace, self.log = cluster.shared / name, cluster.hosts.folder / f"{name}.log"
         self.sweep = self.workspace / "sweeps" / "sweep"
         self.before: dict[Path, int] = {}
+        self.heard = 0
         self.began = time.monotonic()
         self.go(
-            f"--space phantom_demo --cohort {cluster.shared}/phantom --name sweep --seeds {seeds} --scheduler none "
+            f"{' '.join(SPACE)} --cohort {cluster.shared}/phantom --name sweep --seeds {seeds} "
             f"--nodes 2 --trials {trials} --set {' '.join(SETTINGS)}"
         )
 
@@ -61,8 +57,12 @@ class Running:
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.1)
 
+    def said(self) -> str:
+        """Since something was last struck."""
+        return self.log.read_text()[self.heard :]
+
     def says(self, words: str) -> None:
-        self.until(lambda: words in self.log.read_text())
+        self.until(lambda: words in self.said())
 
     def trains(self) -> bool:
         """Some network is in the midst of its training."""
@@ -76,6 +76,7 @@ class Running:
 
     def strike(self) -> None:
         """From here on something is wrong: what is done by now must stay as it is."""
+        self.heard = len(self.log.read_text())
         done = [*self.sweep.glob("trials/*/result.json"), *self.workspace.glob("stages/*/*/stage.json")]
         self.before |= {path: path.stat().st_mtime_ns for path in done if '"running"' not in path.read_text()}
 
@@ -157,7 +158,7 @@ def full_disc(run: Running) -> None:
     run.strike()
     run.hosts.on("work", "dd if=/dev/zero of=~/disc/filler bs=64k")
     run.says("it leaves when what runs there has ended")
-    assert "(work) has 0 MB left in /tmp/ray" in run.log.read_text()
+    assert "(work) has 0 MB left in /tmp/ray" in run.said()
     wait(lambda: not run.hosts.running("work", RAYLET), PATIENCE_S, run.log.read_text)  # or when the sweep has ended
     run.hosts.on("work", "rm ~/disc/filler")
     run.cluster.start("work")
@@ -179,23 +180,15 @@ def _slow_down(run: Running, host: str) -> None:
             time.sleep(seconds)
 
 
-FAULTS: dict[str, Callable[[Running], None]] = {
-    fault.__name__: fault
-    for fault in (
-        training_worker,
-        trial_driver,
-        worker_node,
-        tracking_server,
-        sweep_itself,
-        short_cut,
-        long_cut,
-        full_disc,
-        slow_node,
-    )
+SEVERAL = (training_worker, trial_driver, worker_node, short_cut, tracking_server, sweep_itself, slow_node)
+
+SWEEPS: dict[str, tuple[int, str, tuple[Callable[[Running], None], ...]]] = {
+    "several": (10, "0 1", SEVERAL),
+    "long_cut": (3, "0", (long_cut,)),
+    "full_disc": (3, "0", (full_disc,)),
 }
-
-TOGETHER = (training_worker, trial_driver, worker_node, short_cut, tracking_server, sweep_itself)
-
+"""Trials and their seeds, and what strikes them, one after another. Until a node is counted as gone, or has emptied,
+the other does all that there is to do of a sweep: what waits for that has one of its own."""
 
 # --- what is left of it ------------------------------------------------------------------------------------------
 
@@ -214,13 +207,12 @@ print(json.dumps(found))
 """
 
 
-def recorded(run: Running) -> dict[str, list]:
-    """Experiment -> trial, status, and metric -> (step, value), …, as the tracking server tells; each is there once."""
-    server = f"http://{run.hosts.addresses['head']}:5000"
-    asked = run.hosts.client(sys.executable, "-c", RUNS, server, timeout=300)
+def recorded(hosts: Hosts, store: str, sweep: Path) -> dict[str, list]:
+    """Experiment -> trial, status, and metric -> (step, value), …, as the tracking store tells; each is there once."""
+    asked = hosts.client(sys.executable, "-c", RUNS, store, timeout=300)
     assert asked.returncode == 0, asked.stderr[-3000:]
-    sweep = json.loads((run.sweep / "sweep.json").read_text())["run_id"]
-    runs = json.loads(asked.stdout.splitlines()[-1])[sweep]
+    run_id = json.loads((sweep / "sweep.json").read_text())["run_id"]
+    runs = json.loads(asked.stdout.splitlines()[-1])[run_id]
     assert len({experiment for experiment, *_ in runs}) == len(runs), "a trial has two runs"
     return {experiment: rest for experiment, *rest in runs}
 
@@ -233,13 +225,14 @@ def steady(history: dict[str, list]) -> dict[str, list]:
     }
 
 
-def check(run: Running, undisturbed: Running) -> None:
+def check(run: Running, undisturbed: Path) -> None:
     """Nothing lost, nothing repeated, the same come to as without the fault."""
     results = {result.experiment.digest(): result.trial for result in read_results(run.sweep)}
-    expected = {experiment: row for experiment, row in table(undisturbed.sweep).items() if experiment in results}
+    expected = {experiment: row for experiment, row in table(undisturbed).items() if experiment in results}
     assert table(run.sweep) == expected
     assert {path: path.stat().st_mtime_ns for path in run.before} == run.before
-    there, here = recorded(undisturbed), recorded(run)
+    server, database = f"http://{run.hosts.addresses['head']}:5000", undisturbed.parents[1] / "mlflow.db"
+    there, here = recorded(run.hosts, f"sqlite:///{database}", undisturbed), recorded(run.hosts, server, run.sweep)
     assert here.keys() == results.keys()
     for experiment, (trial, status, history) in here.items():
         assert (trial, status) == (results[experiment], "FINISHED")
@@ -256,7 +249,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("hosts")
     made = Cluster(Hosts(folder), folder / "shared")
-    make_cohort(made.shared / "phantom", patients={"ct": (4, 2, 2), "mr": (4, 2, 5)}, shape=(2, 16, 16))
+    make_phantom(made.shared / "phantom")
     try:
         made.hosts.up()
         made.up()
@@ -275,32 +268,18 @@ def whole(cluster: Cluster) -> Iterator[None]:
         cluster.mend()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(cluster) -> Running:
-    """All five points of the space, under two seeds; one of them trains on both hosts together."""
-    run = Running(cluster, "undisturbed", trials=10, seeds="0 1")
-    run.end()
-    return run
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_alone(cluster, undisturbed, fault):
+@pytest.mark.parametrize(
+    "struck", [pytest.param(name, marks=[pytest.mark.beyond_ci] if name == "long_cut" else []) for name in SWEEPS]
+)
+def test_one_fault_after_another_in_one_sweep(cluster, undisturbed, struck):
     with whole(cluster):
-        run = Running(cluster, fault, trials=3)
-        FAULTS[fault](run)
-        run.end()
-        check(run, undisturbed)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_one_fault_after_another_in_one_sweep(cluster, undisturbed):
-    with whole(cluster):
-        run = Running(cluster, "together", trials=10, seeds="0 1")  # enough for all of them to strike
-        for fault in TOGETHER:
+        trials, seeds, faults = SWEEPS[struck]
+        run = Running(cluster, struck, trials, seeds)
+        for fault in faults:
             fault(run)
+            print(f"{struck}: {fault.__name__} has struck after {time.monotonic() - run.began:.0f} s")
         run.end()
         check(run, undisturbed)
 
@@ -308,4 +287,4 @@ def test_one_fault_after_another_in_one_sweep(cluster, undisturbed):
 def test_the_page_tells_of_every_fault_that_is_tested_and_of_no_other():
     page = (ROOT / "docs" / "faults.md").read_text()
     told = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
-    assert sorted(told) == sorted([*FAULTS, "together"])
+    assert sorted(told) == sorted(fault.__name__ for *_, faults in SWEEPS.values() for fault in faults)

@@ -134,7 +134,8 @@ class Promoted:
                    "--workspace", str(self.workspace), *asked]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, cwd=out.parent)
         assert done.returncode == 0, done.stderr
-        assert REASON in done.stderr  # whoever uses what was forced hears that it was
+        # Whoever uses what needed force hears that it did; a gate may let so small a network pass on some processors.
+        assert (REASON in done.stderr) == any(not gate["passed"] for gate in self.verdict["gates"])
         return out
 
 
@@ -144,7 +145,9 @@ LONG = ("shape_consistent", "cyclegan", "conditional_gan")
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in CASES],
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow, pytest.mark.beyond_ci] if name in LONG else []) for name in CASES
+    ],
 )
 def promoted(request, tmp_path_factory, empty_database) -> Promoted:
     name, case = request.param, CASES[request.param]
