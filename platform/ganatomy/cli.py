@@ -183,6 +183,8 @@ class Promote(Command):
     """Name of the registered model."""
     force: Annotated[str | None, arg(metavar="REASON")] = None
     """Promote whatever the gates say, for this reason, which is recorded."""
+    as_it_stands: Annotated[str | None, arg(metavar="REASON")] = None
+    """Judge a sweep with trials outstanding that will never be finished, for this reason, which is recorded."""
     tracking_uri: str = ""
     """MLflow server or store; that of the sweep by default."""
     json: bool = False
@@ -197,6 +199,7 @@ class Promote(Command):
             self.sweep,
             self.name,
             force=self.force,
+            as_it_stands=self.as_it_stands,
             uri=self.tracking_uri or None,
             say=self._say,
         )
