@@ -57,7 +57,7 @@ def promote(
 
     name: of the registered model.  force: a reason to promote whatever the gates say; recorded.
     as_it_stands: a reason to judge a sweep that will never be finished; recorded.
-    Raises InputError where there is nothing to judge, or trials are outstanding. "Not shown to help" is a result, not an
+    Raises InputError where trials are outstanding, or there is nothing to judge. "Not shown to help" is a result, no
     error.
     """
     check_name(name)  # what can be refused is refused before the test split is read for nothing
