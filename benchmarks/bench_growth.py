@@ -87,8 +87,8 @@ def _shown(results: list[TrialResult]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--trials", type=int, nargs="+", default=[500, 1000, 2000])
-    counts = parser.parse_args().trials
+    parser.add_argument("--trials", type=int, nargs="+", action="extend")
+    counts = parser.parse_args().trials or [500, 1000, 2000]
     with tempfile.TemporaryDirectory(prefix="ganatomy-growth-") as root:
         plan, some = one_trial(Path(root))
         print(f"{len(some.scores)} rows of scores a trial", flush=True)

@@ -63,11 +63,14 @@ def main() -> None:
     from ganatomy.search_space import parse_settings
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", action="extend")
     parser.add_argument("--workspace", type=Path, default=Path("workspace/pose-gap"))
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="e.g. budget.segmentor_steps=4000")
+    parser.add_argument(
+        "--set", nargs="*", action="extend", default=[], metavar="NAME=VALUE", help="e.g. budget.segmentor_steps=4000"
+    )
     options = parser.parse_args()
+    options.seeds = options.seeds or [0, 1, 2]
     given = parse_settings(options.set)
     workspace, began = options.workspace.absolute(), time.perf_counter()
     store = cohort_store(workspace)

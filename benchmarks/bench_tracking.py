@@ -185,11 +185,12 @@ def repeated(what: Callable[[Tracking, str], None], tracking: Tracking, sweep: s
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--runs", type=int, nargs="*", default=[500, 2000, 10_000])
+    parser.add_argument("--runs", type=int, nargs="*", action="extend")
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--store", default="")
     parser.add_argument("--postgres-pid", type=int, default=0)
     asked = parser.parse_args()
+    asked.runs = [500, 2000, 10_000] if asked.runs is None else asked.runs
     folder = Path(tempfile.mkdtemp(prefix="ganatomy-tracking-"))
     store = asked.store or f"sqlite:///{folder / 'mlflow.db'}"
     table = Table("runs", "begin a trial [ms]", "of CPU", "write a batch [ms]", "of CPU", "batches/s", "page [ms]",

@@ -203,11 +203,12 @@ def _bullets(sentences: Sequence[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=sorted(STUDIES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--seeds", type=int, nargs="+", action="extend")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE")
     parser.add_argument("--workspace", type=Path, default=Path("workspace/paper-tables"))
     parser.add_argument("--page", type=Path, help="page whose section of this study is replaced")
     options = parser.parse_args()
+    options.seeds = options.seeds or [0, 1, 2, 3, 4]
     workspace = options.workspace.absolute()
 
     def run() -> int:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +25,9 @@ from ganatomy.gate import Verdict
 from ganatomy.generator import load_generator
 from ganatomy.intensities import Intensity
 from ganatomy.preparation import prepare
-from ganatomy.promotion import promote
+from ganatomy.promotion import promote, read_readings
 from ganatomy.registry import Registry
-from ganatomy.results import SweepPlan, read_results
+from ganatomy.results import SweepPlan, conclude, outstanding, read_plan, read_results, write_result
 from ganatomy.search_space import SearchSpace
 from ganatomy.store import open_store
 from ganatomy.tracking import Tracking
@@ -98,8 +99,7 @@ def one_volume(monkeypatch):
 
 
 def readings(workspace, sweep) -> list:
-    path = workspace / "sweeps" / sweep / "test-readings.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    return read_readings(workspace / "sweeps" / sweep)
 
 
 def scored_splits(workspace) -> dict[str, set[str]]:
@@ -118,6 +118,41 @@ def mlflow_run(workspace, sweep):
 
 
 # --- before anything is promoted ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unfinished(laboratory) -> Iterator[Path]:
+    """The sweep that fails, of whose eight trials six have ended; it is as it was afterwards."""
+    directory = laboratory / "sweeps" / "fails"
+    before = (directory / "sweep.json").read_text()
+    replace(read_plan(directory), trials=8).save(directory)
+    yield directory
+    (directory / "sweep.json").write_text(before)
+
+
+def test_a_sweep_with_trials_outstanding_is_refused_before_anything_is_read(laboratory, unfinished):
+    before = {path: path.stat().st_mtime_ns for path in laboratory.rglob("*") if path.suffix != ".db"}
+    with pytest.raises(InputError, match=r"'fails' has 2 of 8 trials outstanding") as refused:
+        promote(laboratory, "fails", "squares", force="a reason to force is none to begin")
+    assert "--resume fails" in str(refused.value)
+    assert "--as-it-stands REASON" in str(refused.value)
+    assert {path: path.stat().st_mtime_ns for path in laboratory.rglob("*") if path.suffix != ".db"} == before
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_a_sweep_is_not_judged_as_it_stands_without_a_reason(laboratory, unfinished, reason):
+    with pytest.raises(InputError, match="without a reason"):
+        promote(laboratory, "fails", "squares", as_it_stands=reason)
+    assert not readings(laboratory, "fails")
+
+
+def test_running_and_failed_trials_are_outstanding_until_the_sweep_has_noted_their_end(laboratory, tmp_path):
+    plan, results = read_plan(laboratory / "sweeps" / "fails"), read_results(laboratory / "sweeps" / "fails")
+    statuses = ("finished", "pruned", "running", "failed", "failed")
+    for number, (status, result) in enumerate(zip(statuses, results, strict=False)):
+        write_result(tmp_path / "trials" / str(number), replace(result, trial=str(number), status=status))
+    conclude(tmp_path, "4")
+    assert outstanding(tmp_path, replace(plan, trials=6)) == 3  # running, failed for now, not begun
 
 
 def test_no_trial_has_read_the_test_split(laboratory):
@@ -256,6 +291,16 @@ def test_what_is_not_shown_to_help_is_said_plainly_and_nothing_moves(laboratory,
     assert run.data.tags["registered_model"] == "none"
     assert run.data.metrics["gate/promoted"] == 0
     assert Registry(Tracking(None, laboratory)).find("models:/squares@champion").number == 1
+
+
+def test_a_sweep_judged_as_it_stands_says_so_and_why(laboratory, unfinished, one_volume):
+    verdict = promote(laboratory, "fails", "squares", as_it_stands=" the cluster is gone ").verdict
+    assert not verdict.promoted
+    assert (verdict.outstanding, verdict.as_it_stands) == (2, "the cluster is gone")
+    assert "while 2 trials were outstanding. Reason given: the cluster is gone" in verdict.sentence
+    stored = json.loads((unfinished / "verdict.json").read_text())
+    assert (stored["outstanding"], stored["as_it_stands"]) == (2, "the cluster is gone")
+    assert Verdict.from_dict(stored) == verdict
 
 
 def test_force_promotes_with_its_reason_recorded_and_rollback_takes_it_back(laboratory, champion, one_volume):

@@ -194,6 +194,8 @@ class Promote(Command):
     allow_dotted: tuple[str, ...] = ()
     """package.module:NAME …: methods and networks of the sweep that are not installed under a name, which this command
     may import."""
+    as_it_stands: Annotated[str | None, arg(metavar="REASON")] = None
+    """Judge a sweep with trials outstanding that will never be finished, for this reason, which is recorded."""
     tracking_uri: str = ""
     """MLflow server or store; that of the sweep by default."""
     json: bool = False
@@ -210,6 +212,7 @@ class Promote(Command):
             self.sweep,
             self.name,
             force=self.force,
+            as_it_stands=self.as_it_stands,
             uri=self.tracking_uri or None,
             say=self._say,
         )

@@ -22,6 +22,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ganatomy.repeated_options import once_each
+
 DONE, UNDONE = 0, 1
 """Exit codes: the job is done; it could not be done. ``ganatomy.terminal`` has those of errors."""
 
@@ -58,7 +60,8 @@ def parse(kind: Any, *, program: str, description: str, arguments: Sequence[str]
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, prog=program, description=description, args=list(arguments), config=style)
+            given = once_each(kind, arguments)
+            return tyro.cli(kind, prog=program, description=description, args=given, config=style)
     finally:
         if said.getvalue():
             print(f"error: {_one_line(said.getvalue())}", file=sys.stderr)

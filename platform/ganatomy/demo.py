@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ganatomy.claims import alone_in
 from ganatomy.cohort import Cohort, prepare_image
 from ganatomy.cohort_reading import read_cohort
 from ganatomy.generation import generate
@@ -38,20 +39,21 @@ def run_demo(workspace: Path, *, settings: Sequence[str] = ()) -> Demo | None:
 
     settings: NAME=VALUE to fix parameters of the sweep, such as a smaller budget. None when the sweep did not end.
     """
-    _chapter(1, "a CT/MR phantom whose truth is known: many labelled CT, few labelled MR")
-    cohort = _phantom(workspace / "phantom")
-    _chapter(2, "a sweep over arm, shape weight and real/synthetic ratio; one trial trains on two workers")
-    if _sweep(workspace, cohort, settings) != 0:
-        return None
-    _chapter(3, "the gates, on test patients that nothing has looked at before")
-    promotion = promote(workspace, SWEEP, NAME, say=print)
-    for gate in promotion.verdict.gates:
-        print(f"  {'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.sentence}")
-    print(promotion.verdict.sentence)
-    _chapter(4, "synthetic MR of the CT patients, with their labels")
-    synthetic = _generate(promotion, cohort, workspace / "synthetic")
-    panel = write_png(workspace / "panel.png", _picture(cohort, synthetic))
-    return Demo(promotion, synthetic, panel)
+    with alone_in(workspace):
+        _chapter(1, "a CT/MR phantom whose truth is known: many labelled CT, few labelled MR")
+        cohort = _phantom(workspace / "phantom")
+        _chapter(2, "a sweep over arm, shape weight and real/synthetic ratio; one trial trains on two workers")
+        if _sweep(workspace, cohort, settings) != 0:
+            return None
+        _chapter(3, "the gates, on test patients that nothing has looked at before")
+        promotion = promote(workspace, SWEEP, NAME, say=print)
+        for gate in promotion.verdict.gates:
+            print(f"  {'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.sentence}")
+        print(promotion.verdict.sentence)
+        _chapter(4, "synthetic MR of the CT patients, with their labels")
+        synthetic = _generate(promotion, cohort, workspace / "synthetic")
+        panel = write_png(workspace / "panel.png", _picture(cohort, synthetic))
+        return Demo(promotion, synthetic, panel)
 
 
 def _chapter(number: int, title: str) -> None:

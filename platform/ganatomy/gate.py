@@ -53,6 +53,7 @@ class Verdict:
 
     forced: the reason given for promoting it whatever the gates say; empty when nobody forced it.
     candidate, baseline: names of the two configurations compared.
+    outstanding, as_it_stands: trials that had not ended, and the reason given for judging the sweep without them.
     """
 
     promoted: bool
@@ -60,6 +61,8 @@ class Verdict:
     forced: str = ""
     candidate: str = ""
     baseline: str = ""
+    outstanding: int = 0
+    as_it_stands: str = ""
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -68,7 +71,14 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The verdict in one sentence."""
+        """The verdict in one sentence; in two, where trials were left out."""
+        if not self.outstanding:
+            return self._judged
+        left = "a trial was" if self.outstanding == 1 else f"{self.outstanding} trials were"
+        return f"{self._judged} Judged as the sweep stood, while {left} outstanding. Reason given: {self.as_it_stands}"
+
+    @property
+    def _judged(self) -> str:
         if not self.failed:
             sentence = "Promoted: all gates passed."
             return sentence + (

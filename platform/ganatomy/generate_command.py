@@ -80,22 +80,27 @@ class Generate(Command):
 
     def run(self) -> int:
         """Make what the generator is for: films with a lesion, subjects drawn from noise, or translated images."""
-        from ganatomy.contracts import InputError
+        from ganatomy.claims import alone_in
         from ganatomy.generator import load_generator
         from ganatomy.plugins import allow
 
         allow(*self.allow_dotted)
-        drawn = bool(self.count or self.labels)
-        if not drawn:
+        if not (self.count or self.labels):
             self._check_one_source()  # before anything is fetched
         generator = load_generator(self._bundle())
+        with alone_in(self.out):
+            return self._made(generator)
+
+    def _made(self, generator: Generator) -> int:
+        from ganatomy.contracts import InputError
+
         if generator.method.on_patches:
             self._check_for_lesions(generator)
             return self._paste(_to_gpu(generator)) if self.image is None else self._paste_one(_to_gpu(generator))
         if self.box is not None:
             raise InputError(f"--box for a generator by {generator.experiment.method.name}",
                              expected="one that puts lesions into films", remedy="leave --box out")  # fmt: skip
-        return self._draw(generator) if drawn else self._translate(generator)
+        return self._draw(generator) if self.count or self.labels else self._translate(generator)
 
     def _check_one_source(self) -> None:
         from ganatomy.contracts import InputError

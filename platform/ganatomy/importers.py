@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ganatomy import bids, layouts
+from ganatomy.claims import alone_in
 from ganatomy.cohort import SPLITS, Cohort, Domain, Row, validate
 from ganatomy.contracts import InputError
 from ganatomy.imaging import Progress, load_image
@@ -77,9 +78,7 @@ def import_cohort(
     for option, value, known in (("--layout", layout, Layout), ("--disjoint-domains", disjoint_domains, Disjoint)):
         if value not in get_args(known):
             raise InputError(f"unknown {option} {value!r}", expected=nearest(str(value), get_args(known)))
-    taken = next((file for file in ("cohort.yaml", "images.csv") if (out / file).exists()), None)
-    if taken and not overwrite:
-        raise InputError(f"{out / taken} exists", expected="a new folder", remedy="another --out, or --overwrite")
+    _refuse_taken(out, overwrite)
     if name:
         checked_name(name, "--name")  # before anything is opened
     source = _read(directory, layout, image, label, mask, domains, columns, patient)
@@ -102,13 +101,21 @@ def import_cohort(
     )
     # Splits come later, and so may patients of two domains: only what the source itself says is judged here.
     validate(dataclasses.replace(cohort, disjoint_domains=False), [source.places[index] for index in kept])
-    examined = examine(cohort, progress)
-    cohort = quarantine(cohort, examined)
-    _refuse_empty(cohort)
-    cohort = dataclasses.replace(cohort, rows=_split(cohort.rows, splits, seed, disjoint_domains)).save()
-    findings = summarise(cohort, examined)
-    findings.save(out)
-    return cohort, findings
+    with alone_in(out):
+        _refuse_taken(out, overwrite)  # again: another may have imported while we read
+        examined = examine(cohort, progress)
+        cohort = quarantine(cohort, examined)
+        _refuse_empty(cohort)
+        cohort = dataclasses.replace(cohort, rows=_split(cohort.rows, splits, seed, disjoint_domains)).save()
+        findings = summarise(cohort, examined)
+        findings.save(out)
+        return cohort, findings
+
+
+def _refuse_taken(out: Path, overwrite: bool) -> None:
+    taken = next((file for file in ("cohort.yaml", "images.csv") if (out / file).exists()), None)
+    if taken and not overwrite:
+        raise InputError(f"{out / taken} exists", expected="a new folder", remedy="another --out, or --overwrite")
 
 
 def _read(

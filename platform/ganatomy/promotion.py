@@ -6,16 +6,18 @@ verdict is written down whatever it is, and only what passes (or is forced, with
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ganatomy import gate
 from ganatomy.ablation import Ablation, ablation_table
 from ganatomy.contracts import InputError
+from ganatomy.durable import append_line
 from ganatomy.examination import Bench
 from ganatomy.experiment import TrialResult
 from ganatomy.gate import Verdict
@@ -23,10 +25,12 @@ from ganatomy.generator import Generator, write_report
 from ganatomy.plain_values import plain
 from ganatomy.registry import Registry, check_name
 from ganatomy.report import brief
-from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory, write_json
+from ganatomy.results import SweepPlan, outstanding, read_plan, read_results, sweep_directory, write_json
 from ganatomy.tracking import Tracking
 
 VERDICT = "verdict.json"
+READINGS, EARLIER_READINGS = "test-readings.jsonl", "test-readings.json"
+"""Files of a sweep: one line a reading of the test split; a list of those that earlier versions recorded."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +49,24 @@ def promote(
     name: str,
     *,
     force: str | None = None,
+    as_it_stands: str | None = None,
     uri: str | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Promotion:
     """Judge the best synthetic configuration of a sweep on test patients, and register its generator if it passes.
 
     name: of the registered model.  force: a reason to promote whatever the gates say; recorded.
-    Raises InputError where there is nothing to judge. "Not shown to help" is a result, not an error.
+    as_it_stands: a reason to judge a sweep that will never be finished; recorded.
+    Raises InputError where trials are outstanding, or there is nothing to judge. "Not shown to help" is a result, no
+    error.
     """
     check_name(name)  # what can be refused is refused before the test split is read for nothing
     if force is not None and not force.strip():
         raise InputError("a forced promotion without a reason", expected="why it is promoted whatever the gates say")
+    if as_it_stands is not None and not as_it_stands.strip():
+        raise InputError("a sweep judged as it stands without a reason", expected="why it will never be finished")
     directory = sweep_directory(workspace, sweep)
+    left = _left_out(directory, as_it_stands)
     plan, results = read_plan(directory), [r for r in read_results(directory) if r.status == "finished"]
     tracking = Tracking(uri or plan.tracking_uri or None, workspace)
     table, bench = ablation_table(results), Bench(workspace, plan, say)
@@ -81,6 +91,7 @@ def promote(
         candidate=names[0],
         baseline=names[1],
     )
+    verdict = replace(verdict, outstanding=left, as_it_stands=(as_it_stands or "").strip() if left else "")
     report = {"verdict": verdict.to_dict(), "table": brief(table), "sweep": plan.name}
     if plan.measure == "AUC":
         pair = zip(("candidate", "baseline"), (candidate, baseline), strict=True)
@@ -110,15 +121,38 @@ def choose(table: Ablation, results: Sequence[TrialResult], sweep: str) -> tuple
     return candidate, baseline
 
 
+def _left_out(directory: Path, as_it_stands: str | None) -> int:
+    """How many trials the verdict does without. InputError where there are any, and nobody said why."""
+    plan = read_plan(directory)
+    left = outstanding(directory, plan)
+    if left and as_it_stands is None:
+        raise InputError(
+            f"sweep {plan.name!r} has {left} of {plan.trials} trials outstanding",
+            expected="a sweep whose trials have all ended: the test patients are read once",
+            remedy=f"wait for it, or python sweep.py --resume {plan.name}; of one that will never be finished, "
+            "--as-it-stands REASON judges what is there",
+        )
+    return left
+
+
 # --- writing down ------------------------------------------------------------------------------------------------
+
+
+def read_readings(directory: Path) -> list[dict[str, Any]]:
+    """Every reading of the test split that is on record for the sweep in ``directory``: {time, configurations}."""
+    earlier, path = directory / EARLIER_READINGS, directory / READINGS
+    readings = json.loads(earlier.read_text()) if earlier.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError):  # torn: its process died before it read anything
+            readings.append(json.loads(line))
+    return readings
 
 
 def _record_reading(directory: Path, names: Sequence[str]) -> None:
     """The test split is read from here on; whoever reads it again can see that it was."""
-    path = directory / "test-readings.json"
-    readings = json.loads(path.read_text()) if path.exists() else []
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    write_json(path, [*readings, {"time": now, "configurations": list(names)}])
+    append_line(directory / READINGS, json.dumps({"time": now, "configurations": list(names)}, ensure_ascii=False))
 
 
 def _register(tracking: Tracking, generator: Generator, name: str, best: TrialResult, verdict: Verdict) -> int:

@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from ganatomy.contracts import InputError
-from ganatomy.durable import sync
+from ganatomy.durable import append_line, sync
 from ganatomy.names import checked_name
 from ganatomy.results import RESULT, SweepPlan, is_concluded, read_result, read_status
 
@@ -103,10 +103,8 @@ class Proposals(Searcher):
         else:
             name = trial_id if trial_id not in self.taken else uuid.uuid4().hex  # Tune's are short
             values = self.optuna.suggest(name)
-            with (self.directory / ASKED).open("a") as file:
-                file.write(json.dumps({TRIAL: name, "values": _packed(values)}, default=_native) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            line = json.dumps({TRIAL: name, "values": _packed(values)}, default=_native)
+            append_line(self.directory / ASKED, line)
             self.taken.add(name)
         self.names[trial_id] = name
         return {**values, TRIAL: name}

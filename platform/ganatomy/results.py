@@ -174,6 +174,14 @@ def is_concluded(directory: Path, trial: str) -> bool:
     return (directory / "trials" / trial / CONCLUDED).exists()
 
 
+def outstanding(directory: Path, plan: SweepPlan) -> int:
+    """How many trials of the sweep in ``directory`` have yet to come to their end, as ``--resume`` counts them: one
+    that failed has ended once the sweep has noted it, until then it is tried again."""
+    ended = (result.status in ("finished", "pruned") or is_concluded(directory, result.trial)
+             for result in read_results(directory))  # fmt: skip
+    return max(0, plan.trials - sum(ended))
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write beside, then rename. NaN is written as such (Python reads it back)."""
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False))

@@ -73,14 +73,28 @@ def single_flight(
         _release(directory, mine)
         yield None
         return
-    stop = threading.Event()
-    beat = threading.Thread(target=_heartbeat, args=(directory / LEASE, mine, stop), daemon=True, name="lease")
-    beat.start()
     try:
-        yield lambda: _assert_mine(directory, mine)
+        with beating(directory / LEASE, mine):
+            yield lambda: _assert_mine(directory, mine)
+    finally:
+        _release(directory, mine)
+
+
+@contextlib.contextmanager
+def beating(lease: Path, mine: Holder) -> Iterator[None]:
+    """Touch the file ``lease`` every few seconds, as long as it is of ``mine``: its holder lives."""
+    stop = threading.Event()
+    threading.Thread(target=_heartbeat, args=(lease, mine, stop), daemon=True, name="lease").start()
+    try:
+        yield
     finally:
         stop.set()
-        _release(directory, mine)
+
+
+def is_abandoned(lease: Path) -> bool:
+    """The holder of the file ``lease`` is dead, or has been silent for long."""
+    holder = read_holder(lease)
+    return (holder is not None and holder.is_dead()) or _silence(lease) > SILENCE_S
 
 
 class Turn:
@@ -110,8 +124,8 @@ class Turn:
 def _take(directory: Path, mine: Holder) -> bool:
     with _brief_lock(directory / ".lease-lock"):
         lease = directory / LEASE
-        holder = _read(lease)
-        if holder is not None and not holder.is_dead() and _silence(lease) < SILENCE_S:
+        holder = read_holder(lease)
+        if holder is not None and not is_abandoned(lease):
             return False
         _place_file(lease, json.dumps(asdict(mine)))
         return True
@@ -124,23 +138,24 @@ def _place_file(path: Path, text: str) -> None:
 
 def _release(directory: Path, mine: Holder) -> None:
     with _brief_lock(directory / ".lease-lock"):
-        if _read(directory / LEASE) == mine:
+        if read_holder(directory / LEASE) == mine:
             (directory / LEASE).unlink(missing_ok=True)
 
 
 def _assert_mine(directory: Path, mine: Holder) -> None:
-    if _read(directory / LEASE) != mine:
+    if read_holder(directory / LEASE) != mine:
         raise LeaseLost(f"{directory}: another process took this stage over; its result is used")
 
 
 def _heartbeat(lease: Path, mine: Holder, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_S):
-        if _read(lease) == mine:  # another's lease must not look alive because of us
+        if read_holder(lease) == mine:  # another's lease must not look alive because of us
             with contextlib.suppress(OSError):
                 os.utime(lease)
 
 
-def _read(lease: Path) -> Holder | None:
+def read_holder(lease: Path) -> Holder | None:
+    """Who holds the file ``lease``; None where nobody does, or it cannot be read."""
     try:
         return Holder(**json.loads(lease.read_text()))
     except (OSError, ValueError, TypeError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Literal
 import ray
 
 from ganatomy import nodes, roll
+from ganatomy.claims import alone_in, assert_reserved, numbered, reserved
 from ganatomy.classification import scored_images
 from ganatomy.cohort_reading import read_cohort
 from ganatomy.console import described, parse
@@ -29,7 +30,7 @@ from ganatomy.names import checked_name
 from ganatomy.plugins import allow, available
 from ganatomy.preparation import prepare
 from ganatomy.proposals import read_asked
-from ganatomy.results import SweepPlan, read_plan, sweep_directory
+from ganatomy.results import PLAN, SweepPlan, read_plan, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, load_space, named_in, parse_settings
 from ganatomy.standstill import STANDSTILL, USUAL_S
@@ -116,8 +117,9 @@ class Sweep:
         with contextlib.ExitStack() as running:
             running.callback(ray.shutdown)
             settled = partial(self._settled, running)
-            plan = settled(self.resumed()) if self.resume else self.planned(settled)
-            return run_sweep(plan, self.workspace.absolute())
+            plan = self.resumed() if self.resume else self.planned(settled)
+            running.enter_context(alone_in(self.workspace.absolute() / "sweeps" / plan.name))
+            return run_sweep(settled(plan) if self.resume else plan, self.workspace.absolute())
 
     def resumed(self) -> SweepPlan:
         """The plan of the sweep to go on with."""
@@ -180,42 +182,46 @@ class Sweep:
         if not (self.trials or listed):
             raise InputError(f"space {self.space} lists no points", expected="--trials N")
         workspace = self.workspace.absolute()
-        tracking = Tracking(self.tracking_uri or None, workspace)
-        store = prepare(cohort, workspace / "stores")
-        if url := self.store_url or os.environ.get(URL):
-            publish_store(store.path, url)
-        for experiment in experiments:  # labels without which every trial would fail, one after the other
-            labelled_patients(store, experiment, experiment.target)
-            scored_images(store, experiment, "val")
-        _tell_labels(store, experiments)
-        plan = SweepPlan(
-            name=_free_name(workspace, name, given=bool(self.name)),
-            space=self.space,
-            full=self.full,
-            base=base,
-            store=str(store.path),
-            cohort=str(self.cohort.absolute()),
-            cohort_digest=store.digest,
-            trials=self.trials or len(listed),
-            seeds=seeds,
-            fixed=fixed,
-            workers=self.workers_per_trial,
-            cpus=self.cpus_per_worker,
-            gpus=self.gpus_per_worker,
-            apart=self.workers_per_trial > 1 or any(space.on_two(point, fixed) for point in listed),
-            concurrent=self.concurrent,
-            scheduler=self._scheduler(len(listed)),
-            sampler_seed=self.seed,
-            standstill_s=USUAL_S if self.standstill_s is None else self.standstill_s,
-            tracking_uri=tracking.uri,
-        )
-        plan = settled(plan)
-        run_id = tracking.sweep_run(plan.name, {"space": plan.space, "cohort": f"{cohort.name} {store.digest}"})
-        patients = {domain: len(cohort.patients(domain=domain)) for domain in cohort.domains}
-        tracking.log_dataset(run_id, cohort.name, store.digest, profile={"patients": patients, "images": len(store)})
-        plan = replace(plan, run_id=run_id)
-        plan.save(workspace / "sweeps" / plan.name)
-        return plan
+        with _reserved_name(workspace, name, given=bool(self.name)) as name:
+            tracking = Tracking(self.tracking_uri or None, workspace)
+            store = prepare(cohort, workspace / "stores")
+            if url := self.store_url or os.environ.get(URL):
+                publish_store(store.path, url)
+            for experiment in experiments:  # labels without which every trial would fail, one after the other
+                labelled_patients(store, experiment, experiment.target)
+                scored_images(store, experiment, "val")
+            _tell_labels(store, experiments)
+            plan = SweepPlan(
+                name=name,
+                space=self.space,
+                full=self.full,
+                base=base,
+                store=str(store.path),
+                cohort=str(self.cohort.absolute()),
+                cohort_digest=store.digest,
+                trials=self.trials or len(listed),
+                seeds=seeds,
+                fixed=fixed,
+                workers=self.workers_per_trial,
+                cpus=self.cpus_per_worker,
+                gpus=self.gpus_per_worker,
+                apart=self.workers_per_trial > 1 or any(space.on_two(point, fixed) for point in listed),
+                concurrent=self.concurrent,
+                scheduler=self._scheduler(len(listed)),
+                sampler_seed=self.seed,
+                standstill_s=USUAL_S if self.standstill_s is None else self.standstill_s,
+                tracking_uri=tracking.uri,
+            )
+            plan = settled(plan)
+            run_id = tracking.sweep_run(plan.name, {"space": plan.space, "cohort": f"{cohort.name} {store.digest}"})
+            patients = {domain: len(cohort.patients(domain=domain)) for domain in cohort.domains}
+            tracking.log_dataset(
+                run_id, cohort.name, store.digest, profile={"patients": patients, "images": len(store)}
+            )
+            plan = replace(plan, run_id=run_id)
+            assert_reserved(workspace / "sweeps" / name)
+            plan.save(workspace / "sweeps" / name)
+            return plan
 
     def _refuse(self) -> None:
         """InputError for what no sweep can be given, before anything is read or started."""
@@ -258,13 +264,15 @@ def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def _free_name(workspace: Path, name: str, *, given: bool) -> str:
-    folder = workspace / "sweeps"
-    if not (folder / name).exists():
-        return name
-    if given:
-        raise InputError(f"sweep {name!r} exists in {workspace}", remedy=f"choose another --name, or --resume {name}")
-    return next(f"{name}-{n}" for n in range(2, 10_000) if not (folder / f"{name}-{n}").exists())
+@contextlib.contextmanager
+def _reserved_name(workspace: Path, name: str, *, given: bool) -> Iterator[str]:
+    """A name that no other sweep has, or gets meanwhile; free again where no plan is written."""
+    names = iter([name]) if given else numbered(name)
+    with reserved(workspace / "sweeps", names, lambda folder: (folder / PLAN).exists()) as free:
+        if free is None:
+            remedy = f"choose another --name, or --resume {name}"
+            raise InputError(f"sweep {name!r} exists in {workspace}, or is being planned", remedy=remedy)
+        yield free
 
 
 def _space(name: str, full: bool) -> SearchSpace:

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from ganatomy.contracts import InputError
 from ganatomy.journal import Entry, Outbox, now
 from ganatomy.names import checked_name
-from ganatomy.tracking_client import brisk, client_of, is_away, says, unusable
+from ganatomy.tracking_client import at_once, brisk, client_of, is_away, says, unusable
 from ganatomy.tracking_sending import as_key, as_params, chunks, sender
 from ganatomy.tracking_store import is_served, shown, store_uri
 
@@ -62,7 +62,7 @@ class Tracking:
         try:
             with contextlib.nullcontext() if wait else brisk():
                 opening = functools.partial(self._open, experiment)
-                self.experiment_id = self.ask(opening) if wait else opening()
+                self.experiment_id = self.ask(opening) if wait else at_once(opening)
         except InputError:
             raise
         except Exception as error:
@@ -81,7 +81,7 @@ class Tracking:
         deadline, pause, said = time.monotonic() + self._patience, 0.25, False
         while True:
             try:
-                return call()
+                return at_once(call)
             except Exception as error:
                 if not is_away(error):
                     raise

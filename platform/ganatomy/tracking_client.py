@@ -9,7 +9,10 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from ganatomy.contracts import InputError
 from ganatomy.tracking_store import connection, create_once, is_served, shown
@@ -47,6 +50,15 @@ _ANSWERS = REFUSALS | {
 """Error codes by which a server that is well says no; any other failure means that it is away."""
 
 
+CLASHES = 8
+"""How often what clashed with another process is asked again."""
+
+_CLASHING = ("IntegrityError", "UniqueViolation", "database is locked")
+"""What the database's refusal of a thing that another process has just made says, through MLflow."""
+
+T = TypeVar("T")
+
+
 # --- the store ---------------------------------------------------------------------------------------------------
 
 
@@ -70,6 +82,22 @@ def is_away(error: BaseException) -> bool:
 def says(error: BaseException, *codes: str) -> bool:
     """True when the server said no with one of MLflow's error ``codes``."""
     return isinstance(error, MlflowException) and error.error_code in codes
+
+
+def at_once(call: Callable[[], T]) -> T:
+    """The answer of ``call``, which may be asked twice, though another process makes the same at the same time.
+
+    MLflow looks whether a thing is there and then makes it. Between the two another may have made it, and the database
+    refuses the second: asked again, it is found.
+    """
+    for again in range(CLASHES):
+        try:
+            return call()
+        except MlflowException as error:
+            if not any(word in str(error) for word in _CLASHING):
+                raise
+        time.sleep(random.uniform(0.02, 0.1) * (again + 1))
+    return call()
 
 
 def unusable(uri: str, error: Exception) -> InputError:
