@@ -23,7 +23,7 @@ from ganatomy.classification import (
 )
 from ganatomy.contracts import InputError
 from ganatomy.distributed import DirectoryReporter
-from ganatomy.experiment import Sampling, Score, TrialResult, pseudonym
+from ganatomy.experiment import Sampling, Score, TrialResult
 from ganatomy.metrics import predictions, summarise
 from ganatomy.outcome import outcome_of
 from ganatomy.report import render_text, write_html
@@ -89,7 +89,7 @@ def test_rows_name_nobody_and_give_the_area_of_scikit_learn(store):
     sklearn = pytest.importorskip("sklearn.metrics")
     sampling, images = Sampling(2, (48, 32)), store.records(split="train")
     rows = score_classes(Darkest(), store, images, sampling, CPU)
-    assert [row.subject for row in rows] == [pseudonym(image.subject, store.name) for image in images]
+    assert [row.subject for row in rows] == [image.subject for image in images]
     assert {row.metric for row in rows} == {"probability"}
     assert [row.label for row in rows] == [image.attributes["class"] for image in images]
     logits = np.array([-store.image(image).min() for image in images])
@@ -133,9 +133,7 @@ def test_a_real_and_a_classical_arm_from_store_to_scores(store, tmp_path, networ
     for arm in ("real", "classical"):
         experiment = radiographs.EXPERIMENT.from_dict({**base, "arm": arm})
         outcome = outcome_of(Stages(tmp_path / "workspace", store.path, experiment))
-        assert {row.subject for row in outcome.scores} == {
-            pseudonym(image.subject, store.name) for image in store.records(split="val")
-        }
+        assert {row.subject for row in outcome.scores} == {image.subject for image in store.records(split="val")}
         assert 0 <= outcome.summary["val/auc"] <= 1
         assert outcome.keys.keys() == {"downstream", "evaluate"}
 
@@ -192,7 +190,7 @@ def test_pictures_show_real_and_synthetic_lesions_with_their_boxes(store, tmp_pa
     assert not any(column.box for column in (*rows["real, normal"], *rows["made of"]))
     for column in rows["made of"]:
         np.testing.assert_array_equal(column.image, store.image(normal))
-        assert column.caption.startswith(pseudonym(normal.subject, store.name))
+        assert column.caption.startswith(normal.subject)
     shown = {column.image.tobytes() for name in rows if name.startswith("real") for column in rows[name]}
     assert not shown & {store.image(record).tobytes() for record in store.records(split="test")}
 

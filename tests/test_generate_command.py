@@ -115,6 +115,9 @@ def test_a_rollback_moves_the_champion_and_generation_follows(bundles, cohort, w
         [sidecar] = [path for path in out.rglob("*.json") if "GeneratorDigest" in path.read_text()]
         digests.append(json.loads(sidecar.read_text())["GeneratorDigest"])
     assert digests[0] != digests[1]
+    for folder in ("models:/ct-mr@champion", str(out)):
+        assert cli.main(["audit", folder, "--cohort", str(cohort), "--workspace", str(workspace)]) == 0
+        assert "0 findings" in capsys.readouterr().out
 
 
 def test_a_model_that_is_not_registered_is_one_line(workspace, tmp_path, capsys):

@@ -16,11 +16,13 @@ from torch import nn
 from ganatomy.cohort import Cohort, Domain, Row, prepare_image
 from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError, Task
-from ganatomy.experiment import pseudonym
 from ganatomy.generation import finish_generation, generate, run_job
 from ganatomy.generation_jobs import plan_generation
 from ganatomy.generator import Generator, save_generator
 from ganatomy.intensities import Intensity
+from ganatomy.pseudonyms import Pseudonyms, pseudonyms_of
+
+FILES = Pseudonyms(b"of files")
 
 
 def affine(*, orientation: str = "RAS", angle: float = 0.0, spacing=(2.0, 2.0, 2.0)) -> np.ndarray:
@@ -103,7 +105,7 @@ def test_grid_of_the_file_comes_back_exactly_with_the_right_voxels(
     bundles, tmp_path: Path, ndim, max_voxels, shape, grid
 ) -> None:
     path = write(tmp_path / "scan.nii.gz", shape, grid=grid)
-    (result,) = generate(bundles[ndim], path, tmp_path / "out", max_voxels=max_voxels)
+    (result,) = generate(bundles[ndim], path, tmp_path / "out", names=FILES, max_voxels=max_voxels)
     assert result.status == "made", result.error
     before, after = nib.load(path), nib.load(result.row.image)
     assert after.shape == before.shape
@@ -127,7 +129,7 @@ def test_resampled_images_come_back_to_their_own_grid(tmp_path: Path) -> None:
     smooth = 40 + 80 * axes[0] - 60 * axes[1] + 30 * axes[2]
     path = tmp_path / "smooth.nii.gz"
     nib.save(nib.Nifti1Image(smooth.astype(np.float32), affine(orientation="LPS", angle=0.2)), path)
-    (result,) = generate(made, path, tmp_path / "out")
+    (result,) = generate(made, path, tmp_path / "out", names=FILES)
     after = nib.load(result.row.image)
     assert after.shape == smooth.shape
     assert after.get_data_dtype() == np.float32
@@ -141,7 +143,7 @@ def test_resampled_images_come_back_to_their_own_grid(tmp_path: Path) -> None:
 )
 def test_stored_type_is_the_sources_where_that_can_hold_it(generator, tmp_path: Path, dtype, expected) -> None:
     path = write(tmp_path / "scan.nii", dtype=dtype)
-    (result,) = generate(generator, path, tmp_path / "out")
+    (result,) = generate(generator, path, tmp_path / "out", names=FILES)
     assert nib.load(result.row.image).get_data_dtype() == expected  # 20..1000 does not fit 8 bits
 
 
@@ -150,29 +152,32 @@ def test_png_becomes_nifti(generator, tmp_path: Path) -> None:
 
     pixels = np.random.default_rng(0).integers(0, 200, (11, 17)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "slice.png")
-    (result,) = generate(generator, tmp_path / "slice.png", tmp_path / "out")
+    (result,) = generate(generator, tmp_path / "slice.png", tmp_path / "out", names=FILES)
     made = nib.load(result.row.image)
     assert made.shape == (17, 11, 1)
     assert nib.aff2axcodes(made.affine) == ("R", "P", "S")
     assert made.header.get_xyzt_units()[0] == "mm"
 
 
-def test_result_is_a_cohort_whose_rows_inherit_and_whose_labels_are_untouched(generator, source, tmp_path) -> None:
+def test_result_is_a_cohort_whose_rows_inherit_and_whose_labels_are_the_same(generator, source, tmp_path) -> None:
     results = generate(generator, source, tmp_path / "out")
     assert [result.status for result in results] == ["made"] * 3
-    made = read_cohort(tmp_path / "out")
+    made, names = read_cohort(tmp_path / "out"), pseudonyms_of(source.path)
     assert {(row.patient, row.subject, row.split, row.domain, row.synthetic, row.parents) for row in made.rows} == {
-        (f"Jane Doe {n}", f"scan_{n}", split, "mr", True, (f"scan_{n}",))
+        (names(f"Jane Doe {n}"), names(f"scan_{n}"), split, "mr", True, (names(f"scan_{n}"),))
         for n, split in enumerate(("train", "test", "train"))
     }
     assert made.labels == source.labels
     assert made.domains == {"mr": source.domains["mr"]}
     by_subject = {row.subject: row for row in made.rows}
     for row in source.rows_of("ct"):
-        copy = by_subject[row.subject].label
-        assert (copy is None) == (row.label is None)
+        label = by_subject[names(row.subject)].label
+        assert (label is None) == (row.label is None)
         if row.label:
-            assert copy.read_bytes() == row.label.read_bytes()
+            before, after = nib.load(row.label), nib.load(label)
+            np.testing.assert_array_equal(np.asarray(after.dataobj), np.asarray(before.dataobj))
+            np.testing.assert_array_equal(after.affine, before.affine)
+            assert after.get_data_dtype() == np.uint8
     for row in made.rows:
         prepared = prepare_image(row, made)  # image and label fit each other, and have contrast
         assert prepared.image.min() < -0.99
@@ -186,7 +191,7 @@ def test_sidecar_traces_without_telling_names(generator, source, tmp_path) -> No
     job = results[1].job
     sidecar = json.loads(job.sidecar.read_text())
     assert sidecar["GeneratorDigest"] == generator.digest
-    assert sidecar["Sources"] == [f"heart:{pseudonym('Jane Doe 1', 'heart')}"]
+    assert sidecar["Sources"] == [f"heart:{pseudonyms_of(source.path)('Jane Doe 1')}"]
     assert (sidecar["SourceDomain"], sidecar["Domain"], sidecar["SourceRole"], sidecar["Role"]) == (
         "ct",
         "mr",
@@ -208,7 +213,7 @@ def test_header_extensions_are_not_carried_over(generator, tmp_path: Path) -> No
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Jane Doe"))
     nib.save(image, tmp_path / "scan.nii")
     assert b"Jane Doe" in (tmp_path / "scan.nii").read_bytes()
-    (result,) = generate(generator, tmp_path / "scan.nii", tmp_path / "out")
+    (result,) = generate(generator, tmp_path / "scan.nii", tmp_path / "out", names=FILES)
     assert not nib.load(result.row.image).header.extensions
 
 
@@ -309,8 +314,8 @@ def test_one_bad_image_does_not_stop_the_others(generator, source, tmp_path) -> 
 
 def test_files_gather_in_one_folder_and_the_cohort_grows(generator, tmp_path) -> None:
     for name in ("first", "second"):
-        generate(generator, write(tmp_path / f"{name}.nii.gz", seed=len(name)), tmp_path / "out")
-    assert {row.subject for row in read_cohort(tmp_path / "out").rows} == {"first", "second"}
+        generate(generator, write(tmp_path / f"{name}.nii.gz", seed=len(name)), tmp_path / "out", names=FILES)
+    assert {row.subject for row in read_cohort(tmp_path / "out").rows} == {FILES("first"), FILES("second")}
 
 
 def test_skull_stripped_background_stays_empty(tmp_path: Path) -> None:
@@ -326,7 +331,7 @@ def test_skull_stripped_background_stays_empty(tmp_path: Path) -> None:
     brain = np.zeros((20, 18, 6), np.int16)
     brain[4:15, 5:12, 1:5] = np.random.default_rng(0).integers(100, 900, (11, 7, 4))
     nib.save(nib.Nifti1Image(brain, affine(orientation="LPS")), tmp_path / "flair.nii.gz")
-    (result,) = generate(made, tmp_path / "flair.nii.gz", tmp_path / "out")
+    (result,) = generate(made, tmp_path / "flair.nii.gz", tmp_path / "out", names=FILES)
     after = nib.load(result.row.image).get_fdata()
     np.testing.assert_array_equal(after != 0, brain != 0)
     assert after[brain != 0].min() == 20
@@ -336,7 +341,7 @@ def test_skull_stripped_background_stays_empty(tmp_path: Path) -> None:
 def test_bad_requests_are_one_clear_line(generator, source, tmp_path) -> None:
     out = tmp_path / "out"
     with pytest.raises(InputError, match="does not exist"):
-        plan_generation(generator, tmp_path / "none.nii", out)
+        plan_generation(generator, tmp_path / "none.nii", out, names=FILES)
     with pytest.raises(InputError, match="no role or domain 'pet'"):
         plan_generation(generator, source, out, source_role="pet")
     with pytest.raises(InputError, match=r"no real image of domain 'ct' in split val.*ct, mr"):
@@ -344,5 +349,5 @@ def test_bad_requests_are_one_clear_line(generator, source, tmp_path) -> None:
     with pytest.raises(InputError, match="real images"):
         plan_generation(generator, source, source.path)
     with pytest.raises(InputError, match="nothing was made"):
-        finish_generation(generator, [], out)
+        finish_generation(generator, [], out, None)
     assert not out.exists()

@@ -28,11 +28,13 @@ from ganatomy.generation_drawn import (
 from ganatomy.generator import load_generator, save_generator
 from ganatomy.intensities import Intensity
 from ganatomy.preparation import prepare
+from ganatomy.pseudonyms import Pseudonyms, pseudonyms_of
 from ganatomy.reloading import differences_when_drawn_elsewhere
 from ganatomy.results import SweepPlan
 from ganatomy.stages import Stages
 from ganatomy.training import make_method
 
+NAMES = Pseudonyms(b"of files")
 LABELS = {1: "oedema", 2: "core"}
 AFFINE = np.array([[2.0, 0, 0, -10], [0, 1.5, 0, 4], [0, 0, 3.0, 7], [0, 0, 0, 1]])
 
@@ -125,8 +127,10 @@ def test_a_drawn_cohort_prepares_to_what_was_drawn(drawn, generator, pool):
                 assert np.corrcoef(*inside)[0, 1] > 0.99
 
 
-def test_sidecars_say_what_drew_it_and_from_whose_label_without_names(drawn, generator, pool):
+def test_sidecars_say_what_drew_it_and_from_whose_label_without_names(drawn, generator, pool, cohort):
     results, _ = drawn
+    names = pseudonyms_of(cohort.path)
+    own = {names(patient): patient for patient in cohort.patients()}
     for result in results:
         for row in result.rows:
             text = row.image.with_name(row.image.name.replace(".nii.gz", ".json")).read_text()
@@ -135,10 +139,10 @@ def test_sidecars_say_what_drew_it_and_from_whose_label_without_names(drawn, gen
             assert (said["Seed"], said["Number"]) == (5, result.number)
             assert said["Checks"].keys() == {"structure_error", "structure_tries"}
             assert pool.rows[said["LabelNumber"]].subject == row.parents[0]
-            assert said["Sources"][0].startswith("brains:p")
-            assert row.patient not in text.replace("Sources", "").split('"')
+            assert said["Sources"] == [f"brains:{row.patient}"]
+            assert own[row.patient] not in text.split('"')
             classes = set(np.unique(nibabel.load(row.label).dataobj)) - {0}
-            assert classes == {1 + int(row.patient[1:]) % 2}  # a lesion's class tells whose it is
+            assert classes == {1 + int(own[row.patient][1:]) % 2}  # a lesion's class tells whose it is
     assert {row.split for row in pool.rows} == {"train"}
 
 
@@ -173,24 +177,26 @@ def test_what_another_seed_or_other_labels_drew_is_not_overwritten(drawn, genera
 
 def test_labels_may_come_from_files_alone(generator, cohort, tmp_path):
     files = sorted({row.label for row in cohort.rows_of(split="test")})
-    held = pool_of_files(generator, files)
-    assert {row.subject for row in held.rows} == {file.name.removesuffix(".nii.gz") for file in files}
+    held = pool_of_files(generator, files, NAMES)
+    assert {row.subject for row in held.rows} == {NAMES(file.name.removesuffix(".nii.gz")) for file in files}
     (result,) = generate_drawn(generator, held, tmp_path / "out", 1)
     assert result.rows[0].parents == (held.rows[0].subject,)
     folder = tmp_path / "labels"
     folder.mkdir()
     shutil.copy(files[0], folder)
-    assert torch.equal(pool_of_files(generator, [folder]).labels, held.labels)
+    assert torch.equal(pool_of_files(generator, [folder], NAMES).labels, held.labels)
     with pytest.raises(InputError, match="no label in"):
-        pool_of_files(generator, [tmp_path / "out"])
+        pool_of_files(generator, [tmp_path / "out"], NAMES)
     with pytest.raises(InputError, match="does not exist"):
-        pool_of_files(generator, [tmp_path / "absent.nii.gz"])
+        pool_of_files(generator, [tmp_path / "absent.nii.gz"], NAMES)
 
 
 def test_labels_of_held_out_patients_are_not_taken_unless_asked_for(generator, cohort):
     train = {row.patient for row in pool_of_cohort(generator, cohort).rows}
-    assert train == set(cohort.patients("train"))
-    assert {row.patient for row in pool_of_cohort(generator, cohort, ("val",)).rows} == set(cohort.patients("val"))
+    names = pseudonyms_of(cohort.path)
+    assert train == set(map(names, cohort.patients("train")))
+    held = pool_of_cohort(generator, cohort, ("val",)).rows
+    assert {row.patient for row in held} == set(map(names, cohort.patients("val")))
     with pytest.raises(InputError, match="labels"):
         pool_of_cohort(generator, replace(cohort, labels={1: "core", 2: "oedema"}))
 

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from ganatomy.cohort import Cohort, Domain, Row, prepare_image
 from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import UNLABELLED, Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
-from ganatomy.experiment import Choice, Experiment, Sampling, pseudonym
+from ganatomy.experiment import Choice, Experiment, Sampling
 from ganatomy.generation import generate, run_job
 from ganatomy.generation_jobs import plan_generation
 from ganatomy.generator import Generator, save_generator
 from ganatomy.intensities import Intensity
 from ganatomy.plugins import allow
+from ganatomy.pseudonyms import Pseudonyms, pseudonyms_of
 from ganatomy.store_writing import Item, write_store
 
 FLAIR = Domain("flair", "MR", Intensity("window", 0, 1000))
@@ -144,7 +145,9 @@ def test_a_healed_brain_has_the_empty_label_that_the_method_gave_it_and_a_map(br
     results = generate(generator, brains, out)
     assert [result.status for result in results] == ["made"] * 4
     made = read_cohort(out)
-    for row, source in zip(sorted(made.rows, key=lambda r: r.subject), sorted(brains.rows, key=lambda r: r.subject)):
+    names, by_subject = pseudonyms_of(brains.path), {row.subject: row for row in made.rows}
+    for source in brains.rows:
+        row = by_subject[names(source.subject)]
         image, before = nib.load(row.image), nib.load(source.image)
         truth = nib.load(source.label).get_fdata() > 0
         assert image.get_fdata().max() == TISSUE
@@ -157,7 +160,7 @@ def test_a_healed_brain_has_the_empty_label_that_the_method_gave_it_and_a_map(br
         np.testing.assert_array_equal(said.get_fdata(), truth)
         np.testing.assert_array_equal(said.affine, GRID)
         assert prepare_image(row, made).label.sum() == 0
-        assert (row.split, row.patient, row.parents) == (source.split, source.patient, (source.subject,))
+        assert (row.split, row.patient, row.parents) == (source.split, names(source.patient), (row.subject,))
     sidecar = json.loads(results[0].job.sidecar.read_text())
     assert sidecar["LabelSource"].startswith("given by the method")
     assert sidecar["Maps"]["pathology"]["File"].endswith("label-pathology_desc-fromflairlesion_probseg.nii.gz")
@@ -178,10 +181,12 @@ def test_pathology_is_drawn_into_healthy_slices_as_another_patient_of_the_split_
     results = generate(generator, brains, out, source_role="H")
     assert [result.status for result in results] == ["made"] * 4, [result.error for result in results]
     made, partner = read_cohort(out), {"low": "high", "high": "low", "tested": "other", "other": "tested"}
-    by_name = {row.subject: row for row in brains.rows}
+    names, by_name = pseudonyms_of(brains.path), {row.subject: row for row in brains.rows}
+    own_name = {names(name): name for name in by_name}
     for row in made.rows:
-        source, donor = by_name[row.subject], by_name[partner[row.subject]]
-        assert row.parents == (row.subject, donor.subject)
+        source = by_name[own_name[row.subject]]
+        donor = by_name[partner[source.subject]]
+        assert row.parents == (row.subject, names(donor.subject))
         assert donor.split == row.split
         drawn, image = nib.load(row.label).get_fdata(), nib.load(row.image).get_fdata()
         own = nib.load(source.label).get_fdata() > 0
@@ -195,7 +200,7 @@ def test_pathology_is_drawn_into_healthy_slices_as_another_patient_of_the_split_
             next(result.job.sidecar for result in results if result.row.subject == row.subject).read_text()
         )
         assert sidecar["LabelSource"] == "of another patient, drawn in"
-        assert sidecar["Sources"] == [f"brains:{pseudonym(who, 'brains')}" for who in (row.patient, donor.patient)]
+        assert sidecar["Sources"] == [f"brains:{who}" for who in (row.patient, names(donor.patient))]
     again = generate(generator, brains, out, source_role="H")
     assert [(result.status, result.row.parents) for result in again] == [
         ("kept", result.row.parents) for result in results
@@ -205,11 +210,14 @@ def test_pathology_is_drawn_into_healthy_slices_as_another_patient_of_the_split_
 def test_whole_images_take_whole_labels_and_only_healthy_ones_do(brains, tmp_path) -> None:
     healthy = write_brain(tmp_path / "in", "sound", "train", None)
     cohort = replace(brains, rows=(*brains.rows, healthy)).save()
-    results = {r.job.row.subject: r for r in generate(bundle(tmp_path, 3), cohort, tmp_path / "out", source_role="H")}
+    names = pseudonyms_of(cohort.path)
+    own_name = {names(row.subject): row.subject for row in cohort.rows}
+    done = generate(bundle(tmp_path, 3), cohort, tmp_path / "out", source_role="H")
+    results = {own_name[result.job.row.subject]: result for result in done}
     assert {name: result.status for name, result in results.items() if result.status == "made"} == {"sound": "made"}
     assert "nothing in state healthy" in results["low"].error
     row = results["sound"].row
-    donor = next(one for one in cohort.rows if one.subject == row.parents[1])
+    donor = next(one for one in cohort.rows if one.subject == own_name[row.parents[1]])
     np.testing.assert_array_equal(nib.load(row.label).get_fdata(), nib.load(donor.label).get_fdata())
 
 
@@ -219,17 +227,19 @@ def test_labels_to_draw_are_asked_for_in_one_line(brains, tmp_path) -> None:
     with pytest.raises(InputError, match=r"no label to draw into low.*another patient in split train"):
         plan_generation(generator, alone, tmp_path / "out", source_role="H")
     with pytest.raises(InputError, match=r"no label to draw into it.*--label"):
-        plan_generation(generator, brains.rows[0].image, tmp_path / "out", source_role="H")
+        plan_generation(generator, brains.rows[0].image, tmp_path / "out", source_role="H", names=Pseudonyms(b"key"))
     with pytest.raises(InputError, match=r"has labels .*expected those that the generator draws"):
         plan_generation(generator, replace(brains, labels={1: "cyst"}), tmp_path / "out", source_role="H")
 
 
 def test_a_file_is_drawn_into_as_its_label_asks(brains, tmp_path) -> None:
     healthy = write_brain(tmp_path, "sound", "", None)
-    (result,) = generate(bundle(tmp_path), healthy.image, tmp_path / "out", source_role="H", label=brains.rows[0].label)
+    (result,) = generate(bundle(tmp_path), healthy.image, tmp_path / "out", source_role="H", label=brains.rows[0].label,
+                         names=Pseudonyms(b"key"))  # fmt: skip
     asked = nib.load(brains.rows[0].label).get_fdata() > 0
     np.testing.assert_array_equal(nib.load(result.row.image).get_fdata() == LESION, asked)
-    assert result.row.label.read_bytes() == brains.rows[0].label.read_bytes()
+    drawn, given = (nib.load(file) for file in (result.row.label, brains.rows[0].label))
+    np.testing.assert_array_equal(np.asarray(drawn.dataobj), np.asarray(given.dataobj))
 
 
 def test_labels_and_maps_are_kept_refused_and_repaired_like_the_image(brains, tmp_path) -> None:
@@ -262,5 +272,5 @@ def test_a_changed_label_of_the_source_is_noticed(brains, tmp_path) -> None:
 def test_two_ways_do_not_share_a_folder(brains, tmp_path) -> None:
     generator, out = bundle(tmp_path), tmp_path / "out"
     generate(generator, brains, out)
-    with pytest.raises(InputError, match=r"already there for subject low.*another --out"):
+    with pytest.raises(InputError, match=r"already there for subject p[0-9a-f]{16}; .*another --out"):
         plan_generation(generator, brains, out, source_role="H")

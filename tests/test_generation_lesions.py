@@ -13,19 +13,20 @@ from PIL import Image
 from ganatomy.cli import main
 from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import pseudonym
 from ganatomy.generate_command import Generate
 from ganatomy.generation_lesions import generate_lesion, generate_lesions
 from ganatomy.generator import save_generator
 from ganatomy.lesion_patches import part
 from ganatomy.phantom_bone import make_bone_cohort
 from ganatomy.preparation import prepare
+from ganatomy.pseudonyms import Pseudonyms, pseudonyms_of
 from ganatomy.stages import Stages
 
 OFFLINE = radiographs.EXPERIMENT.with_values(
     {"method.patch_side": 16, "method.normals": 3, "arm": "offline", "budget.generator_steps": 2}
 )
 COUNTS = {"lesion": (4, 2, 2), "normal": (8, 3, 3)}
+FILES = Pseudonyms(b"of files")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,8 @@ def films(cohort, bundle, tmp_path_factory):
 
 
 def test_films_differ_from_their_source_in_one_window_alone(cohort, films):
-    sources = {row.subject: row for row in cohort.rows}
+    names = pseudonyms_of(cohort.path)
+    sources = {names(row.subject): row for row in cohort.rows}
     for row in films.rows:
         before, after = (np.asarray(Image.open(one.image)).astype(int) for one in (sources[row.subject], row))
         assert before.shape == after.shape == (48, 40)
@@ -71,13 +73,14 @@ def test_films_differ_from_their_source_in_one_window_alone(cohort, films):
 
 
 def test_only_films_without_lesion_of_patients_who_trained_nothing_receive_one(cohort, bundle, films):
-    sources = {row.subject: row for row in cohort.rows}
+    names = pseudonyms_of(cohort.path)
+    sources = {names(row.subject): row for row in cohort.rows}
     trained = bundle.fingerprint["patients"]
     for row in films.rows:
         source = sources[row.subject]
         assert (source.klass, row.klass, row.synthetic) == ("normal", "lesion", True)
-        assert (row.patient, row.split, row.parents) == (source.patient, source.split, (source.subject,))
-        assert pseudonym(row.patient, cohort.name) not in trained
+        assert (row.patient, row.split, row.parents) == (names(source.patient), source.split, (row.subject,))
+        assert row.patient not in trained
     assert {row.split for row in films.rows} == {"train", "val", "test"}
     assert len(films.rows) == 8 // 2 + 3 + 3  # half of the normal training patients were kept to receive
 
@@ -105,7 +108,7 @@ def test_provenance_names_nobody_and_a_second_run_keeps_all(cohort, bundle, film
     for row in films.rows:
         said = json.loads(row.image.with_suffix(".json").read_text())
         assert said["GeneratorDigest"] == bundle.digest
-        assert said["Sources"] == [f"{cohort.name}:{pseudonym(row.patient, cohort.name)}"]
+        assert said["Sources"] == [f"{cohort.name}:{row.patient}"]
         assert said["Synthetic"] is True
     stamps = {row.image: row.image.stat().st_mtime_ns for row in films.rows}
     assert generate_lesions(bundle, cohort, films.path) == {"made": 0, "kept": len(films.rows)}
@@ -140,7 +143,7 @@ def film(cohort):
 
 
 def test_one_film_changes_in_its_box_alone(bundle, film, tmp_path):
-    row, made = generate_lesion(bundle, film.image, (10, 12, 30, 26.5), tmp_path / "o", patient="Jane", seed=1)
+    row, made = generate_lesion(bundle, film.image, (10, 12, 30, 26.5), tmp_path / "o", FILES, patient="Jane", seed=1)
     assert made
     before, after = (np.asarray(Image.open(one)).astype(int) for one in (film.image, row.image))
     changed = np.argwhere(before != after)
@@ -150,18 +153,18 @@ def test_one_film_changes_in_its_box_alone(bundle, film, tmp_path):
     said = json.loads(row.image.with_suffix(".json").read_text())
     x0, y0, x1, y1 = said["Window"]
     assert x1 - x0 == y1 - y0 == 14  # the largest square of whole pixels
-    assert said["Sources"] == [f"file:{pseudonym('Jane', '')}"]
+    assert said["Sources"] == [f"file:{FILES('Jane')}"]
     assert said["AskedBox"] == [10, 12, 30, 26.5]
     assert row.klass == "lesion"
-    kept = generate_lesion(bundle, film.image, (10, 12, 30, 26.5), tmp_path / "o", patient="Jane", seed=1)
+    kept = generate_lesion(bundle, film.image, (10, 12, 30, 26.5), tmp_path / "o", FILES, patient="Jane", seed=1)
     assert kept == (row, False)
     with pytest.raises(InputError, match="is not what this generator makes"):
-        generate_lesion(bundle, film.image, (10, 12, 30, 26), tmp_path / "o", patient="Jane", seed=1)
+        generate_lesion(bundle, film.image, (10, 12, 30, 26), tmp_path / "o", FILES, patient="Jane", seed=1)
 
 
 def test_films_one_by_one_make_one_cohort_with_all_their_boxes(bundle, cohort, tmp_path):
     for film in [row for row in cohort.rows if row.klass == "normal" and row.split == "test"][:2]:
-        generate_lesion(bundle, film.image, (10, 12, 30, 32), tmp_path / "o")
+        generate_lesion(bundle, film.image, (10, 12, 30, 32), tmp_path / "o", FILES)
     made = read_cohort(tmp_path / "o")
     assert len(made.rows) == 2
     assert len(json.loads((made.path / "annotations.coco.json").read_text())["annotations"]) == 2
@@ -180,20 +183,21 @@ def test_films_one_by_one_make_one_cohort_with_all_their_boxes(bundle, cohort, t
 )
 def test_a_box_that_cannot_be_is_refused_before_anything_is_written(bundle, film, tmp_path, box, said):
     with pytest.raises(InputError, match=said):
-        generate_lesion(bundle, film.image, box, tmp_path / "o")
+        generate_lesion(bundle, film.image, box, tmp_path / "o", FILES)
     assert not (tmp_path / "o").exists()
 
 
 def test_nothing_is_put_where_there_is_nothing(bundle, film, tmp_path):
     Image.fromarray(np.pad(np.asarray(Image.open(film.image))[:, 20:], ((0, 0), (20, 0)))).save(tmp_path / "half.png")
     with pytest.raises(InputError, match="shows next to nothing"):
-        generate_lesion(bundle, tmp_path / "half.png", (0, 12, 16, 28), tmp_path / "o")
+        generate_lesion(bundle, tmp_path / "half.png", (0, 12, 16, 28), tmp_path / "o", FILES)
 
 
 def test_who_trained_the_generator_receives_nothing(bundle, cohort, film, tmp_path):
-    known = next(row for row in cohort.rows if pseudonym(row.patient, cohort.name) in bundle.fingerprint["patients"])
+    names = pseudonyms_of(cohort.path)
+    known = next(row for row in cohort.rows if names(row.patient) in bundle.fingerprint["patients"])
     with pytest.raises(InputError, match="trained on"):
-        generate_lesion(bundle, film.image, (10, 12, 30, 26), tmp_path / "o", patient=known.patient)
+        generate_lesion(bundle, film.image, (10, 12, 30, 26), tmp_path / "o", names, patient=known.patient)
 
 
 @pytest.mark.parametrize(
@@ -220,5 +224,5 @@ def test_what_makes_no_sense_is_one_line_with_what_to_do(bundle, film, tmp_path,
 def test_subjects_whose_names_differ_in_signs_alone_stay_apart(bundle, film, tmp_path):
     for name in ("a-1.png", "a1.png"):
         (tmp_path / name).write_bytes(film.image.read_bytes())
-        generate_lesion(bundle, tmp_path / name, (10, 12, 30, 32), tmp_path / "o")
+        generate_lesion(bundle, tmp_path / name, (10, 12, 30, 32), tmp_path / "o", FILES)
     assert len(read_cohort(tmp_path / "o").rows) == 2

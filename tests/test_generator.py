@@ -20,14 +20,17 @@ from torch import Tensor, nn
 from ganatomy.cohort import Cohort, Domain
 from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
 from ganatomy.downstream import task_of
-from ganatomy.experiment import Choice, Experiment, Sampling, pseudonym
+from ganatomy.experiment import Choice, Experiment, Sampling
 from ganatomy.generator import load_generator, save_generator, write_report
 from ganatomy.inference import synthesize_volume
 from ganatomy.intensities import Intensity
 from ganatomy.plugins import allow
+from ganatomy.pseudonyms import Pseudonyms
 from ganatomy.reloading import Example, differences_when_reloaded
 from ganatomy.store import Store
 from ganatomy.store_writing import Item, write_store
+
+NAMES = Pseudonyms(b"a key")
 
 
 class Scaling(nn.Module):
@@ -109,7 +112,7 @@ def store(path: Path) -> Store:
     def item(domain: str, number: int, split: str, lo: float, hi: float) -> Item:
         image = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8)
         label = np.ones((1, 8, 8), np.uint8)
-        return Item(f"{domain}{number}", f"Jane Doe {domain}{number}", domain, split, image, label, lo=lo, hi=hi)
+        return Item(f"{domain}{number}", NAMES(f"Jane Doe {domain}{number}"), domain, split, image, label, lo=lo, hi=hi)
 
     items = [item("ct", 1, "train", -160, 240), item("ct", 2, "val", -160, 240)]
     items += [item("mr", n, "train", 10.0 * n, 500.0 * n) for n in (1, 2, 3)] + [item("mr", 9, "test", 0, 1e6)]
@@ -165,7 +168,7 @@ def test_bundle_tells_no_names_and_no_paths(saved, tmp_path: Path) -> None:
         for secret in (b"Jane Doe", b"/home", b"secret", str(tmp_path).encode()):
             assert secret not in content, (path.name, secret)
     patients = json.loads((saved.directory / "fingerprint.json").read_text())["patients"]
-    assert patients == {pseudonym(f"Jane Doe {name}", "heart"): "train" for name in ("ct1", "mr1", "mr2", "mr3")}
+    assert patients == {NAMES(f"Jane Doe {name}"): "train" for name in ("ct1", "mr1", "mr2", "mr3")}
 
 
 def test_synthesize_any_size_in_range(saved) -> None:

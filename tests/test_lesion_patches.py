@@ -17,6 +17,7 @@ from ganatomy.lesion_patches import film_items, part, patch_items, role_in, rule
 from ganatomy.outcome import outcome_of
 from ganatomy.phantom_bone import bone_film, make_bone_cohort
 from ganatomy.preparation import prepare
+from ganatomy.pseudonyms import pseudonyms_of
 from ganatomy.stages import PATCHES, SYNTHETIC, Stages
 from ganatomy.store import open_store
 from ganatomy.store_writing import Item, write_store
@@ -70,12 +71,16 @@ def test_a_patient_with_a_lesion_receives_none_on_the_other_side(tmp_path):
     others = [replace(film, patient=ill.patient) for film in films[:4]]
     made = write_store(tmp_path / "s", name="s", labels={}, domains={"xray": {}}, digest="d",
                        items=[*(item for item in items if item not in films[:4]), *others])  # fmt: skip
-    assert not {film.subject for film in others} & set(part(made, OFFLINE).sources)
+    parting = part(made, OFFLINE)
+    receive = {parting.records[name].subject for name in parting.sources}
+    assert receive
+    assert not {film.subject for film in others} & receive
 
 
 def test_patches_of_lesions_hold_the_lesion(store):
     items = list(patch_items(store, OFFLINE))
-    boxes = part(store, OFFLINE).boxes
+    parting = part(store, OFFLINE)
+    boxes = {parting.records[name].subject: box for name, box in parting.boxes.items()}
     lesions = [item for item in items if item.attributes["class"] == "lesion" and item.split == "train"]
     assert len(lesions) == 2 * 6
     assert all(item.image.shape == (1, 16, 16) for item in items)
@@ -156,12 +161,13 @@ def test_boxes_follow_their_images_into_the_store(tmp_path, scale, size):
     """Files are upside down to the platform, and may be resampled and cropped: the box still holds the lesion."""
     cohort = make_bone_cohort(tmp_path / "c", patients={"lesion": (3, 0, 0), "normal": (1, 0, 0)}, seed=4)
     cohort = replace(cohort, spacing=(1 / scale, 1 / scale, 0.0), size=size)
-    rows = {row.subject: row for row in cohort.rows}
+    names = pseudonyms_of(cohort.path)
+    rows = {names(row.subject): row for row in cohort.rows}
     for record in (store := prepare(cohort, tmp_path / "stores")).records():
         if record.attributes["class"] == "normal":
             assert "box" not in record.attributes
             continue
-        twin = bone_film(4, int(record.subject[1:]), "humerus", (64, 64), lesion=False).image
+        twin = bone_film(4, int(rows[record.subject].subject[1:]), "humerus", (64, 64), lesion=False).image
         healthy = np.kron(np.flip(twin, 0), np.ones((scale, scale)))
         high, wide = store.image(record).shape[1:]
         top, left = (healthy.shape[0] - high) // 2, (healthy.shape[1] - wide) // 2

@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 from ganatomy.contracts import InputError
-from ganatomy.experiment import Budget, Choice, Experiment, Sampling, pseudonym
+from ganatomy.experiment import Budget, Choice, Experiment, Sampling
 from ganatomy.plugins import ALLOWED, available, resolve
 from ganatomy.stages import Stages
 from ganatomy.store import open_store
@@ -126,7 +126,7 @@ def test_every_point_of_its_search_space_is_an_experiment():
 def test_it_trains_synthesises_and_is_scored(tmp_path, discs):
     """The path of an arm; the synthetic discs are nearer to the domain they claim than what they were made from."""
     stages = Stages(tmp_path, discs, experiment("toy_lab.moments:Moments"))
-    subject = pseudonym("b3", "discs")
+    subject = "b3"
     assert {(score.subject, score.label, score.metric) for score in stages.scores("val")} == {
         (subject, "disc", "dice"),
         (subject, "disc", "hd95"),

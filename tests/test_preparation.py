@@ -21,7 +21,8 @@ from ganatomy.cohort import Cohort, Domain, Row, prepare_image
 from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.intensities import Intensity
-from ganatomy.preparation import prepare
+from ganatomy.preparation import prepare, store_digest
+from ganatomy.pseudonyms import pseudonyms_of
 from ganatomy.store import open_store
 from ganatomy.store_layout import FORMAT
 
@@ -60,10 +61,12 @@ def test_the_store_holds_every_image_as_prepared(cohort, tmp_path):
     told = []
     cohort = replace(cohort, spacing=(1.0, 1.0, 1.0))
     store = prepare(cohort, tmp_path / "stores", progress=lambda *news: told.append(news))
-    assert store.path == tmp_path / "stores" / cohort.digest()
-    assert (store.name, store.digest, store.labels) == ("heart", cohort.digest(), {1: "ventricle"})
+    names = pseudonyms_of(cohort.path)
+    digest = store_digest(cohort, names)
+    assert store.path == tmp_path / "stores" / digest
+    assert (store.name, store.digest, store.key, store.labels) == ("heart", digest, names.identity, {1: "ventricle"})
     assert store.domains["ct"]["intensity"]["low"] == -100.0
-    rows = {(row.subject, row.domain): row for row in cohort.rows}
+    rows = {(names(row.subject), row.domain): row for row in cohort.rows}
     assert len(store) == len(rows)
     for record in store.records():
         row = rows[record.subject, record.domain]
@@ -71,7 +74,7 @@ def test_the_store_holds_every_image_as_prepared(cohort, tmp_path):
         assert record.shape == (12, 10, 12)
         np.testing.assert_array_equal(store.image(record), one.image)
         np.testing.assert_allclose(record.affine, one.affine)
-        assert (record.patient, record.split, record.lo, record.hi) == (row.patient, row.split, one.lo, one.hi)
+        assert (record.patient, record.split, record.lo, record.hi) == (names(row.patient), row.split, one.lo, one.hi)
         assert record.labelled == (row.label is not None)
         if record.labelled:
             np.testing.assert_array_equal(store.label(record), one.label)
@@ -170,7 +173,8 @@ def test_no_space_is_said_before_anything_is_read(cohort, tmp_path, monkeypatch)
 PROGRAM = """
 import sys, time
 from ganatomy.cohort_reading import read_cohort
-from ganatomy.preparation import prepare
+from ganatomy.preparation import prepare, store_digest
+from ganatomy.pseudonyms import pseudonyms_of
 
 def tell(done, total, subject):
     print("made", done, flush=True)
@@ -204,5 +208,5 @@ def test_one_prepares_while_others_wait_and_a_killed_one_leaves_nothing(cohort, 
     assert sorted(sum(line.startswith("made") for line in lines) for lines in said) == [0, 6]
     assert said[0][-1] == said[1][-1]
     assert said[0][-1].startswith("sum")
-    assert shown(root) == [cohort.digest()]
+    assert shown(root) == [store_digest(cohort, pseudonyms_of(cohort.path))]
     assert list(root.glob(".*.part")) == []

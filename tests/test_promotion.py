@@ -323,7 +323,7 @@ def test_a_generator_that_saw_a_test_patient_is_not_promoted(laboratory, champio
     def leak(self):
         stage = really(self)
         records = open_store(stage.directory / "synthetic").records()
-        object.__setattr__(records[0], "patient", "mr-test-0")
+        object.__setattr__(records[0], "patient", self.store.records("mr", "test")[0].patient)
         monkeypatch.setattr("ganatomy.examination.open_store", lambda path: _Leaking(open_store(path), records))
         return stage
 

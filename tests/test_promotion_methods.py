@@ -27,12 +27,13 @@ from ganatomy import cli
 from ganatomy import examination as room
 from ganatomy.cohort import Cohort, Row
 from ganatomy.cohort_reading import read_cohort
-from ganatomy.experiment import Budget, Choice, Downstream, Drawing, Experiment, Mixing, Sampling, pseudonym
+from ganatomy.experiment import Budget, Choice, Downstream, Drawing, Experiment, Mixing, Sampling
 from ganatomy.generator import load_generator
 from ganatomy.outputs import file_digest, split_suffix
 from ganatomy.phantom_bone import make_bone_cohort
 from ganatomy.phantom_brain import make_brain_cohort
 from ganatomy.preparation import prepare
+from ganatomy.pseudonyms import pseudonyms_of
 from ganatomy.registry import Registry
 from ganatomy.results import SweepPlan
 from ganatomy.search_space import SearchSpace
@@ -190,11 +191,11 @@ def test_the_gates_judge_what_this_generator_makes_by_what_it_learnt_from(promot
     gates = {gate["name"]: gate for gate in promoted.verdict["gates"]}
     generator, training = load_generator(promoted.bundle), promoted.store.records(split="train")
     trained = set(generator.fingerprint["patients"])
-    assert trained <= {pseudonym(record.patient, promoted.store.name) for record in training}
+    assert trained <= {record.patient for record in training}
     if promoted.name != "unit_lesion":  # half of those without a lesion were kept from it
         domains = {generator.domain(role).name for role in generator.method.roles}
         seen = [record for record in training if record.domain in domains]
-        assert trained == {pseudonym(record.patient, promoted.store.name) for record in seen}
+        assert trained == {record.patient for record in seen}
         assert sum(generator.fingerprint["images"].values()) == len(seen)  # each once, whatever roles it plays
     assert gates["lineage"]["passed"]
     assert gates["lineage"]["figures"]["parents"] >= len(trained)
@@ -227,15 +228,16 @@ def test_it_is_registered_with_its_verdict_and_a_card_that_speaks_of_it(promoted
 
 
 def test_generate_makes_it_in_a_fresh_process_with_provenance(promoted, generated):
-    generator, sources = load_generator(promoted.bundle), {row.subject: row for row in promoted.cohort.rows}
+    generator, names = load_generator(promoted.bundle), pseudonyms_of(promoted.cohort.path)
+    sources = {names(row.subject): row for row in promoted.cohort.rows}
     assert generated.rows
     for row in generated.rows:
         said, parent = sidecar(row), sources[row.parents[0]]
         assert said["GeneratorDigest"] == generator.digest
         assert said["OutputDigest"] == file_digest(row.image)
-        assert said["Sources"][0] == f"{promoted.cohort.name}:{pseudonym(parent.patient, promoted.cohort.name)}"
+        assert said["Sources"][0] == f"{promoted.cohort.name}:{names(parent.patient)}"
         assert said["Synthetic"] is row.synthetic is True
-        assert (row.patient, row.split) == (parent.patient, parent.split)
+        assert (row.patient, row.split) == (names(parent.patient), parent.split)
         assert "Not for diagnosis" in said["Description"]
     assert {row.split for row in generated.rows} == {"train" if promoted.name == "multimodal_mr" else "test"}
 

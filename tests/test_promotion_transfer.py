@@ -13,16 +13,17 @@ import torch
 
 from ganatomy import examination as room
 from ganatomy import training
+from ganatomy.cli import main
 from ganatomy.cohort_reading import read_cohort
 from ganatomy.examination import Bench
-from ganatomy.experiment import pseudonym
 from ganatomy.generation_lesions import generate_lesions
 from ganatomy.generator import load_generator
 from ganatomy.lesion_patches import part
 from ganatomy.phantom_bone import make_bone_cohort
 from ganatomy.preparation import prepare
 from ganatomy.promotion import promote
-from ganatomy.results import SweepPlan, read_results
+from ganatomy.pseudonyms import KEY, pseudonyms_of
+from ganatomy.results import SweepPlan, read_plan, read_results
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages import Stages
 from ganatomy.store import open_store
@@ -43,8 +44,9 @@ def laboratory(tmp_path_factory, empty_database):
     taught = prepare(humeri, workspace / "stores")
     plan = SweepPlan("humeri", "films", BASE, str(taught.path), str(humeri.path), taught.digest, trials=1)
     plan.save(workspace / "sweeps" / "humeri")
-    both = next(name for name in part(taught, BASE).boxes)
-    patient = next(record.patient for record in taught.records() if record.subject == both)
+    parting, names = part(taught, BASE), pseudonyms_of(humeri.path)
+    both = parting.records[next(iter(parting.boxes))].patient
+    patient = next(row.patient for row in humeri.rows if names(row.patient) == both)
     femora = make_bone_cohort(workspace / "femora", part="femur", patients=COUNTS, shape=(48, 32))
     known = next(row for row in femora.rows if row.split == "test" and row.klass == "normal")
     rows = tuple(replace(row, patient=patient) if row is known else row for row in femora.rows)
@@ -63,17 +65,19 @@ def laboratory(tmp_path_factory, empty_database):
 
 
 def test_patients_of_two_phantoms_are_different_people(laboratory):
-    _, taught, store, patient, _ = laboratory
-    people = [{record.patient for record in one.records()} for one in (taught, store)]
+    workspace, taught, store, patient, _ = laboratory
+    people = [set(read_cohort(workspace / name).patients()) for name in ("humeri", "femora")]
     assert people[0] & people[1] == {patient}
+    shown = [{record.patient for record in one.records()} for one in (taught, store)]
+    assert not shown[0] & shown[1]  # each under its own key
 
 
 def test_it_knows_who_taught_it_and_whose_images_it_is_for(laboratory):
     _, taught, store, _, promotion = laboratory
     generator, parting = load_generator(promotion.bundle), part(taught, BASE)
     teachers = {parting.records[name].patient for name in (*parting.boxes, *parting.negatives)}
-    assert generator.fingerprint["cohort"] == {"name": taught.name, "digest": taught.digest}
-    assert set(generator.fingerprint["patients"]) == {pseudonym(name, taught.name) for name in teachers}
+    assert generator.fingerprint["cohort"] == {"name": taught.name, "digest": taught.digest, "key": taught.key}
+    assert set(generator.fingerprint["patients"]) == teachers
     assert generator.rules.name == generator.experiment.cohort == store.name
     assert generator.rules.licence == "ours; theirs"
     card = (promotion.bundle / "MODEL_CARD.md").read_text()
@@ -82,9 +86,9 @@ def test_it_knows_who_taught_it_and_whose_images_it_is_for(laboratory):
 
 
 def test_a_judge_who_taught_it_elsewhere_is_found(laboratory):
-    _, taught, _, patient, promotion = laboratory
+    workspace, _, _, patient, promotion = laboratory
     gates = {gate.name: gate for gate in promotion.verdict.gates}
-    assert gates["lineage"].figures["shared"] == pseudonym(patient, taught.name)
+    assert gates["lineage"].figures["shared"] == pseudonyms_of(workspace / "humeri")(patient)
     assert not gates["lineage"].passed
     assert gates["integrity"].passed
     fingerprint = load_generator(promotion.bundle).fingerprint
@@ -94,7 +98,9 @@ def test_a_judge_who_taught_it_elsewhere_is_found(laboratory):
 def test_a_lesion_of_the_other_cohort_that_it_repeats_is_found(laboratory, monkeypatch):
     workspace, taught, store, _, _ = laboratory
     result = next(r for r in read_results(workspace / "sweeps" / "femora") if r.experiment.arm == "offline")
-    bench = Bench(workspace, SweepPlan("femora", "films", BORROWED, str(store.path), "", "", 1), print)
+    bench = Bench(
+        workspace, SweepPlan("femora", "films", BORROWED, str(store.path), str(workspace / "femora"), "", 1), print
+    )
     stages = Stages(workspace, store.path, result.experiment)
     patches = open_store(Stages(workspace, taught.path, BASE).patches().directory / "patches")
     stolen = next(patches.image(r) for r in patches.records(split="train") if r.attributes["class"] == "lesion")
@@ -110,7 +116,33 @@ def test_a_lesion_of_the_other_cohort_that_it_repeats_is_found(laboratory, monke
 
 def test_who_taught_it_elsewhere_receives_no_lesion(laboratory, tmp_path):
     workspace, _, _, patient, promotion = laboratory
-    generate_lesions(load_generator(promotion.bundle), read_cohort(workspace / "femora"), tmp_path / "o")
-    made = read_cohort(tmp_path / "o")
-    assert made.rows
-    assert patient not in {row.patient for row in made.rows}
+    femora, generator = read_cohort(workspace / "femora"), load_generator(promotion.bundle)
+    given = {}
+    for out, taught in (("known", pseudonyms_of(workspace / "humeri")), ("unknown", None)):
+        generate_lesions(generator, femora, tmp_path / out, taught=taught, keep_names=True)
+        given[out] = {row.patient for row in read_cohort(tmp_path / out).rows}
+    assert patient not in given["known"]
+    assert patient in given["unknown"]  # without the teacher's key nobody can tell
+
+
+def test_the_command_knows_who_taught_it_by_the_sweeps_of_its_workspace(laboratory, tmp_path, capsys):
+    workspace, _, _, patient, promotion = laboratory
+    command = ["generate", str(promotion.bundle), "--cohort", str(workspace / "femora"), "--keep-names"]
+    for at, told in ((workspace, False), (tmp_path, True)):
+        out = tmp_path / f"made-{told}"
+        assert main([*command, "--out", str(out), "--workspace", str(at)]) == 0
+        assert ("under another key" in capsys.readouterr().err) is told
+        assert (patient in {row.patient for row in read_cohort(out).rows}) is told
+
+
+def test_lineage_is_not_passed_where_the_teachers_key_is_gone(laboratory):
+    workspace, _, store, _, promotion = laboratory
+    result = next(r for r in read_results(workspace / "sweeps" / "femora") if r.experiment.arm == "offline")
+    bench = Bench(workspace, read_plan(workspace / "sweeps" / "femora"), print)
+    key = workspace / "humeri" / KEY
+    kept = key.read_text()
+    key.unlink()
+    gate = bench.lineage(load_generator(promotion.bundle), Stages(workspace, store.path, result.experiment))
+    key.write_text(kept)
+    assert not gate.passed
+    assert "Could not be checked" in gate.sentence

@@ -263,7 +263,7 @@ def _row(trials: Sequence[TrialResult], name: str, parameters: Mapping[str, Any]
     if _classifies(chosen[0]):
         return row
     cases = [(value, subject) for trial in chosen for subject, value in metrics.case_scores(trial.scores).items()]
-    worst, subject = min(cases)
+    worst, subject = min(cases, key=lambda case: case[0])
     return dataclasses.replace(
         row,
         patients=_averaged([metrics.patient_scores(trial.scores) for trial in chosen]),
@@ -314,7 +314,7 @@ def _advantage(row: Row) -> float:
 
 def _dice_difference(more: Sequence[TrialResult], less: Sequence[TrialResult]) -> tuple[Effect, float]:
     first, second = (_averaged([metrics.patient_scores(trial.scores) for trial in side]) for side in (more, less))
-    patients = sorted(first.keys() & second.keys())
+    patients = [name for name in first if name in second]  # in the rows' order, which no key of pseudonyms changes
     pair = [first[name] for name in patients], [second[name] for name in patients]
     return paired_bootstrap(*pair), permutation_test(*pair)
 

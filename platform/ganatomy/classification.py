@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
 from ganatomy.downstream import DECAY_FRACTION, task_of
-from ganatomy.experiment import Experiment, Sampling, Score, State, pseudonym
+from ganatomy.experiment import Experiment, Sampling, Score, State
 from ganatomy.imaging import in_plane
 from ganatomy.loop import Loop, Record
 from ganatomy.metrics import LESION, NORMAL, PROBABILITY, summarise
@@ -123,7 +123,7 @@ def score_classes(
     """A row a subject: its class as the label, p(lesion) as the value. Subjects and patients appear as pseudonyms."""
     rows = []
     for image, p in lesion_probabilities(network, store, images, sampling, device):
-        who = pseudonym(image.subject, store.name), pseudonym(image.patient, store.name)
+        who = image.subject, image.patient
         rows.append(Score(*who, PROBABILITY, class_of(image), p))
     return rows
 
@@ -204,9 +204,7 @@ class TrainClassifier:
         def validate(method: Method, step: int) -> Record:
             network = method.get_submodule("S")
             if picture := picture_of(step, self.directory, phases, experiment.budget):
-                rows = {
-                    name: list(_columns(network, store.name, *some, experiment, device)) for name, some in shown.items()
-                }
+                rows = {name: list(_columns(network, *some, experiment, device)) for name, some in shown.items()}
                 write_picture(rows, store, images[0], experiment, picture)
             return summarise(score_classes(network, store, images, experiment.sampling, device))
 
@@ -233,12 +231,12 @@ def _shown(store: Store, images: Sequence[Image], made: Pool | None) -> dict[str
 
 
 def _columns(
-    network: nn.Module, cohort: str, store: Store, images: Sequence[Image], experiment: Experiment, device: torch.device
+    network: nn.Module, store: Store, images: Sequence[Image], experiment: Experiment, device: torch.device
 ) -> Iterator[Column]:
     """Each image with its box or label, whose it is, and what the classifier takes it for."""
     for image, p in lesion_probabilities(network, store, images, experiment.sampling, device):
         box = image.attributes.get("box") if image.shape[0] == 1 else None
         label = store.label(image) if image.labelled else None
-        who = pseudonym(image.parents[0] if image.parents else image.subject, cohort)
+        who = image.parents[0] if image.parents else image.subject
         caption = f"{who}  p(lesion) = {p:.2f}"
         yield Column("", store.image(image), label, box=in_plane(box) if box else None, caption=caption)

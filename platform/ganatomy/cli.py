@@ -18,7 +18,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg, subcommand
 
-from ganatomy.cohort_commands import CohortCheck, CohortImport, Phantom
+from ganatomy.audit_command import Audit
+from ganatomy.cohort_commands import CohortCheck, CohortImport, CohortWho, Phantom
 from ganatomy.console import DONE, UNDONE, Command, described, parse, print_rows
 from ganatomy.generate_command import Generate
 
@@ -266,7 +267,7 @@ $ ganatomy report latest                                                the abla
 $ ganatomy promote latest --name ct-mr                                  the gates, then the registry
 $ ganatomy generate models:/ct-mr@champion --cohort my-cohort --out synthetic
 """
-COHORT = "Real images in (import), and what is wrong with them (check)."
+COHORT = "Real images in (import), what is wrong with them (check), whom a pseudonym stands for (who)."
 SINGLE = {
     "demo": Demo,
     "report": Report,
@@ -274,10 +275,11 @@ SINGLE = {
     "promote": Promote,
     "rollback": Rollback,
     "generate": Generate,
+    "audit": Audit,
     "phantom": Phantom,
     "doctor": Doctor,
 }
-OF_COHORT = {"import": CohortImport, "check": CohortCheck}
+OF_COHORT = {"import": CohortImport, "check": CohortCheck, "who": CohortWho}
 
 
 def _commands(arguments: Sequence[str]) -> Any:

@@ -1,4 +1,4 @@
-"""The commands that bring images in: ``ganatomy cohort import``, ``ganatomy cohort check`` and ``ganatomy phantom``."""
+"""The commands of cohorts: ``ganatomy cohort import``, ``check`` and ``who``, and ``ganatomy phantom``."""
 
 from __future__ import annotations
 
@@ -112,6 +112,37 @@ class CohortCheck(Command):
         else:
             _print_findings(findings)
         return UNDONE if findings.of("refuse") else DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortWho(Command):
+    """Say which patient or examination of a cohort a pseudonym stands for.
+
+    $ ganatomy cohort who my-cohort p0123456789abcdef
+
+    By the key in the cohort's folder and its table: whoever has not got both cannot.
+    """
+
+    cohort: Positional[Path]
+    """Folder of the cohort."""
+    pseudonyms: Positional[tuple[str, ...]]
+    """What to look up; whatever stands around a pseudonym, as in names of files, does not matter."""
+
+    def run(self) -> int:
+        """One line each."""
+        from ganatomy.cohort_reading import read_cohort
+        from ganatomy.contracts import InputError
+        from ganatomy.inspection import who_is
+        from ganatomy.pseudonyms import PSEUDONYM
+
+        known = who_is(read_cohort(self.cohort, require_files=False))
+        for asked in self.pseudonyms:
+            found = PSEUDONYM.search(asked)
+            if found is None or found[0] not in known:
+                raise InputError(f"{asked} stands for nobody in cohort {self.cohort}",
+                                 expected="a pseudonym under the key of this cohort")  # fmt: skip
+            print(f"{found[0]} is {known[found[0]]}")
+        return DONE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from ganatomy.generator import load_generator
 from ganatomy.panels import Column, sheet, write_png
 from ganatomy.phantom import make_cohort
 from ganatomy.promotion import Promotion, promote
+from ganatomy.pseudonyms import pseudonyms_of
 from ganatomy.results import sweeps
 from ganatomy.sweep_command import Sweep
 
@@ -95,11 +96,12 @@ def _generate(promotion: Promotion, cohort: Cohort, out: Path) -> Cohort:
 
 def _picture(cohort: Cohort, synthetic: Cohort) -> bytes:
     """CT, the MR made of it, and real MR of other patients, under the labels that they carry."""
-    rows = cohort.rows_of("ct", "test"), synthetic.rows_of("mr"), cohort.rows_of("mr", "test")
+    names, made_of = pseudonyms_of(cohort.path), {row.parents[0]: row for row in synthetic.rows_of("mr")}
+    pairs = [(ct, made_of[names(ct.subject)]) for ct in cohort.rows_of("ct", "test") if names(ct.subject) in made_of]
     subjects = {}
-    for ct, made, mr in list(zip(*rows))[:SHOWN]:
+    for (ct, made), mr in list(zip(pairs, cohort.rows_of("mr", "test")))[:SHOWN]:
         source, fake, real = prepare_image(ct, cohort), prepare_image(made, synthetic), prepare_image(mr, cohort)
-        subjects[ct.patient] = [
+        subjects[made.patient] = [
             Column("real CT", source.image, source.label),
             Column("synthetic MR of it", fake.image),
             Column("with the CT's labels", fake.image, fake.label),

@@ -35,11 +35,13 @@ class Donors:
         ]
 
     def label_for(self, record: Record, image: NDArray[np.float32], number: int | None) -> NDArray[np.uint8] | None:
-        """A label [D, H, W] that fits into the body of ``image``, always the same one; None if there is none."""
+        """A label [D, H, W] that fits into the body of ``image``, always the same one; None if there is none.
+
+        Which one depends on the image's place in its store: its name is another under another key."""
         height = height_of(record.content, number or 0)
         offers = [offer for offer in self.offers if offer[0].record.patient != record.patient]
         nearest = sorted(offers, key=lambda offer: abs(offer[2] - height))[:DONOR_TRIES]
-        seed = hashlib.blake2b(f"{record.subject}\0{number}".encode(), digest_size=8).digest()
+        seed = hashlib.blake2b(f"{record.index}\0{number}".encode(), digest_size=8).digest()
         order = np.random.default_rng(int.from_bytes(seed, "little")).permutation(len(nearest))
         for entry, slice_number, _ in (nearest[i] for i in order):
             label = entry.store.label(entry.record)

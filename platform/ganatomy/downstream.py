@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ganatomy.contracts import Adam, Batch, Method, Phase, Synthetic, Task, Update
-from ganatomy.experiment import Choice, Experiment, Sampling, Score, pseudonym
+from ganatomy.experiment import Choice, Experiment, Sampling, Score
 from ganatomy.inference import predict_labels
 from ganatomy.metrics import label_index_dice, label_index_mse, score_subject
 from ganatomy.plugins import resolve
@@ -103,13 +103,14 @@ def score_records(
 ) -> list[Score]:
     """Dice and HD95 of every labelled record, one row a subject, metric and structure; misses are rows, not gaps.
 
-    Subjects and patients appear as pseudonyms: scores leave the workspace, for MLflow and reports.
+    Subjects and patients appear as the store knows them, by pseudonyms: scores leave the workspace, for MLflow and
+    reports.
     """
     rows: list[Score] = []
     for record in records:
         if record.labelled:
             found, truth = segment(network, store.image(record), sampling, device), store.label(record)
-            who = pseudonym(record.subject, store.name), pseudonym(record.patient, store.name)
+            who = record.subject, record.patient
             rows += score_subject(found, truth, store.spacing(record), store.labels, *who)
     return rows
 
@@ -123,7 +124,7 @@ def score_label_indices(
     for record in records:
         if record.labelled:
             found, truth = segment(network, store.image(record), sampling, device), store.label(record)
-            who = pseudonym(record.subject, store.name), pseudonym(record.patient, store.name)
+            who = record.subject, record.patient
             for measure in (label_index_dice, label_index_mse):
                 rows.append(Score(*who, measure.__name__, "class ids", measure(found, truth)))
     return rows

@@ -7,7 +7,7 @@ what it may repeat are the images there, and a held-out patient who stands there
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
@@ -23,11 +23,12 @@ from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import Method
 from ganatomy.distributed import Workers
 from ganatomy.drawing import Offers, as_volume, fitted, size_for
-from ganatomy.experiment import Experiment, TrialResult, pseudonym, replicates
+from ganatomy.experiment import Experiment, TrialResult, replicates
 from ganatomy.gate import GateResult
 from ganatomy.generator import Generator, save_generator
 from ganatomy.lesion_patches import part, role_in, rules_of
 from ganatomy.metrics import LESION, NORMAL, nearest_distances, patient_scores, predictions
+from ganatomy.pseudonyms import KEY, pseudonyms_of
 from ganatomy.reloading import Example, differences_when_drawn_elsewhere, differences_when_reloaded, drawn_arrays
 from ganatomy.results import SweepPlan, read_plan, sweeps
 from ganatomy.roc import Predictions, at_threshold, auc_difference, operating_point
@@ -61,7 +62,7 @@ class Bench:
         if self.plan.measure == "AUC":
             return auc_difference(*(self._predictions(group, "test") for group in (candidate, baseline)))[0]
         first, second = (self._per_patient(group) for group in (candidate, baseline))
-        patients = sorted(first.keys() & second.keys())
+        patients = [name for name in first if name in second]  # in the order of the rows
         return paired_bootstrap([first[p] for p in patients], [second[p] for p in patients])
 
     def _per_patient(self, group: Sequence[TrialResult]) -> dict[str, float]:
@@ -106,8 +107,7 @@ class Bench:
 
     def _with_licence_of(self, taught: Store, cohort: Cohort) -> Cohort:
         """``cohort`` with the licence of the images that the generator was trained on, too."""
-        plans = (read_plan(self.workspace / "sweeps" / name) for name in sweeps(self.workspace))
-        folders = dict.fromkeys(plan.cohort for plan in plans if plan.cohort_digest == taught.digest)
+        folders = self._folders_of(taught)
         licences = [read_cohort(folder, require_files=False).licence for folder in folders if Path(folder).is_dir()]
         theirs = licences[0] if licences else f"that of cohort {taught.name}, which is not recorded here"
         return replace(cohort, licence="; ".join(dict.fromkeys(filter(None, (cohort.licence, theirs)))))
@@ -136,13 +136,14 @@ class Bench:
     def _copied(
         self, stages: Stages, domain: str, synthetic: Sequence[Record], images: Sequence[np.ndarray], level: float
     ) -> GateResult:
-        taught, like = stages.taught(), _slice_of(images)
+        taught, like, known = stages.taught(), _slice_of(images), self._as_taught(stages) or {}
         (references, patients), (fresh, others) = (
             _shown(pool, like) for pool in (_trained(taught, domain), _fresh(self.store, domain))
         )
-        owners = [record.patient for record in synthetic]
+        others = [known.get(patient, patient) for patient in others]
+        owners = [known.get(record.patient, record.patient) for record in synthetic]
         # What is drawn shows a label of its patient but nobody's anatomy: it may resemble no training patient at all.
-        apart = ["" if record.kind == "drawn" else record.patient for record in synthetic]
+        apart = ["" if record.kind == "drawn" else owner for record, owner in zip(synthetic, owners)]
         return gate.memorisation(
             nearest_distances(images, apart, references, patients),
             owners,
@@ -173,7 +174,11 @@ class Bench:
         )  # fmt: skip
         pasted = [rules.cut(torch.from_numpy(made.image(film).copy()), film.attributes["window"]) for film in films]
         references, patients = [image for image, _ in known], [patient for _, patient in known]
-        owners, others = [film.patient for film in films], [patient for _, patient in fresh]
+        theirs = self._as_taught(stages) or {}
+        owners, others = (
+            [theirs.get(patient, patient) for patient in some]
+            for some in ([film.patient for film in films], [patient for _, patient in fresh])
+        )
         return gate.memorisation(
             nearest_distances([patch.numpy() for patch in pasted], owners, references, patients),
             owners,
@@ -186,13 +191,39 @@ class Bench:
     def lineage(self, generator: Generator, stages: Stages) -> GateResult:
         """All it learnt from, and all whose images were turned into synthetic ones, against the test split.
 
-        Of a borrowed generator the first stand in another cohort: who is called the same is taken for the same person.
+        Of a borrowed generator the first stand in another cohort, under pseudonyms of its own key: who is called the
+        same there is taken for the same person. Where that key is not to be had nobody can tell, and it is not passed.
         """
+        known = self._as_taught(stages)
+        if known is None:
+            return gate.unknown_lineage(stages.taught().store.name)
         synthetic = open_store(stages.synthesised().directory / SYNTHETIC)
-        cohort = generator.fingerprint["cohort"]["name"]  # a store may have been prepared under another name
-        parents = set(generator.fingerprint["patients"])
-        parents |= {pseudonym(record.patient, cohort) for record in synthetic.records()}
-        return gate.lineage(parents, {pseudonym(record.patient, cohort) for record in self.store.records(split="test")})
+        parents, judges = (
+            {known.get(record.patient, record.patient) for record in records}
+            for records in (synthetic.records(), self.store.records(split="test"))
+        )
+        return gate.lineage(parents | set(generator.fingerprint["patients"]), judges)
+
+    def _as_taught(self, stages: Stages) -> Mapping[str, str] | None:
+        """A patient's pseudonym here -> the same person's under the key of the cohort that taught the generator.
+
+        Empty where both have one key; None where the other key is not to be had.
+        """
+        taught = stages.taught().store
+        if taught.key == self.store.key:
+            return {}
+        folders = [Path(folder) for folder in self._folders_of(taught) if (Path(folder) / KEY).is_file()]
+        theirs = next((names for names in map(pseudonyms_of, folders) if names.identity == taught.key), None)
+        if theirs is None:
+            return None
+        cohort = read_cohort(self.plan.cohort)
+        ours = pseudonyms_of(cohort.path)
+        return {ours(name): theirs(name) for name in cohort.patients()}
+
+    def _folders_of(self, store: Store) -> list[str]:
+        """Of the cohorts that ``store`` was prepared from, by the sweeps of the workspace."""
+        plans = (read_plan(self.workspace / "sweeps" / name) for name in sweeps(self.workspace))
+        return list(dict.fromkeys(plan.cohort for plan in plans if plan.cohort_digest == store.digest))
 
     def integrity(self, generator: Generator, stages: Stages) -> GateResult:
         """What the folder to be registered makes, here and in a fresh process, against the networks judged.
@@ -216,7 +247,7 @@ class Bench:
         for number, role in zip(range(max(map(len, pools.values())) * len(pools)), cycle(pools)):
             store, record = pools[role][number // len(pools) % len(pools[role])]
             label = store.label(record) if record.labelled else None
-            yield f"{pseudonym(record.subject, self.store.name)} as {role}", Example(role, store.image(record), label)
+            yield f"{record.subject} as {role}", Example(role, store.image(record), label)
 
     def _offered(self, stages: Stages, role: str) -> list[tuple[Store, Record]]:
         """Validation images of a role, else training images; patches of a method that works on those."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -334,9 +333,3 @@ def replicates(trials: Iterable[TrialResult]) -> dict[int, TrialResult]:
     for trial in trials:
         found.setdefault(trial.experiment.seed, trial)
     return dict(sorted(found.items()))
-
-
-def pseudonym(patient: str, cohort: str) -> str:
-    """A stable name for a patient in what leaves the cohort. It hides the identity from a reader, not from somebody
-    who holds the cohort's own list of patients and can hash it too."""
-    return "p" + hashlib.blake2b(f"{cohort}\0{patient}".encode(), digest_size=5).hexdigest()

@@ -272,6 +272,12 @@ def lineage(parents: Iterable[str], held_out: Iterable[str]) -> GateResult:
     return GateResult("lineage", not shared, sentence, figures)
 
 
+def unknown_lineage(cohort: str) -> GateResult:
+    """The gate where nobody can tell who is who. cohort: name of the one whose patients trained the generator."""
+    sentence = f"Could not be checked: the key of the pseudonyms of cohort {cohort}, which taught it, is not there."
+    return GateResult("lineage", False, sentence, {})
+
+
 def integrity(differences: Mapping[str, float], tolerance: float = 1e-4) -> GateResult:
     """Is what is stored what was judged? Loaded in another process it gives the same volumes.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ganatomy.generation import Result
     from ganatomy.generation_jobs import Job
     from ganatomy.generator import Generator
+    from ganatomy.pseudonyms import Pseudonyms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ class Generate(Command):
     A method that works with states of one domain, such as slices with and without a lesion, the other way round:
     $ ganatomy generate models:/healthy@champion --cohort my-cohort --source healthy --out with-lesions
 
-    The result is itself a cohort. The same command goes on where it was interrupted; files of others are left alone.
+    The result is itself a cohort, which names patients by pseudonym; `ganatomy cohort who` undoes that for whoever has
+    the cohort. The same command goes on where it was interrupted; files of others are left alone.
     """
 
     model: Positional[str]
@@ -52,7 +54,13 @@ class Generate(Command):
     """Where a lesion may lie in --image, in its pixels from the top left: nothing outside changes. It is put into the
     largest square within; where that leaves a choice, --seed makes it."""
     patient: str = ""
-    """Patient of --image: a pseudonym of it goes on record. The names of files are kept as they are."""
+    """Patient of --image; by default the name of the file. On record, and in the names of files, goes a pseudonym."""
+    key_of: Path | None = None
+    """Cohort whose key pseudonyms of --image and --labels are under; that of the workspace by default. Where it taught
+    a generator of lesions, its patients are known by it and receive none."""
+    keep_names: bool = False
+    """Name patients and examinations in the table of --out as --cohort does, to join both: for a set that stays in the
+    laboratory. Names of files and sidecars are by pseudonym all the same."""
     split: tuple[Literal["train", "val", "test"], ...] = ()
     """Only images of these splits of the cohort."""
     count: int = 0
@@ -81,10 +89,14 @@ class Generate(Command):
     def run(self) -> int:
         """Make what the generator is for: films with a lesion, subjects drawn from noise, or translated images."""
         from ganatomy.claims import alone_in
+        from ganatomy.contracts import InputError
         from ganatomy.generator import load_generator
         from ganatomy.plugins import allow
 
         allow(*self.allow_dotted)
+        if self.keep_names and self.cohort is None:
+            raise InputError("--keep-names without --cohort", expected="a cohort whose table names the patients",
+                             remedy="leave it out: who is who is said on this screen")  # fmt: skip
         if not (self.count or self.labels):
             self._check_one_source()  # before anything is fetched
         generator = load_generator(self._bundle())
@@ -124,6 +136,7 @@ class Generate(Command):
             splits=self.split or None,
             label=self.label,
             patient=self.patient,
+            names=self._names() if isinstance(source, Path) else None,
             overwrite=self.overwrite,
         )
         _warn(generator, jobs[0].target)
@@ -132,7 +145,10 @@ class Generate(Command):
         failed = [result for result in results if result.status == "failed"]
         for result in failed:
             print(f"error: {result.error}", file=sys.stderr)
-        made = finish_generation(generator, results, self.out, None if isinstance(source, Path) else source)
+        cohort = None if isinstance(source, Path) else source
+        made = finish_generation(generator, results, self.out, cohort, self.keep_names)
+        if isinstance(source, Path):
+            _say_who({source: jobs[0].row.subject})
         count = {status: sum(result.status == status for result in results) for status in ("made", "kept", "failed")}
         print(f"{made.path}: " + ", ".join(f"{number} {status}" for status, number in count.items()))
         return UNDONE if failed else DONE
@@ -141,12 +157,15 @@ class Generate(Command):
         """Lesions into films that show none."""
         from ganatomy.cohort_reading import read_cohort
         from ganatomy.generation_lesions import generate_lesions
+        from ganatomy.pseudonyms import pseudonyms_of
 
+        cohort = read_cohort(self.cohort or "")
         _warn(generator)
+        taught = self._taught(generator, pseudonyms_of(cohort.path))
         with progress("generating") as follow:
             done = generate_lesions(
-                generator, read_cohort(self.cohort or ""), self.out, splits=self.split or None, count=self.count,
-                seed=self.seed, overwrite=self.overwrite, progress=follow,
+                generator, cohort, self.out, splits=self.split or None, count=self.count, seed=self.seed,
+                overwrite=self.overwrite, keep_names=self.keep_names, taught=taught, progress=follow,
             )  # fmt: skip
         print(f"{self.out}: {done['made']} films with a lesion made, {done['kept']} kept; their boxes are in boxes.csv")
         return DONE
@@ -155,11 +174,14 @@ class Generate(Command):
         """A lesion into one film, where --box says."""
         from ganatomy.generation_lesions import generate_lesion
 
+        image, names = self.image or Path(), self._names()
         _warn(generator)
+        taught = self._taught(generator, names)
         row, made = generate_lesion(
-            generator, self.image or Path(), self.box or (), self.out, patient=self.patient, seed=self.seed,
-            overwrite=self.overwrite,
+            generator, image, self.box or (), self.out, names, patient=self.patient, seed=self.seed,
+            overwrite=self.overwrite, taught=taught,
         )  # fmt: skip
+        _say_who({image: row.subject})
         corners = " ".join(f"{value:g}" for value in row.box or ())
         print(f"{row.image}: {'made' if made else 'kept'}; the lesion's box, also in boxes.csv: {corners}")
         return DONE
@@ -201,14 +223,15 @@ class Generate(Command):
         generator = _to_gpu(generator)
         cohort = read_cohort(self.cohort) if self.cohort is not None else None
         if cohort is None:
-            pool = pool_of_files(generator, self.labels)
+            pool = pool_of_files(generator, self.labels, self._names())
+            _say_who({row.image: row.subject for row in pool.rows})
         else:
             pool = pool_of_cohort(generator, cohort, self.split or ("train",))
         _warn(generator)
         with progress("drawing") as follow:
             results = generate_drawn(
                 generator, pool, self.out, self.count, seed=self.seed, overwrite=self.overwrite, source=cohort,
-                progress=follow,
+                keep_names=self.keep_names, progress=follow,
             )  # fmt: skip
         made = sum(result.status == "made" for result in results)
         short = f", {self.count - len(results)} failed the generator's own checks" if len(results) < self.count else ""
@@ -223,6 +246,33 @@ class Generate(Command):
 
         parsed(self.model)  # before a store is opened, or made
         return Registry(Tracking(self.tracking_uri or None, self.workspace.absolute())).download(self.model)
+
+    def _names(self) -> Pseudonyms:
+        """Of files, which have no cohort whose key they could be under."""
+        from ganatomy.contracts import InputError
+        from ganatomy.pseudonyms import pseudonyms_of
+
+        if self.key_of is None:
+            self.workspace.mkdir(parents=True, exist_ok=True)
+            return pseudonyms_of(self.workspace)
+        if not (self.key_of / "cohort.yaml").is_file():
+            raise InputError(f"--key-of {self.key_of} is not a cohort", expected="a folder with cohort.yaml")
+        return pseudonyms_of(self.key_of)
+
+    def _taught(self, generator: Generator, names: Pseudonyms) -> Pseudonyms | None:
+        """The key of the cohort that taught the generator: one of those at hand, or of this workspace's sweeps."""
+        from ganatomy.generation_lesions import who_trained
+        from ganatomy.pseudonyms import KEY, pseudonyms_of
+        from ganatomy.results import read_plan, sweeps
+
+        plans = (read_plan(self.workspace / "sweeps" / name) for name in sweeps(self.workspace))
+        folders = [self.key_of, *(Path(plan.cohort) for plan in plans)]
+        keys = [pseudonyms_of(folder) for folder in folders if folder is not None and (folder / KEY).is_file()]
+        found = who_trained(generator, names, *keys)
+        if found is None:
+            print("warning: the generator's patients have pseudonyms under another key: nobody can tell whether these "
+                  "trained it; say --key-of the cohort that did", file=sys.stderr)  # fmt: skip
+        return found
 
     def _source(self) -> Cohort | Path:
         from ganatomy.cohort_reading import read_cohort
@@ -251,6 +301,12 @@ def _warn(generator: Generator, target: str | None = None) -> None:
 
     if caution := generator.caution(target):  # which quotes the bundle
         print(f"warning: {on_one_line(caution)}", file=sys.stderr)
+
+
+def _say_who(files: Mapping[Path, str]) -> None:
+    """Which file became which pseudonym: on this screen only, which is the user's own."""
+    for file, pseudonym in files.items():
+        print(f"{file} is {pseudonym}")
 
 
 def _to_gpu(generator: Generator) -> Generator:

@@ -6,7 +6,6 @@ kept, what differs is refused. Every image has a sidecar that says what made it 
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,18 +21,17 @@ from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import InputError
 from ganatomy.donors import fits, label_like, label_shown
 from ganatomy.durable import put_in_place
-from ganatomy.experiment import pseudonym
-from ganatomy.generation_jobs import Job, plan_generation, rows_before
+from ganatomy.generation_jobs import Job, by_name, by_pseudonym, plan_generation, rows_before
 from ganatomy.generator import Generator, load_generator
 from ganatomy.imaging import Prepared, load_image, to_native
 from ganatomy.inference import MAX_VOXELS
 from ganatomy.intensities import Intensity
 from ganatomy.names import fitted_name
-from ganatomy.outputs import file_digest, like_source, read_sidecar
+from ganatomy.outputs import file_digest, like_source, read_sidecar, smallest, stored_labels, stored_mask
 from ganatomy.tables import absolute, write_json
 
 FOUND_OUT = ("GeneratedBy", "OutputDigest", "IntensityRange", "LabelFile", "LabelDigest", "LabelSource", "LabelDonor",
-             "Maps")  # fmt: skip
+             "MaskFile", "MaskDigest", "Maps")  # fmt: skip
 """What a sidecar says that is known only when the image is made. It follows from the rest, but for ``GeneratedBy``:
 another release of the package does not make another image, the generator's digest says what made it."""
 
@@ -63,19 +61,25 @@ def run_job(bundle: Path | str, job: Job, *, device: str = "cpu", max_voxels: in
 
 
 def finish_generation(
-    generator: Generator, results: Iterable[Result], out: Path | str, source: Cohort | None = None
+    generator: Generator, results: Iterable[Result], out: Path | str, source: Cohort | None, keep_names: bool = False
 ) -> Cohort:
     """Make ``out`` a cohort of all that is in it, from this and earlier runs.
 
-    source: the cohort it was made from, whose labels and licence it inherits. Raises InputError when nothing was made.
+    source: the cohort it was made from, whose labels and licence it inherits.  keep_names: its table names patients and
+    examinations as ``source`` does, instead of by pseudonym. Raises InputError when nothing was made.
     """
-    return write_cohort(generator, [result.row for result in results if result.row is not None], out, source)
+    return write_cohort(generator, [one.row for one in results if one.row is not None], out, source, keep_names)
 
 
-def write_cohort(generator: Generator, made_rows: Iterable[Row], out: Path | str, source: Cohort | None) -> Cohort:
+def write_cohort(
+    generator: Generator, made_rows: Iterable[Row], out: Path | str, source: Cohort | None, keep_names: bool = False
+) -> Cohort:
     """Make ``out`` a cohort of ``made_rows`` and of what earlier runs left there; see ``finish_generation``."""
     out = absolute(out)
-    rows = {row.image: row for row in [*rows_before(out), *made_rows]}
+    found = [*rows_before(out), *made_rows]
+    if source is not None and source.rows:  # earlier ones may be named the other way
+        found = (by_name if keep_names else by_pseudonym)(found, source)
+    rows = {row.image: row for row in found}
     if not rows:
         raise InputError(f"nothing was made in {out}", remedy="see what each image failed for")
     rules = source or generator.rules
@@ -93,7 +97,8 @@ def write_cohort(generator: Generator, made_rows: Iterable[Row], out: Path | str
         set_aside=(),
     )
     description = {"Name": made.name, "BIDSVersion": "1.9.0", "DatasetType": "derivative", "License": made.licence,
-                   "GeneratedBy": [maker(generator)]}  # fmt: skip
+                   "GeneratedBy": [maker(generator)],
+                   "PatientNames": "those of the cohort" if keep_names else "pseudonyms"}  # fmt: skip
     write_json(out / "dataset_description.json", description)
     return made.save()
 
@@ -105,6 +110,7 @@ def generate(
     *,
     progress: Callable[[Result], None] = lambda result: None,
     max_voxels: int = MAX_VOXELS,
+    keep_names: bool = False,
     **options: Any,
 ) -> list[Result]:
     """Plan, run every job in this process, and finish. ``options`` are those of ``plan_generation``."""
@@ -112,7 +118,7 @@ def generate(
     for job in plan_generation(generator, source, out, **options):
         results.append(run_job(generator.directory, job, device=str(generator.device), max_voxels=max_voxels))
         progress(results[-1])
-    finish_generation(generator, results, out, source if isinstance(source, Cohort) else None)
+    finish_generation(generator, results, out, source if isinstance(source, Cohort) else None, keep_names)
     return results
 
 
@@ -129,8 +135,7 @@ def _run(generator: Generator, job: Job, max_voxels: int) -> Result:
     described = _provenance(generator, job)
     if _finished(job, described):
         return Result(job, "kept", _made_row(generator, job, read_sidecar(job.sidecar)))
-    places = [job.image, job.label, job.beside("dseg")]
-    _refuse_in_the_way(job, described, [place for place in places if place])
+    _refuse_in_the_way(job, described, [job.image, job.beside("dseg")])
     outputs = _outputs(generator, job, max_voxels)
     _refuse_in_the_way(job, described, list(outputs.files))
     job.image.parent.mkdir(parents=True, exist_ok=True)
@@ -138,10 +143,7 @@ def _run(generator: Generator, job: Job, max_voxels: int) -> Result:
         written = {}
         for place, content in outputs.files.items():
             written[place] = Path(part) / place.name
-            if isinstance(content, Path):
-                shutil.copyfile(content, written[place])
-            else:
-                nib.save(content, written[place])
+            nib.save(content, written[place])
         digests = {place.name: file_digest(path) for place, path in written.items()}
         # The sidecar goes first, and says what the bytes of all others will be: an interruption in between shows.
         sidecar = {**described, "GeneratedBy": [maker(generator)], **outputs.described(digests, job)}
@@ -153,14 +155,15 @@ def _run(generator: Generator, job: Job, max_voxels: int) -> Result:
 
 @dataclass(frozen=True)
 class _Outputs:
-    """What is to be written of a job. files: place -> the NIfTI, or the file to copy; the image itself comes last.
+    """What is to be written of a job. files: place -> the NIfTI, none of them a copy; the image itself comes last.
 
     span: native values that -1 and +1 stand for.  donor: whose label was drawn into the image, if any.
     """
 
-    files: Mapping[Path, nib.Nifti1Image | Path]
+    files: Mapping[Path, nib.Nifti1Image]
     span: tuple[float, float]
     label: Path | None
+    mask: Path | None
     label_source: str
     maps: Mapping[str, Path]
     donor: Row | None
@@ -174,8 +177,10 @@ class _Outputs:
             "LabelSource": self.label_source,
             "LabelFile": self.label and self.label.name,
             "LabelDigest": self.label and digests[self.label.name],
-            "LabelDonor": self.donor and pseudonym(self.donor.subject, job.cohort),
-            "Sources": [f"{job.cohort or 'file'}:{pseudonym(row.patient, job.cohort)}" for row in parents],
+            "LabelDonor": self.donor and self.donor.subject,
+            "Sources": [f"{job.cohort or 'file'}:{row.patient}" for row in parents],
+            "MaskFile": self.mask and self.mask.name,
+            "MaskDigest": self.mask and digests[self.mask.name],
             "Maps": {
                 name: {"File": place.name, "Digest": digests[place.name], "Range": [0, 1]}
                 for name, place in self.maps.items()
@@ -199,23 +204,26 @@ def _outputs(generator: Generator, job: Job, max_voxels: int) -> _Outputs:
         return to_native(volume, prepared, order, empty)
 
     span = _span(generator, job, prepared)
-    files: dict[Path, nib.Nifti1Image | Path] = {}
+    files: dict[Path, nib.Nifti1Image] = {}
     place, label_source = None, "none"
     given = label if donor else prepared.label
     shown = label_shown(made, given, generator.method, generator.experiment, job.source, job.target)
     if donor is None and shown is not None and shown is prepared.label:
         place, label_source = job.label, "carried over unchanged from the source image"
-        files[cast(Path, place)] = cast(Path, job.row.label)
+        files[cast(Path, place)] = stored_labels(cast(Path, job.row.label), prepared.native_affine)
     elif shown is not None and (agree or not shown.any()):
         place = job.beside("dseg")
         label_source = "given by the method: what the image shows" if donor is None else "of another patient, drawn in"
         stored = _stored_labels(on_grid(shown, 0, 0), job)
-        files[place] = like_source(job.row.image, stored, prepared.native_affine, dtype=_smallest(stored))
+        files[place] = like_source(job.row.image, stored, prepared.native_affine, dtype=smallest(stored))
     maps = {name: job.beside("probseg", label=name) for name in made.maps}
     for name, volume in made.maps.items():
         files[maps[name]] = like_source(job.row.image, on_grid(volume, 1, 0.0), prepared.native_affine)
+    mask = job.beside("mask") if job.row.mask and generator.domain(job.target).intensity.mask == "file" else None
+    if mask is not None:  # the table must not lead back to a file of the source
+        files[mask] = stored_mask(cast(Path, job.row.mask), prepared.native_affine)
     files[job.image] = _native_image(generator, job, on_grid(made.image, 1, -1.0), span, prepared.native_affine)
-    return _Outputs(files, span, place, label_source, maps, donor)
+    return _Outputs(files, span, place, mask, label_source, maps, donor)
 
 
 def _native_image(
@@ -248,10 +256,6 @@ def _stored_labels(ids: np.ndarray, job: Job) -> np.ndarray:
         stored[job.label_values[value]] = value
     stored[0] = 0
     return stored[ids]
-
-
-def _smallest(values: np.ndarray) -> type:
-    return np.uint8 if values.max(initial=0) < 256 else np.int32
 
 
 def _donated(generator: Generator, job: Job, prepared: Prepared) -> tuple[np.ndarray, Row, np.ndarray | None]:
@@ -305,7 +309,7 @@ def _provenance(generator: Generator, job: Job) -> dict[str, Any]:
         "Description": f"Synthetic {target.modality} made from a {source.modality} image. Not for diagnosis.",
         "Synthetic": True,
         "GeneratorDigest": generator.digest,
-        "Sources": [f"{job.cohort}:{pseudonym(row.patient, job.cohort)}" if job.cohort else f"file:{row.patient}"],
+        "Sources": [f"{job.cohort or 'file'}:{row.patient}"],
         "SourceDigest": file_digest(row.image),
         "SourceLabelDigest": None if row.label is None else file_digest(row.label),
         "SourceRole": job.source,
@@ -327,7 +331,7 @@ def maker(generator: Generator) -> dict[str, str]:
 
 
 def _finished(job: Job, described: dict[str, Any]) -> bool:
-    """Whether image, label, maps and sidecar are all there, and byte for byte what this job leaves."""
+    """Whether all is there, and byte for byte what this job leaves."""
     found = read_sidecar(job.sidecar)
     if not _agrees(found, described) or (job.donors and _donor(job, found) is None):
         return False
@@ -367,25 +371,28 @@ def _digests(job: Job, sidecar: Mapping[str, Any]) -> dict[Path, str]:
     files = {job.image.name: sidecar["OutputDigest"]}
     if sidecar.get("LabelFile"):
         files[sidecar["LabelFile"]] = sidecar["LabelDigest"]
+    if sidecar.get("MaskFile"):
+        files[sidecar["MaskFile"]] = sidecar["MaskDigest"]
     files |= {one["File"]: one["Digest"] for one in (sidecar.get("Maps") or {}).values()}
     return {job.image.with_name(name): digest for name, digest in files.items()}
 
 
 def _donor(job: Job, sidecar: Mapping[str, Any]) -> Row | None:
     named = sidecar.get("LabelDonor")
-    return next((row for row in job.donors if named == pseudonym(row.subject, job.cohort)), None)
+    return next((row for row in job.donors if named == row.subject), None)
 
 
 def _made_row(generator: Generator, job: Job, sidecar: Mapping[str, Any]) -> Row:
     """The made image inherits patient, subject and split, so that it can never carry a test patient into training."""
-    target, donor, label = generator.domain(job.target), _donor(job, sidecar), sidecar["LabelFile"]
+    target, donor = generator.domain(job.target), _donor(job, sidecar)
+    label, mask = sidecar["LabelFile"], sidecar.get("MaskFile")
     return replace(
         job.row,
         domain=target.name,
         image=job.image,
         label=job.image.with_name(label) if label else None,
         channel=None,
-        mask=job.row.mask if target.intensity.mask == "file" else None,
+        mask=job.image.with_name(mask) if mask else None,
         klass=generator.experiment.state(job.target) or job.row.klass,
         synthetic=True,
         parents=(job.row.subject, *([donor.subject] if donor else [])),

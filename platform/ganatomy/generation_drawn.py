@@ -23,14 +23,14 @@ from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import InputError
 from ganatomy.drawing import TRIES, Subject, centred, draw_one, labels_in, size_for, stacked
 from ganatomy.durable import keep_private
-from ganatomy.experiment import pseudonym
 from ganatomy.generation import empty_value, maker, write_cohort
-from ganatomy.generation_jobs import rows_before
+from ganatomy.generation_jobs import rows_before, under_pseudonym
 from ganatomy.generator import Generator
 from ganatomy.imaging import load_native, prepare
 from ganatomy.intensities import Intensity
 from ganatomy.outputs import alphanumeric, file_digest, output_type, read_sidecar, split_suffix
 from ganatomy.plain_values import digest
+from ganatomy.pseudonyms import Pseudonyms, pseudonyms_of
 from ganatomy.tables import absolute, write_json
 
 NIFTI = (".nii", ".nii.gz")
@@ -38,9 +38,9 @@ NIFTI = (".nii", ".nii.gz")
 
 @dataclass(frozen=True)
 class LabelPool:
-    """Labels to draw from. labels: int64 [M, *S].  rows, affines: of the image that each one is of.
+    """Labels to draw from. labels: int64 [M, *S].  rows, affines: of the image that each one is of, by pseudonym.
 
-    cohort: whose pseudonyms the donors get; "" for files.
+    cohort: name of the one they are of; "" for files.
     """
 
     labels: torch.Tensor
@@ -83,13 +83,14 @@ def pool_of_cohort(generator: Generator, cohort: Cohort, splits: Sequence[str] =
     rules = replace(generator.rules, label_values=cohort.label_values)
     found = [(row, prepared.label, prepared.affine) for row in rows for prepared in [prepare_image(row, rules)]]
     problem = f"cohort {cohort.name} has no {domain} label in split {' '.join(splits)}"
-    return _pool(generator, found, cohort.name, problem)
+    return _pool(generator, found, cohort.name, problem, pseudonyms_of(cohort.path))
 
 
-def pool_of_files(generator: Generator, paths: Sequence[Path]) -> LabelPool:
+def pool_of_files(generator: Generator, paths: Sequence[Path], names: Pseudonyms) -> LabelPool:
     """The labels in NIfTI files, or in all those of a folder: each file a patient of its own, called as it is.
 
-    Raises InputError for files that hold other values than the generator's label files did.
+    names: whose key pseudonyms are under. Raises InputError for files that hold other values than the generator's label
+    files did.
     """
     files = sorted(file for path in paths for file in (path.iterdir() if path.is_dir() else [path]))
     files = [absolute(file) for file in files if file.name.endswith(NIFTI)]
@@ -102,7 +103,7 @@ def pool_of_files(generator: Generator, paths: Sequence[Path]) -> LabelPool:
         prepared = prepare(native, Intensity("window", 0, 255), rules.spacing)
         name = split_suffix(file)[0]
         found.append((Row(name, name, domain, file, file, "train"), prepared.label, prepared.affine))
-    return _pool(generator, found, "", f"no label in {', '.join(map(str, paths)) or 'no file'}")
+    return _pool(generator, found, "", f"no label in {', '.join(map(str, paths)) or 'no file'}", names)
 
 
 def generate_drawn(
@@ -114,13 +115,15 @@ def generate_drawn(
     seed: int = 0,
     overwrite: bool = False,
     source: Cohort | None = None,
+    keep_names: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[DrawnResult]:
     """``count`` subjects ``drawn-0001`` … in the folder ``out``, which becomes a cohort; what is there already stays.
 
     A number whose subject fails the method's own checks is left out. Fewer than ``count`` come of it where ``TRIES``
     times as many numbers hold no more. overwrite: replace what something else left in a subject's place.
-    source: the cohort whose licence is inherited. Raises InputError when nothing was made.
+    source: the cohort whose licence is inherited.  keep_names: the table names patients as it does. Raises InputError
+    when nothing was made.
     """
     if not generator.method.draws_from_noise:
         raise InputError(
@@ -139,7 +142,7 @@ def generate_drawn(
         if len(results) == count:
             break
     rules = replace(source or generator.rules, label_values={})  # labels are written as class ids
-    write_cohort(generator, [row for result in results for row in result.rows], out, rules)
+    write_cohort(generator, [row for result in results for row in result.rows], out, rules, keep_names)
     return results
 
 
@@ -194,7 +197,7 @@ def _write(generator: Generator, pool: LabelPool, subject: Subject, folder: Path
         write_json(place.with_name(split_suffix(place)[0] + ".json"), {
             "Description": f"Synthetic {domain.modality} drawn from noise and a lesion label. Not for diagnosis.",
             **known,
-            "Sources": [f"{pool.cohort or 'file'}:{pseudonym(donor.patient, pool.cohort)}"],
+            "Sources": [f"{pool.cohort or 'file'}:{donor.patient}"],
             "LabelNumber": subject.donor,
             "LabelSource": "a variation of a label of the source, drawn into every image of this subject",
             "LabelDigest": file_digest(label),
@@ -282,7 +285,11 @@ def _mask_name(subject: str) -> str:
 
 
 def _pool(
-    generator: Generator, found: Sequence[tuple[Row, np.ndarray | None, np.ndarray]], cohort: str, problem: str
+    generator: Generator,
+    found: Sequence[tuple[Row, np.ndarray | None, np.ndarray]],
+    cohort: str,
+    problem: str,
+    names: Pseudonyms,
 ) -> LabelPool:
     """The labels of images [D, H, W], those of slices one by one in 2D, with something in them."""
     size = size_for(generator.method, generator.experiment.sampling.size)
@@ -290,7 +297,7 @@ def _pool(
     if not offers:
         raise InputError(problem, expected="a label with something in it, to draw from")
     labels, rows, affines = zip(*offers)
-    return LabelPool(stacked(labels), rows, affines, cohort)
+    return LabelPool(stacked(labels), tuple(under_pseudonym(row, names) for row in rows), affines, cohort)
 
 
 def _offers(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ganatomy.cohort import Cohort, Row
 from ganatomy.cohort_reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.experiment import pseudonym
 from ganatomy.generator import Generator
-from ganatomy.outputs import alphanumeric, bids_subject, read_sidecar, split_suffix
+from ganatomy.outputs import alphanumeric, read_sidecar, split_suffix
+from ganatomy.pseudonyms import Pseudonyms, pseudonyms_of
 from ganatomy.sampling import state_of
 from ganatomy.tables import absolute
 
@@ -22,10 +22,11 @@ DONORS = 20
 
 @dataclass(frozen=True)
 class Job:
-    """One image to make. Plain values, so that it can be sent anywhere.
+    """One image to make. Plain values, so that it can be sent anywhere; who is shown stands in them by pseudonym.
 
-    row: the source image.  source, target: roles.  image: the file to write; its sidecar and label lie beside it.
-    cohort: name of the source cohort ("" for a file), which pseudonyms are relative to.
+    row: the source image, as of ``under_pseudonym``.  source, target: roles.  image: the file to write; its sidecar and
+    label lie beside it.
+    cohort: name of the source cohort ("" for a file).
     labels, label_values: what the numbers in the label file mean, as in ``Cohort``.
     donors: labelled images of other patients, one of whose labels is drawn into this one; none, its own is used.
     overwrite: replace what is there and differs.
@@ -48,8 +49,8 @@ class Job:
 
     @property
     def label(self) -> Path | None:
-        """Where a copy of the source's label goes; None where it has none."""
-        return None if self.row.label is None else self.beside("dseg", split_suffix(self.row.label)[1])
+        """Where the source's label goes; None where it has none."""
+        return None if self.row.label is None else self.beside("dseg")
 
     def beside(self, what: str, ending: str = ".nii.gz", **entities: str) -> Path:
         """Where something else about the image goes: ``sub-01_label-<…>_desc-<…>_<what>.nii.gz``."""
@@ -69,6 +70,7 @@ def plan_generation(
     splits: Sequence[str] | None = None,
     label: Path | None = None,
     patient: str = "",
+    names: Pseudonyms | None = None,
     overwrite: bool = False,
 ) -> list[Job]:
     """One job for each real image of the source domain, and nothing written yet.
@@ -76,8 +78,9 @@ def plan_generation(
     Where the method draws labels of other patients, those of labelled images of the cohort and of the same split are
     tried; a single file is given the label to draw by ``label``.
 
-    source: a cohort, or one image file (then ``label`` and ``patient`` may be told).  source_role, target_role: a role
-    or a domain; by default what leads to the domain that the generator was promoted for.  splits: only these.
+    source: a cohort, or one image file (then ``label`` and ``patient`` may be told).  names: whose key pseudonyms are
+    under; a cohort has its own, of a file they must be given.  source_role, target_role: a role or a domain; by default
+    what leads to the domain that the generator was promoted for.  splits: only these.
     overwrite: replace what another generator, or another image, left in ``out``; without it that is an InputError, as
     it is when there is nothing to do.
     """
@@ -85,20 +88,27 @@ def plan_generation(
     role, target = generator.route(source_role, target_role)
     domain = generator.domain(role).name
     if isinstance(source, Cohort):
+        names = names or pseudonyms_of(source.path)
         rows, rules, name = _rows_of(source, domain, generator.experiment.state(role), splits), source, source.name
         donors = _donors_of(generator, role, source, rows)
     else:
+        if names is None:
+            raise ValueError("a file has no cohort whose key its pseudonyms could be under: give names")
         rows, rules, name = [row_of_file(Path(source), domain, label, patient)], generator.rules, ""
         donors = [()]
         if role in generator.method.label_donors and label is None:
             raise InputError(
                 f"{source} has no label to draw into it", expected="one on its grid", remedy="--label, or --cohort"
             )
+    shown = [under_pseudonym(row, names) for row in rows]
+    given = [tuple(under_pseudonym(row, names) for row in offered) for offered in donors]
     jobs = [
         Job(row, role, target, place, name, dict(rules.labels), dict(rules.label_values), offered, overwrite)
-        for row, place, offered in zip(rows, _places(rows, generator, role, target, out), donors)
+        for row, place, offered in zip(shown, _places(shown, generator, role, target, out), given)
     ]
-    _check_apart(jobs, rows_before(out), generator.domain(target).name)
+    before = rows_before(out)
+    before = by_pseudonym(before, source) if isinstance(source, Cohort) else before
+    _check_apart(jobs, before, generator.domain(target).name)
     for job in jobs:
         _check_ours(generator.digest, job)
     return jobs
@@ -158,12 +168,51 @@ def row_of_file(image: Path, domain: str, label: Path | None = None, patient: st
         if not path.is_file():
             raise InputError(f"{path} does not exist", expected="an image file")
     name = split_suffix(image)[0]
-    # No cohort knows the patient of a single file, so that the pseudonym alone goes on record.
-    return Row(pseudonym(patient or name, ""), name, domain, absolute(image), absolute(label) if label else None)
+    return Row(patient or name, name, domain, absolute(image), absolute(label) if label else None)
+
+
+# --- who is shown ------------------------------------------------------------------------------------------------
+
+
+def under_pseudonym(row: Row, names: Pseudonyms) -> Row:
+    """The row with a pseudonym for patient, examination, session and parents; its files are the same."""
+    return replace(
+        row,
+        patient=names(row.patient),
+        subject=names(row.subject),
+        session=row.session and names(row.session),
+        parents=tuple(map(names, row.parents)),
+    )
+
+
+def by_pseudonym(rows: Iterable[Row], source: Cohort) -> list[Row]:
+    """Rows of a synthetic cohort that was made of ``source``: those by its patients' own names, by their pseudonyms."""
+    known, names = {row.patient for row in source.rows}, pseudonyms_of(source.path)
+    return [under_pseudonym(row, names) if row.patient in known else row for row in rows]
+
+
+def by_name(rows: Iterable[Row], source: Cohort) -> list[Row]:
+    """Inverse of ``by_pseudonym``; an examination that ``source`` does not hold keeps what it is called."""
+    names = pseudonyms_of(source.path)
+    own = {names(name): name for row in source.rows for name in (row.patient, row.subject, row.session) if name}
+    return [
+        replace(
+            row,
+            patient=own.get(row.patient, row.patient),
+            subject=own.get(row.subject, row.subject),
+            session=own.get(row.session, row.session),
+            parents=tuple(own.get(parent, parent) for parent in row.parents),
+        )
+        for row in rows
+    ]
+
+
+# --- where it goes -----------------------------------------------------------------------------------------------
 
 
 def _places(rows: Sequence[Row], generator: Generator, source: str, target: str, out: Path) -> list[Path]:
-    """``sub-01/ses-2/sub-01_ses-2_desc-from<domain>_<target>.nii.gz``: one for each row, whatever else is generated.
+    """``sub-<…>/ses-<…>/sub-<…>_ses-<…>_desc-from<domain>_<target>.nii.gz``, by pseudonyms: one for each row, whatever
+    else is generated.
 
     A source that is a state of the target's own domain is named with its state.
     """
@@ -171,8 +220,7 @@ def _places(rows: Sequence[Row], generator: Generator, source: str, target: str,
     origin = generator.experiment.domains[source] if played == made else played
     places = []
     for row in rows:
-        session = alphanumeric(row.session)
-        folders = [bids_subject(row.subject)] + ([f"ses-{session}"] if session else [])
+        folders = [f"sub-{row.subject}"] + ([f"ses-{row.session}"] if row.session else [])
         name = "_".join([*folders, f"desc-from{alphanumeric(origin)}", alphanumeric(made)])
         places.append(out.joinpath(*folders) / f"{name}.nii.gz")
     return places

@@ -11,7 +11,7 @@ import csv
 import io
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,16 +25,16 @@ from torch import Tensor
 from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import Corners, InputError, Patches
 from ganatomy.durable import put_in_place
-from ganatomy.experiment import pseudonym
 from ganatomy.generation import maker, write_cohort
-from ganatomy.generation_jobs import row_of_file, rows_before
+from ganatomy.generation_jobs import row_of_file, rows_before, under_pseudonym
 from ganatomy.generator import Generator
 from ganatomy.image_files import RASTER
 from ganatomy.imaging import Prepared, box_in, box_out, in_plane, load_image, to_native
 from ganatomy.inference import evaluating
 from ganatomy.lesion_patches import with_lesions
 from ganatomy.metrics import LESION
-from ganatomy.outputs import alphanumeric, bids_subject, file_digest, like_source, read_sidecar
+from ganatomy.outputs import alphanumeric, file_digest, like_source, read_sidecar, stored_mask
+from ganatomy.pseudonyms import Pseudonyms, pseudonyms_of
 from ganatomy.tables import absolute, write_atomically, write_json
 
 BOXES, COCO = "boxes.csv", "annotations.coco.json"
@@ -66,25 +66,31 @@ def generate_lesions(
     count: int = 0,
     seed: int = 0,
     overwrite: bool = False,
+    keep_names: bool = False,
+    taught: Pseudonyms | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Literal["made", "kept"], int]:
     """Films with a lesion pasted in, one for each film that may receive one, as a cohort in ``out``.
 
     Each is an image of the kind of its source (PNG, or NIfTI) that differs from it in one window only, with class
     ``lesion``, its box in the table and a sidecar. ``boxes.csv`` and ``annotations.coco.json`` list the boxes of all
-    films in the folder, in pixels of their files.
+    films in the folder, in pixels of their files. Files, sidecars and tables name people by pseudonym.
+    keep_names: the cohort's table names them as ``cohort`` does.  taught: the key of the cohort that taught the
+    generator, where it is another one; without it nobody can tell who trained it (see ``who_trained``).
     splits: only these.  count: at most so many films, 0 for all.  seed: of where lesions go.
     What an earlier run finished is kept. InputError where nothing can be made, and for files of others in the way.
     """
     out = absolute(out)
     done: dict[Literal["made", "kept"], int] = {"made": 0, "kept": 0}
-    before = rows_before(out)
+    before, names = rows_before(out), pseudonyms_of(cohort.path)
+    key = who_trained(generator, names, taught)
     rows: list[Row] = []
     with evaluating(generator.method):
         for split in sorted({row.split for row in cohort.rows}) if splits is None else splits:
             left = count - len(rows) if count else len(cohort.rows)
-            for placed in _places(generator, cohort, split, seed, left):
-                row, made = _film(generator, cohort.name, placed, out, seed, overwrite)
+            for placed in _places(generator, cohort, key, split, seed, left):
+                shown = replace(placed, row=under_pseudonym(placed.row, names))
+                row, made = _film(generator, cohort.name, shown, out, seed, overwrite)
                 done["made" if made else "kept"] += 1
                 rows.append(row)
                 progress(len(rows), count or len(rows))
@@ -94,7 +100,7 @@ def generate_lesions(
             expected="in one split a film of class lesion with a box, and one of class normal",
             remedy="fill in classes and boxes, or choose another --split",
         )
-    write_cohort(generator, rows, out, cohort)
+    write_cohort(generator, rows, out, cohort, keep_names)
     _write_boxes({row.image: row for row in [*before, *rows]}.values(), out)
     return done
 
@@ -104,23 +110,26 @@ def generate_lesion(
     image: Path,
     box: Sequence[float],
     out: Path | str,
+    names: Pseudonyms,
     *,
     patient: str = "",
     seed: int = 0,
     overwrite: bool = False,
+    taught: Pseudonyms | None = None,
 ) -> tuple[Row, bool]:
     """One film with a lesion put into ``box``, as a cohort in ``out`` like those of ``generate_lesions``.
 
     box: (x0, y0, x1, y1) in pixels of the file; nothing outside it changes. The lesion is put into the largest square
     that it holds, at a place drawn by ``seed`` where that leaves a choice.
-    patient: whose film it is; only a pseudonym goes on record.
+    names: whose key its pseudonyms are under.  patient: whose film it is; only a pseudonym goes on record.
+    taught: as in ``generate_lesions``.
     Returns its row, and whether it was made now (or found as an earlier run left it). InputError for a box that is not
     in the image, too small or too dark, and for a patient who trained the generator.
     """
     out = absolute(out)
     before = rows_before(out)
-    row = row_of_file(image, generator.experiment.target_domain(), patient=patient)
-    if patient and _trained(generator, patient):
+    row = under_pseudonym(row_of_file(image, generator.experiment.target_domain(), patient=patient), names)
+    if patient and _trained(generator, patient, who_trained(generator, names, taught)):
         raise InputError(f"patient {patient} is one that the generator was trained on", expected="somebody else's film")
     with evaluating(generator.method):
         placed = Placed(row, _window_in(generator, row, box, seed), tuple(map(float, box)))
@@ -133,7 +142,9 @@ def generate_lesion(
 # --- where ---------------------------------------------------------------------------------------------------------
 
 
-def _places(generator: Generator, cohort: Cohort, split: str, seed: int, most: int) -> Iterator[Placed]:
+def _places(
+    generator: Generator, cohort: Cohort, key: Pseudonyms | None, split: str, seed: int, most: int
+) -> Iterator[Placed]:
     """Films of one split that may receive a lesion, each with the window of some lesion of that split."""
     rules, domain = _rules(generator), generator.experiment.target_domain()
     rows = {row.subject: row for row in cohort.rows_of(domain, split) if not row.synthetic}
@@ -146,7 +157,7 @@ def _places(generator: Generator, cohort: Cohort, split: str, seed: int, most: i
     sides = {name: prepared.image.shape[1:] for name, prepared in grid.items()}
     windows = rules.of_lesions(boxes, sides, seed)
     sides |= {name: _prepared(generator, rows[name]).image.shape[1:] for name in normals}
-    receivers = _receivers(generator, rules, rows, normals)
+    receivers = [name for name in normals if not _trained(generator, rows[name].patient, key)]
     if not receivers:
         return
     given: set[str] = set()
@@ -158,13 +169,16 @@ def _places(generator: Generator, cohort: Cohort, split: str, seed: int, most: i
                 yield Placed(rows[name], window)
 
 
-def _receivers(generator: Generator, rules: Patches, rows: Mapping[str, Row], normals: Sequence[str]) -> list[str]:
-    """Those whose patients did not train the generator."""
-    return [name for name in normals if not _trained(generator, rows[name].patient)]
+def who_trained(generator: Generator, *keys: Pseudonyms | None) -> Pseudonyms | None:
+    """Of these keys the one that the generator's record of its patients is under; None where it is another.
+
+    Under another key the same person has another pseudonym: then nobody can tell, and no film is held back."""
+    known = generator.fingerprint["cohort"].get("key")
+    return next((key for key in keys if key is not None and key.identity == known), None)
 
 
-def _trained(generator: Generator, patient: str) -> bool:
-    return pseudonym(patient, generator.fingerprint["cohort"]["name"]) in generator.fingerprint["patients"]
+def _trained(generator: Generator, patient: str, key: Pseudonyms | None) -> bool:
+    return key is not None and key(patient) in generator.fingerprint["patients"]
 
 
 def _window_in(generator: Generator, row: Row, box: Sequence[float], seed: int) -> Corners:
@@ -184,7 +198,7 @@ def _window_in(generator: Generator, row: Row, box: Sequence[float], seed: int) 
     side = min(right - left, bottom - top)
     if side < LEAST_SIDE:
         raise InputError(f"{told} is too small", expected=f"{LEAST_SIDE} pixels a side, as the generator sees them")
-    draws = random.Random(f"{seed} {row.subject}")
+    draws = random.Random(f"{seed} {file_digest(row.image)}")  # of what it shows: its name is another under another key
     left, top = draws.randint(left, right - side), draws.randint(top, bottom - side)
     window = (left, top, left + side, top + side)
     if not rules.worth(rules.cut(torch.from_numpy(prepared.image.copy()), window)):
@@ -210,14 +224,14 @@ def _whole(box: Sequence[float]) -> Corners:
 
 def _film(generator: Generator, cohort: str, placed: Placed, out: Path, seed: int, overwrite: bool) -> tuple[Row, bool]:
     """Its row, and whether it was made now (or found as an earlier run left it). cohort: its name, "" for a file."""
-    row, name = placed.row, bids_subject(placed.row.subject)
+    row, name = placed.row, f"sub-{placed.row.subject}"
     place = out / name / f"{name}_desc-lesion_{alphanumeric(row.domain)}{_ending(row.image)}"
     sidecar = place.with_name(place.name.removesuffix(_ending(row.image)) + ".json")
     known: dict[str, Any] = {
         "Synthetic": True,
         "Description": "A film with a synthetic lesion pasted in. Not for diagnosis.",
         "GeneratorDigest": generator.digest,
-        "Sources": [f"{cohort}:{pseudonym(row.patient, cohort)}" if cohort else f"file:{row.patient}"],
+        "Sources": [f"{cohort or 'file'}:{row.patient}"],
         "SourceDigest": file_digest(row.image),
         "Split": row.split,
         "Seed": seed,
@@ -226,7 +240,8 @@ def _film(generator: Generator, cohort: str, placed: Placed, out: Path, seed: in
     }
     found = read_sidecar(sidecar)
     ours = all(found.get(key) == value for key, value in known.items())
-    if ours and place.exists() and file_digest(place) == found.get("OutputDigest"):
+    masked = row.mask is None or _mask(place).exists()
+    if ours and masked and place.exists() and file_digest(place) == found.get("OutputDigest"):
         return _row(row, place, found["Box"]), False
     if place.exists() and not overwrite:
         raise InputError(f"{place} exists and is not what this generator makes of {row.image}",
@@ -235,6 +250,8 @@ def _film(generator: Generator, cohort: str, placed: Placed, out: Path, seed: in
     prepared = _prepared(generator, row)
     volume, box = _with_lesion(generator, prepared, placed.window)
     place.parent.mkdir(parents=True, exist_ok=True)
+    if row.mask is not None:
+        nib.save(stored_mask(row.mask, prepared.native_affine), _mask(place))
     _save(volume, row, prepared, place)
     made = {
         **known,
@@ -278,8 +295,14 @@ def _ending(source: Path) -> str:
 def _row(row: Row, place: Path, box: Sequence[float]) -> Row:
     """The film inherits patient, subject and split, so that it can never carry a test patient into training."""
     return replace(
-        row, image=place, label=None, klass=LESION, box=tuple(box), channel=None, synthetic=True, parents=(row.subject,)
-    )
+        row, image=place, label=None, klass=LESION, box=tuple(box), channel=None, synthetic=True,
+        mask=_mask(place) if row.mask else None, parents=(row.subject,),
+    )  # fmt: skip
+
+
+def _mask(place: Path) -> Path:
+    """Where the film's mask goes, so that the table need not lead back to a file of the source."""
+    return place.with_name(f"{place.name.split('.')[0]}_mask.nii.gz")
 
 
 # --- boxes -----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save
 from ganatomy.cohort import Cohort, Domain
 from ganatomy.contracts import UNLABELLED, Images, InputError, Method
 from ganatomy.downstream import task_of
-from ganatomy.experiment import Experiment, Sampling, pseudonym
+from ganatomy.experiment import Experiment, Sampling
 from ganatomy.inference import MAX_VOXELS, Made, evaluating, synthesize_labelled
 from ganatomy.intensities import Intensity
 from ganatomy.model_card import model_card
@@ -185,8 +185,8 @@ def save_generator(
         (part / WEIGHTS).write_bytes(save(_weights(method)))  # its own save_file would shut everybody else out
         usual = records if taught_on is None else store.records(split="train")
         write_json(part / CONFIG, _config(method, experiment, cohort, store, usual, roles))
-        taught = (cohort.name, store.digest) if taught_on is None else (taught_on.name, taught_on.digest)
-        write_json(part / FINGERPRINT, _fingerprint(part, *taught, records, stages))
+        name, source = (cohort.name, store) if taught_on is None else (taught_on.name, taught_on)
+        write_json(part / FINGERPRINT, _fingerprint(part, name, source, records, stages))
         write_report(part, report or {})
         if directory.exists():
             return _same_or_refuse(directory, part)
@@ -315,19 +315,19 @@ def _routes(method: Method) -> dict[str, list[str]]:
 
 
 def _fingerprint(
-    part: Path, cohort: str, digest: str, records: list[Record], stages: Mapping[str, str]
+    part: Path, cohort: str, store: Store, records: list[Record], stages: Mapping[str, str]
 ) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "ganatomy": version("ganatomy"),
         "weights": _hash((part / WEIGHTS).read_bytes()),
         "config": _hash((part / CONFIG).read_bytes()),
-        "cohort": {"name": cohort, "digest": digest},
+        "cohort": {"name": cohort, "digest": store.digest, "key": store.key},
         "images": {
             domain: sum(record.domain == domain for record in records)
             for domain in sorted({record.domain for record in records})
         },
-        "patients": {pseudonym(record.patient, cohort): record.split for record in records},
+        "patients": {record.patient: record.split for record in records},
         "stages": dict(stages),
     }
 

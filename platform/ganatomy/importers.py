@@ -18,6 +18,7 @@ from ganatomy.inspection import Findings, examine, quarantine, summarise
 from ganatomy.intensities import Intensity
 from ganatomy.names import checked_name, fitted_name
 from ganatomy.plugins import nearest
+from ganatomy.pseudonyms import pseudonyms_of
 from ganatomy.splits import hold_to_one_domain, split_patients
 from ganatomy.tables import absolute
 
@@ -109,6 +110,7 @@ def import_cohort(
         cohort = dataclasses.replace(cohort, rows=_split(cohort.rows, splits, seed, disjoint_domains)).save()
         findings = summarise(cohort, examined)
         findings.save(out)
+        pseudonyms_of(out)
         return cohort, findings
 
 

@@ -20,6 +20,7 @@ from ganatomy.contracts import InputError
 from ganatomy.image_files import room_for
 from ganatomy.imaging import Progress, load_native, normalise, spacing_of
 from ganatomy.plain_values import plain
+from ganatomy.pseudonyms import KEY, pseudonyms_of
 from ganatomy.tables import file_hashes, write_atomically
 
 PERCENTILES = (0.5, 50.0, 99.5)
@@ -62,6 +63,21 @@ Examined = Mapping[tuple[Path, int | None], Finding | Facts]
 """(image, channel) -> what is wrong with it, or what it is like."""
 
 
+def who_is(cohort: Cohort) -> dict[str, str]:
+    """Pseudonym -> whom or what it stands for in ``cohort``, in words. InputError where the cohort has no key."""
+    if not (cohort.path / KEY).is_file():
+        raise InputError(f"{cohort.path} has no key", expected=f"{KEY}, which import makes, and nobody else has",
+                         remedy="put it back, or ask whoever prepared the cohort")  # fmt: skip
+    names, known = pseudonyms_of(cohort.path), dict[str, str]()
+    for row in (*cohort.rows, *cohort.set_aside):
+        if row.session:
+            known.setdefault(names(row.session), f"session {row.session}")
+        known[names(row.subject)] = f"examination {row.subject} of patient {row.patient}"
+    for patient in cohort.patients() + tuple(row.patient for row in cohort.set_aside):
+        known[names(patient)] = f"patient {patient}"
+    return known
+
+
 def check_cohort(path: Path | str, progress: Progress | None = None) -> tuple[Cohort, Findings]:
     """Check the cohort on disk, set aside what cannot be used, take back what has been mended, and write both down."""
     before = read_cohort(path, require_files=False)
@@ -71,6 +87,7 @@ def check_cohort(path: Path | str, progress: Progress | None = None) -> tuple[Co
     if (cohort.rows, cohort.quarantined) != (before.rows, before.quarantined):
         cohort.save()
     findings.save(cohort.path)
+    pseudonyms_of(cohort.path)  # as the owner, who may write there
     return cohort, findings
 
 

@@ -7,7 +7,7 @@ others receive the lesions that it makes, so that it never translates what it le
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -20,11 +20,10 @@ from ganatomy.contracts import UNLABELLED, Corners, Images, InputError, Method, 
 from ganatomy.experiment import Experiment, Labels, Sampling, State
 from ganatomy.imaging import in_plane
 from ganatomy.metrics import LESION, NORMAL
-from ganatomy.sampling import label_subset
 from ganatomy.store import Store
 from ganatomy.store_layout import Record
 from ganatomy.store_writing import Item
-from ganatomy.training import labelled_patients, real_images
+from ganatomy.training import drawn_patients, labelled_patients, real_images
 
 AT_ONCE = 16
 SHOWN = 3
@@ -56,7 +55,10 @@ def role_in(experiment: Experiment, state: State) -> str:
 
 @dataclass(frozen=True)
 class Parting:
-    """Who does what. boxes: lesion image -> its box.  negatives: images that train the generator to know no lesion.
+    """Who does what. Images are named by their place in the store: what is drawn by name is then the same under any
+    key of its pseudonyms.
+
+    boxes: lesion image -> its box.  negatives: images that train the generator to know no lesion.
     sources: those that receive lesions; no patient of theirs trained it.  sides: (height, width) of all."""
 
     records: Mapping[str, Record]
@@ -78,12 +80,12 @@ def part(store: Store, experiment: Experiment) -> Parting:
     rules, domain = rules_of(experiment), experiment.target_domain()
     patients = labelled_patients(store, experiment, experiment.target)
     images = [image for image in real_images(store, domain, "train") if image.patient in patients]
-    records = {image.subject: _single(image) for image in images if class_of(image)}
+    records = _by_place(image for image in images if class_of(image))
     boxes = _boxes(store, records)
     normals = [name for name, image in records.items() if class_of(image) == NORMAL]
     ill = {records[name].patient for name in boxes}
     well = {records[name].patient for name in normals} - ill
-    trains = label_subset(well, 1 - rules.source_share, experiment.seed) | ill if well else ill
+    trains = drawn_patients(images, well, 1 - rules.source_share, experiment.seed) | ill if well else ill
     negatives = [name for name in normals if records[name].patient in trains]
     owners = {name: image.patient for name, image in records.items()}
     sources = rules.sources(normals, [*boxes, *negatives], owners)
@@ -95,7 +97,7 @@ def patch_items(store: Store, experiment: Experiment) -> Iterator[Item]:
     repeats lesions, and a few without. Nothing learns of these."""
     rules, parting = rules_of(experiment), part(store, experiment)
     yield from _cut(store, rules, parting.records, parting.boxes, parting.negatives, experiment.seed)
-    shown = {image.subject: _single(image) for image in real_images(store, experiment.target_domain(), "val")}
+    shown = _by_place(real_images(store, experiment.target_domain(), "val"))
     boxes = _boxes(store, shown, required=False)
     normals = [name for name, image in shown.items() if class_of(image) == NORMAL][:SHOWN]
     if boxes and normals:
@@ -119,14 +121,14 @@ def _cut(
         patch = rules.cut(_image(store, record), window)
         if name_of_class == LESION or rules.worth(patch):
             yield Item(
-                subject=f"{name}-patch-{number}",
+                subject=f"{record.subject}-patch-{number}",
                 patient=record.patient,
                 domain=record.domain,
                 split=record.split,
                 image=patch.numpy(),
                 lo=record.lo,
                 hi=record.hi,
-                parents=(name,),
+                parents=(record.subject,),
                 attributes={"class": name_of_class, "window": list(window)},
             )
 
@@ -153,7 +155,7 @@ def film_items(
             pasted, box = rules.paste(image, window, made)
             record = parting.records[name]
             yield Item(
-                subject=f"{name}-lesion-{number}",
+                subject=f"{record.subject}-lesion-{number}",
                 patient=record.patient,
                 domain=record.domain,
                 split="train",
@@ -163,7 +165,7 @@ def film_items(
                 hi=record.hi,
                 source=source,
                 kind="translated",
-                parents=(name,),
+                parents=(record.subject,),
                 attributes={"class": LESION, "box": list(box), "window": list(window), "synthetic": True},
             )
             number += 1
@@ -193,6 +195,11 @@ def _boxes(store: Store, records: Mapping[str, Record], required: bool = True) -
         raise InputError(f"cohort {store.name}: no training image of class lesion has a box",
                          expected="columns box_x0, box_y0, box_x1, box_y1", remedy="fill them in")  # fmt: skip
     return boxes
+
+
+def _by_place(images: Iterable[Record]) -> dict[str, Record]:
+    """Place in the store -> 2D image; as text that sorts like the places."""
+    return {f"{image.index:09d}": _single(image) for image in images}
 
 
 def _single(image: Record) -> Record:

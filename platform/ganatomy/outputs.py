@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from ganatomy.contracts import InputError
 from ganatomy.image_files import RASTER
+from ganatomy.imaging import load_image
 from ganatomy.plain_files import read_json
 
 INTEGER_LEVELS = 255
@@ -26,7 +28,7 @@ def like_source(
     span: tuple[float, float] | None = None,
     dtype: type = np.float32,
 ) -> nib.Nifti1Image:
-    """``values`` [x, y, z] in a NIfTI with the grid, codes and units of ``source``, and nothing that names anybody.
+    """``values`` [x, y, z] in a NIfTI of the grid, codes and units of ``source``; nothing else of its header is there.
 
     affine: of a source whose file has none.  span: of the values, where they are to be stored as the source's are if
     that is fine enough.  dtype: how they are stored otherwise.
@@ -38,24 +40,41 @@ def like_source(
         if values.size == math.prod(original.shape):
             values = values.reshape(original.shape)  # a source [X, Y, Z, 1] stays one
         if isinstance(original, nib.Nifti1Pair):
-            header, affine = original.header.copy(), original.affine
-            kind = nib.Nifti2Image if isinstance(original, nib.Nifti2Pair) else nib.Nifti1Image
+            kind = nib.Nifti2Image if isinstance(original.header, nib.Nifti2Header) else nib.Nifti1Image
+            header, affine = _grid_alone(original.header, kind, values.shape), original.affine
     chosen = np.dtype(dtype) if span is None else output_type(stored, *span)
     if np.issubdtype(chosen, np.integer):
         values = np.rint(values)
     image = kind(values.astype(chosen), affine, header=header)
     image.header.set_data_dtype(chosen)
-    image.header.extensions.clear()
-    for name, blank in _BLANK.items():
-        if name in image.header:
-            image.header[name] = blank
+    image.header["descrip"] = b"synthetic"
     if header is None:
         image.header.set_xyzt_units("mm")
     return image
 
 
-_BLANK = {"descrip": b"synthetic", "aux_file": b"", "db_name": b"", "intent_name": b"", "cal_min": 0, "cal_max": 0}
-"""Header fields that could name somebody, or that speak of the source's intensities."""
+_AXES = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+_ROWS = ("srow_x", "srow_y", "srow_z")
+
+
+def _grid_alone(original: Any, kind: Any, shape: Sequence[int]) -> Any:
+    """A new header with the numbers of ``original`` that say where its voxels lie, bit for bit, and no other field.
+
+    What a field cannot mean in a file of this ``shape`` (steps along axes that it has not) is not taken over."""
+    header = kind.header_class()
+    header.set_data_shape(shape)
+    steps = np.asarray(header["pixdim"]).copy()
+    for name in ("xyzt_units", "qform_code", "sform_code"):
+        header[name] = original[name]
+    if original["qform_code"] > 0:
+        for name in _AXES:
+            header[name] = original[name]
+    if original["sform_code"] > 0:
+        for name in _ROWS:
+            header[name] = original[name]
+    steps[: len(shape) + 1] = np.asarray(original["pixdim"])[: len(shape) + 1]
+    header["pixdim"] = steps
+    return header
 
 
 def output_type(stored: np.dtype, low: float, high: float) -> np.dtype:
@@ -67,19 +86,32 @@ def output_type(stored: np.dtype, low: float, high: float) -> np.dtype:
     return np.dtype(np.float32)
 
 
+def stored_labels(source: Path, affine: np.ndarray) -> nib.Nifti1Image:
+    """The voxels of a label file in a new NIfTI on its own grid: the same whole numbers, and nothing else.
+
+    affine: of one whose file has none."""
+    values, _ = load_image(source, as_label=True)
+    return like_source(source, values, affine, dtype=smallest(values))
+
+
+def stored_mask(source: Path, affine: np.ndarray) -> nib.Nifti1Image:
+    """Likewise a mask file, 1 wherever it is not 0: a mask of fractions means that too."""
+    values, _ = load_image(source, as_label=True)
+    return like_source(source, values != 0, affine, dtype=np.uint8)
+
+
+def smallest(values: np.ndarray) -> type:
+    """The smallest integer type that holds all of the labels ``values``."""
+    top = values.max(initial=0)
+    return np.uint8 if top < 2**8 else np.int16 if top < 2**15 else np.int32
+
+
 # --- names and files ---------------------------------------------------------------------------------------------
 
 
 def alphanumeric(name: str) -> str:
     """The letters and digits of ``name``: what a BIDS entity may hold."""
     return re.sub(r"[^A-Za-z0-9]", "", name)
-
-
-def bids_subject(subject: str) -> str:
-    """``sub-01``. BIDS names hold letters and digits only; one that holds more gets a tag that keeps it apart."""
-    plain = alphanumeric(subject)
-    tag = "" if plain == subject else hashlib.blake2b(subject.encode(), digest_size=3).hexdigest()
-    return f"sub-{plain}{tag}"
 
 
 def split_suffix(path: Path) -> tuple[str, str]:

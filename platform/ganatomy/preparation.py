@@ -1,4 +1,8 @@
-"""Preparation: cohort -> store, once. Read, reoriented, resampled and normalised by the cohort's own rules."""
+"""Preparation: cohort -> store, once. Read, reoriented, resampled and normalised by the cohort's own rules.
+
+Here names end: a store holds pseudonyms under the cohort's key, and no path. Its order is that of the names, so that
+what is drawn by place is the same under any key.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,8 @@ from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import InputError
 from ganatomy.image_files import read_grid, room_for
 from ganatomy.imaging import Prepared, box_in
+from ganatomy.plain_values import digest as digest_of
+from ganatomy.pseudonyms import Pseudonyms, pseudonyms_of
 from ganatomy.single_flight import single_flight
 from ganatomy.store import Store
 from ganatomy.store_writing import Item, write_store
@@ -30,17 +36,19 @@ Progress = Callable[[int, int, str], None]
 
 
 def prepare(cohort: Cohort, root: Path | str, progress: Progress | None = None, workers: int = 2) -> Store:
-    """The store of ``cohort`` under ``root``, made now if it is not there: ``root/<digest of the cohort>``.
+    """The store of ``cohort`` under ``root``, made now if it is not there: ``root/<store_digest>``.
 
-    The digest covers the images' bytes and the preparing rules, so a changed one makes another store. Of several
+    The digest covers the images' bytes, the preparing rules and whose key makes the pseudonyms, so a change makes
+    another store. Of several
     processes that prepare the same cohort at once one does and the others wait for it. An interrupted preparation
     leaves nothing that can be opened, and the next one clears what it left.
 
     progress: told after every image; by default a bar with rate and remaining time, on a terminal.
     workers: threads that read, resample and normalise. InputError for an image that cannot be used (names the file),
-    when the disc cannot hold the store, or when another version made it.
+    when the disc cannot hold the store, when another version made it, or when there is no key and none can be made.
     """
-    digest = cohort.digest()
+    names = pseudonyms_of(cohort.path)
+    digest = store_digest(cohort, names)
     path = Path(root) / digest
     if not cohort.rows:
         raise InputError(f"cohort {cohort.path} has no usable image", remedy="ganatomy cohort check")
@@ -58,16 +66,23 @@ def prepare(cohort: Cohort, root: Path | str, progress: Progress | None = None, 
                 labels=cohort.labels,
                 domains=cohort.domains,
                 digest=digest,
-                items=_prepared_items(cohort, report, max(1, workers)),
+                items=_prepared_items(cohort, names, report, max(1, workers)),
+                key=names.identity,
             )
 
 
-def _prepared_items(cohort: Cohort, report: Progress, workers: int) -> Iterator[Item]:
+def store_digest(cohort: Cohort, names: Pseudonyms) -> str:
+    """Content hash (16 hex digits) of the store of ``cohort``: under another key its records are others."""
+    return digest_of({"cohort": cohort.digest(), "key": names.identity})
+
+
+def _prepared_items(cohort: Cohort, names: Pseudonyms, report: Progress, workers: int) -> Iterator[Item]:
     """Items in an order that, like the digest, does not depend on the order of the cohort's rows.
 
     Threads suffice: decompression and resampling release the interpreter lock; a killed process leaves no orphans.
     """
     rows = iter(sorted(cohort.rows, key=lambda row: (row.subject, row.domain)))
+    ranks = {patient: place for place, patient in enumerate(cohort.patients())}
     with ThreadPoolExecutor(workers) as threads:
         ahead: deque[tuple[Row, Future[Prepared]]] = deque()  # bounded: some volumes are in memory, not the cohort
         try:
@@ -75,7 +90,7 @@ def _prepared_items(cohort: Cohort, report: Progress, workers: int) -> Iterator[
                 for row in islice(rows, workers + 1 - len(ahead)):
                     ahead.append((row, threads.submit(_prepared, row, cohort)))
                 row, future = ahead.popleft()
-                yield _item(row, future.result())
+                yield _item(row, future.result(), names, ranks[row.patient])
                 report(done + 1, len(cohort.rows), row.subject)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
@@ -86,12 +101,12 @@ def _prepared(row: Row, cohort: Cohort) -> Prepared:
         return prepare_image(row, cohort)
 
 
-def _item(row: Row, prepared: Prepared) -> Item:
+def _item(row: Row, prepared: Prepared, names: Pseudonyms, rank: int) -> Item:
     box = box_in(prepared, row.box) if row.box else None
-    attributes = {"session": row.session, "class": row.klass, "box": box, "synthetic": row.synthetic}
+    attributes = {"class": row.klass, "box": box, "synthetic": row.synthetic}
     return Item(
-        subject=row.subject,
-        patient=row.patient,
+        subject=names(row.subject),
+        patient=names(row.patient),
         domain=row.domain,
         split=row.split,
         image=prepared.image,
@@ -99,8 +114,8 @@ def _item(row: Row, prepared: Prepared) -> Item:
         affine=prepared.affine,
         lo=float(prepared.lo),
         hi=float(prepared.hi),
-        source=row.image.name,
-        parents=row.parents,
+        parents=tuple(map(names, row.parents)),
+        rank=rank,
         attributes={key: value for key, value in attributes.items() if value},
     )
 

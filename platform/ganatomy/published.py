@@ -144,7 +144,7 @@ def _difference(more: Replicates, less: Replicates, metric: str) -> tuple[Effect
 
 
 def _paired(more: Mapping[Any, float], less: Mapping[Any, float]) -> tuple[list[float], list[float]]:
-    common = sorted(more.keys() & less.keys())
+    common = [unit for unit in more if unit in less]  # of patients in the order of their rows
     return [more[unit] for unit in common], [less[unit] for unit in common]
 
 

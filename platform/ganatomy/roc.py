@@ -25,20 +25,31 @@ class Predictions:
     """What classifiers say of the same subjects.
 
     subjects, patients: names, subject by subject.  truth: whether it shows a lesion.  probabilities: [replicates, n],
-    each in [0, 1]; a replicate is a classifier of another seed.
+    each in [0, 1]; a replicate is a classifier of another seed.  places: of the subjects in the list that they were
+    taken from, as they stand here by default; patients are resampled in that order.
     """
 
     subjects: tuple[str, ...]
     patients: tuple[str, ...]
     truth: NDArray[np.bool_]
     probabilities: Floats
+    places: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.places) != len(self.subjects):
+            object.__setattr__(self, "places", tuple(range(len(self.subjects))))
 
     def of(self, subjects: Sequence[str]) -> Predictions:
         """Those of ``subjects``, in that order. Raises KeyError for one that is not here."""
         place = {name: index for index, name in enumerate(self.subjects)}
         rows = [place[name] for name in subjects]
         patients = tuple(self.patients[row] for row in rows)
-        return Predictions(tuple(subjects), patients, self.truth[rows], self.probabilities[:, rows])
+        places = tuple(self.places[row] for row in rows)
+        return Predictions(tuple(subjects), patients, self.truth[rows], self.probabilities[:, rows], places)
+
+    def in_order(self) -> tuple[str, ...]:
+        """The subjects in the order that they were first listed in."""
+        return tuple(name for _, name in sorted(zip(self.places, self.subjects)))
 
     def beaten(self) -> Floats:
         """[lesions, normals]: 1 where the lesion is the more probable, ½ for a tie, else 0; mean over replicates."""
@@ -76,7 +87,7 @@ def auc_difference(
     2 / (resamples + 1); it is the interval, read at every level.
     """
     theirs = set(second.subjects)
-    shared = sorted(name for name in first.subjects if name in theirs)
+    shared = [name for name in first.in_order() if name in theirs]
     one, other = first.of(shared), second.of(shared)
     if not np.array_equal(one.truth, other.truth):
         raise ValueError("two classifiers are compared on the same subjects, with the same truth")
@@ -84,7 +95,8 @@ def auc_difference(
 
 
 def _effect(pairs: Floats, predictions: Predictions, resamples: int, seed: int, level: float) -> tuple[Effect, float]:
-    names = sorted(set(predictions.patients))
+    # Resampled in the order of the rows: names are pseudonyms, and others under another key.
+    names = list(dict.fromkeys(patient for _, patient in sorted(zip(predictions.places, predictions.patients))))
     n = len(names)
     if not pairs.size:
         return Effect(float("nan"), -np.inf, np.inf, n, level, resamples, seed), float("nan")
@@ -157,8 +169,8 @@ def operating_point(probabilities: Floats, truth: NDArray[np.bool_]) -> Operatin
 
 def replicates(several: Sequence[Mapping[str, tuple[str, bool, float]]]) -> Predictions:
     """One ``Predictions`` from several classifiers' subject -> (patient, truth, probability), on what all have."""
-    shared = sorted(set.intersection(*(set(one) for one in several))) if several else []
     first = several[0] if several else {}
+    shared = [name for name in first if all(name in one for one in several)]
     return Predictions(
         tuple(shared),
         tuple(first[name][0] for name in shared),

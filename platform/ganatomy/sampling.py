@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from ganatomy.contracts import UNLABELLED, Batch, Images, InputError
 from ganatomy.experiment import Mixing, Sampling, State
 from ganatomy.store import Store
 from ganatomy.store_layout import Record
+
+Place = TypeVar("Place", str, tuple[int, int])
 
 OUTSIDE = -1.0
 """Image value beyond the edge of a volume: the bottom of the intensity range. The label there is background."""
@@ -148,8 +150,10 @@ class Augmentation:
     noise: float = 0.05
 
 
-def label_subset(patients: Iterable[str], fraction: float, seed: int) -> frozenset[str]:
+def label_subset(patients: Iterable[Place], fraction: float, seed: int) -> frozenset[Place]:
     """``fraction`` of the patients, at least one. Subsets of one seed are nested, whatever the order of ``patients``.
+
+    patients: by names, or places in a cohort, whose own order decides.
 
     InputError when there is no patient, or ``fraction`` is not in (0, 1].
     """

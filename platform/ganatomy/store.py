@@ -36,8 +36,9 @@ class Store:
     Opening reads the table of records only. Arrays are read-only views of the mapped files: they cost no memory of
     their own and all processes of a node share the pages. A Store is shipped to another process by its path.
 
-    path, digest, name: where it is, what went in, what it is called.  origin: where others find it, where ``path`` is a
-    copy on this node.  labels: class id -> name, without 0.
+    path, digest, name: where it is, what went in, what it is called.  key: identity of the key of its pseudonyms; "" in
+    a synthetic set.  origin: where others find it, where ``path`` is a copy on this node.
+    labels: class id -> name, without 0.
     domains: domain name -> its description (modality, intensity rule) as plain values.
     """
 
@@ -46,6 +47,7 @@ class Store:
         header = read_header(path)
         self.digest: str = header["digest"]
         self.name: str = header["name"]
+        self.key: str = header["key"]
         self.labels: dict[int, str] = {int(key): name for key, name in header["labels"].items()}
         self.domains: dict[str, Any] = header["domains"]
         self._records, self._places = read_records(path / "records.arrow")

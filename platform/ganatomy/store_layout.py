@@ -22,7 +22,7 @@ from ganatomy.names import checked_name
 from ganatomy.plain_files import read_json
 from ganatomy.staging import HEADER
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout on disk. A store of another version is refused, never half understood."""
 
 Affine = tuple[tuple[float, ...], ...]
@@ -31,7 +31,7 @@ IDENTITY: Affine = tuple(tuple(row) for row in np.eye(4).tolist())
 
 @dataclass(frozen=True)
 class Record:
-    """What a store knows of one image without touching its voxels.
+    """What a store knows of one image without touching its voxels. Of people it knows pseudonyms only.
 
     index: its place in the store.  shape: (D, H, W).  content: first slice and last + 1 that show anything (are not
     constant); (0, D) when none does.  labelled_slices: those with a labelled voxel.  The other fields are those of
@@ -53,6 +53,7 @@ class Record:
     source: str = ""
     kind: str = ""
     parents: tuple[str, ...] = ()
+    rank: int = 0
     attributes: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
@@ -92,6 +93,7 @@ _RECORDS = pa.schema(
         ("content", pa.list_(pa.int32(), 2)),
         ("labelled_slices", pa.list_(pa.int32())),
         ("parents", pa.list_(pa.string())),
+        ("rank", pa.int32()),
         ("shard", pa.int32()),
         ("row", pa.int32()),
     ]

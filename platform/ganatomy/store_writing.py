@@ -37,12 +37,13 @@ _OPEN_SHARDS = 32  # shards written at once; far below the usual limit of 1,024 
 
 @dataclass(frozen=True)
 class Item:
-    """One image on its way into a store.
+    """One image on its way into a store. subject, patient, parents: as a reader may know them, pseudonyms.
 
     image: [D, H, W] (2D: [1, H, W]), finite, in [-1, 1].  label: [D, H, W] class ids, or None.
     affine: 4 x 4, voxel (x, y, z) to RAS millimetres; the arrays' axes are z, y, x.
-    lo, hi: native intensities that -1 and +1 stand for.  source: where it was made from (a file, a generator's digest).
+    lo, hi: native intensities that -1 and +1 stand for.  source: what made a synthetic image (a generator's digest).
     kind: ``translated`` or ``reconstructed`` for a synthetic image.  parents: subjects it was made from.
+    rank: place of its patient in the cohort's own order, in which patients are drawn; the store's order where it is 0.
     attributes: anything else that JSON knows.
     """
 
@@ -58,6 +59,7 @@ class Item:
     source: str = ""
     kind: str = ""
     parents: tuple[str, ...] = ()
+    rank: int = 0
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -69,10 +71,12 @@ def write_store(
     domains: Mapping[str, Any],
     digest: str,
     items: Iterable[Item],
+    key: str = "",
 ) -> Store:
     """Write ``items`` as a store at ``path`` and open it. The folder appears complete or not at all.
 
     labels: class id (1..255) -> name.  domains: name -> description.  digest: content hash of what made the items.
+    key: identity of the key of its pseudonyms.
     When two write the same at once, the first to finish wins and both get its store. InputError for an item that does
     not fit (names the subject), when the disc is full, or when ``path`` holds something else.
     """
@@ -82,8 +86,9 @@ def write_store(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
     part.mkdir()
+    header = {"name": name, "digest": digest, "key": key, "labels": dict(labels), "domains": plain(domains)}
     try:
-        _write_files(part, {"name": name, "digest": digest, "labels": dict(labels), "domains": plain(domains)}, items)
+        _write_files(part, header, items)
         _publish(part, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -253,4 +258,4 @@ def _record(index: int, item: Item) -> Record:
     )
 
 
-_SHARED = ("subject", "patient", "domain", "split", "lo", "hi", "source", "kind", "parents", "attributes")
+_SHARED = ("subject", "patient", "domain", "split", "lo", "hi", "source", "kind", "parents", "rank", "attributes")

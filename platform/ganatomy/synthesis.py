@@ -16,7 +16,7 @@ from ganatomy.contracts import InputError, Method
 from ganatomy.donors import Donors, label_shown
 from ganatomy.downstream import score_records, segment
 from ganatomy.drawing import Offers, centred, drawn_subjects, size_for
-from ganatomy.experiment import Experiment, Score, pseudonym
+from ganatomy.experiment import Experiment, Score
 from ganatomy.inference import synthesize_labelled
 from ganatomy.metrics import score_subject
 from ganatomy.metrics_pathology import PseudoHealthyCase, summarise_pseudo_healthy
@@ -202,7 +202,7 @@ def score_synthesis(
             domain, record = experiment.domain(made.claimed), made.given.record
             if made.kind == "translated" and domain in judges and made.label is not None and made.label.any():
                 found = segment(judges[domain], made.image, experiment.sampling, device)
-                who = pseudonym(record.subject, store.name), pseudonym(record.patient, store.name)
+                who = record.subject, record.patient
                 rows[domain]["synthetic"] += score_subject(found, made.label, store.spacing(record), store.labels, *who)
     return {domain: both for domain, both in rows.items() if both["synthetic"]}
 
@@ -220,7 +220,7 @@ def _drawn_scores(
     offers = Offers.of(pool, size)
     for subject in drawn_subjects(method, offers.labels, min(len(offers.labels), S_SCORE_SUBJECTS), experiment.seed):
         donor = offers.records[subject.donor]
-        who = f"drawn-{subject.number:05d}", pseudonym(donor.patient, store.name)
+        who = f"drawn-{subject.number:05d}", donor.patient
         for role, image in subject.images.items():
             domain = experiment.domain(role)
             if domain in judges:
@@ -255,8 +255,8 @@ def score_healing(
     cases = {key: PseudoHealthyCase(*map(np.concatenate, zip(*stack))) for key, stack in parts.items()}
     rows = [
         {
-            "subject": pseudonym(record.subject, store.name),
-            "patient": pseudonym(record.patient, store.name),
+            "subject": record.subject,
+            "patient": record.patient,
             "role": claimed,
             "slices": len(case.made),
             **summarise_pseudo_healthy([case]),

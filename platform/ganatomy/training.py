@@ -6,7 +6,7 @@ Both classes here are plain picklable values that any worker, on any node that s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import nn
 from ganatomy.contracts import InputError, Method, Phase, labelled
 from ganatomy.distributed import NETWORKS
 from ganatomy.downstream import ROLE, Segmentation, multiple_of, score_records, segment, task_of
-from ganatomy.experiment import Budget, Experiment, Sampling, pseudonym
+from ganatomy.experiment import Budget, Experiment, Sampling
 from ganatomy.inference import synthesize_volume
 from ganatomy.loop import Draws, Loop, Record
 from ganatomy.metrics import summarise
@@ -44,7 +44,8 @@ def real_images(store: Store, domain: str, split: str) -> list[Image]:
 def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
     """Training patients whose labels the pipeline may see: the label fraction applies to the target domain alone."""
     domain = experiment.domain(role)
-    patients = [image.patient for image in real_images(store, domain, "train") if annotated(image, experiment)]
+    images = [image for image in real_images(store, domain, "train") if annotated(image, experiment)]
+    patients = {image.patient for image in images}
     if domain != experiment.target_domain():
         return frozenset(patients)
     if not patients:
@@ -53,7 +54,19 @@ def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozen
             expected="at least one labelled patient in split train",
             remedy="choose another target domain, or label some",
         )
-    return label_subset(patients, experiment.labels.fraction, experiment.seed)
+    return drawn_patients(images, patients, experiment.labels.fraction, experiment.seed)
+
+
+def drawn_patients(images: Iterable[Image], patients: Collection[str], fraction: float, seed: int) -> frozenset[str]:
+    """``label_subset`` of ``patients``, drawn by their places in the cohort: pseudonyms are others under another key.
+
+    images: of all of them."""
+    places: dict[str, tuple[int, int]] = {}
+    for image in images:
+        if image.patient in patients:
+            places.setdefault(image.patient, (image.rank, image.index))
+    chosen = label_subset(places.values(), fraction, seed)
+    return frozenset(patient for patient, place in places.items() if place in chosen)
 
 
 def annotated(image: Image, experiment: Experiment) -> bool:
@@ -326,7 +339,7 @@ def _show_translations(
                 if kind == "translated" and method.trains_segmentors:
                     found = segment(method.segmentor(role), volume, experiment.sampling, device)
                     columns.append(Column("its segmentation", volume, found, truth))
-            rows[f"{experiment.domains[source]} {pseudonym(image.subject, store.name)}"] = columns
+            rows[f"{experiment.domains[source]} {image.subject}"] = columns
     first = next((entry for entries in shown.values() for entry in entries), None)
     if first is not None:
         write_picture(rows, first.store, first.record, experiment, path)
@@ -345,7 +358,7 @@ def _show_segmentations(
     for image in images:
         real, truth = store.image(image), store.label(image)
         found = segment(network, real, experiment.sampling, device)
-        rows[pseudonym(image.subject, store.name)] = [
+        rows[image.subject] = [
             Column("real", real),
             Column("label", real, truth),
             Column("predicted", real, found, truth),
