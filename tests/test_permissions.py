@@ -91,6 +91,9 @@ def test_everything_from_the_import_to_the_synthetic_images_has_the_umasks_permi
     kinds = {path.name for path in workspace.rglob("*")}
     assert {"images.csv", "sweep.json", "result.json", "report.html", "journal.jsonl", "networks.safetensors",
             "records.arrow", "fingerprint.json"} <= kinds  # fmt: skip
+    (key,) = workspace.rglob(".pseudonym-key")
+    assert permissions(key) == 0o600  # a secret, whatever the mask allows
+    key.unlink()
     assert wrong(workspace, mask) == {}
 
 

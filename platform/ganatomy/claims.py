@@ -6,6 +6,7 @@ Made of what is atomic on a shared disc too: a folder renamed to a name that is 
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import itertools
 import json
@@ -67,13 +68,15 @@ def _reserve(folder: Path, mine: Holder, is_there: Callable[[Path], bool]) -> bo
     beside.mkdir()
     try:
         (beside / RESERVED).write_text(json.dumps(asdict(mine)))
-        for _ in range(2):
+        for _ in range(4):  # the abandoned is taken away by one, perhaps between two looks of another
             try:
                 os.rename(beside, folder)  # noqa: PTH104 (fails where something is in the folder, as wanted)
                 return True
-            except OSError:
-                if not folder.exists():
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
+            if not folder.exists():
+                continue
             holder = read_holder(folder / RESERVED)
             if holder is None or is_there(folder) or not is_abandoned(folder / RESERVED):
                 return False

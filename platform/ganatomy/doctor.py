@@ -25,8 +25,6 @@ from urllib.parse import urlparse
 
 from packaging.requirements import Requirement
 
-from ganatomy.tracking_store import without_password
-
 GIB = 1024**3
 TRIAL_BYTES = 1.2 * GIB
 """Resident memory of one trial whose fit runs in a Ray Train worker group of one."""
@@ -242,6 +240,8 @@ def tracking(workspace: Path, uri: str) -> Iterator[Check]:
         yield _server(uri)
         return
     if uri and urlparse(uri).scheme != "sqlite":
+        from ganatomy.tracking_store import without_password  # late: a shadowed standard library is to be told of
+
         found = f"{without_password(uri)} is not examined: neither an MLflow server nor an SQLite store"
         yield Check("tracking", "warn", found, "http(s)://HOST:PORT, or sqlite:////ABSOLUTE/PATH")
         return

@@ -225,6 +225,7 @@ class Sweep:
 
     def _refuse(self) -> None:
         """InputError for what no sweep can be given, before anything is read or started."""
+        refuse_password(self.tracking_uri, "tracking store")
         refuse_password(self.store_url, "--store-url")
         least = {"trials": 0, "workers_per_trial": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0, "concurrent": 0,
                  "standstill_s": 0}  # fmt: skip
