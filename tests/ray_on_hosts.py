@@ -21,6 +21,7 @@ from test_tuning import TINY
 from two_hosts import ROOT, Hosts
 
 from ganatomy.phantom import make_cohort
+from ganatomy.pseudonyms import KEY
 from ganatomy.results import read_results
 
 SPACE = ("--space", "phantom_demo", "--scheduler", "none")
@@ -32,8 +33,11 @@ RAYLET = "ray/raylet/raylet "
 
 
 def make_phantom(folder: Path) -> Path:
-    """The cohort that hosts compute on."""
+    """The cohort that hosts compute on, and that they are held against: stores of two keys would be two stores."""
     make_cohort(folder, patients={"ct": (4, 2, 2), "mr": (4, 2, 5)}, shape=(2, 16, 16))
+    (folder / KEY).unlink(missing_ok=True)
+    (folder / KEY).touch(0o600)
+    (folder / KEY).write_text("0123456789abcdef" * 4)
     return folder
 
 
