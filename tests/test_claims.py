@@ -19,27 +19,38 @@ from ganatomy.promotion import EARLIER_READINGS, READINGS, read_readings
 from ganatomy.results import read_plan, sweeps
 from ganatomy.tracking import Tracking
 
-BARRIER = """
-import sys, time
+TOGETHER = """
+import os, sys, time
 from pathlib import Path
+
 def together(folder, count):
-    Path(folder, f"ready-{__import__('os').getpid()}").touch()
-    while len(list(Path(folder).glob("ready-*"))) < count: time.sleep(0.001)
+    # What is imported before is imported once. What comes after is done by so many processes, all let go at once.
+    (wait, go), children = os.pipe(), []
+    for number in range(count):
+        children.append(os.fork())
+        if children[-1] == 0:
+            os.close(go)
+            said = os.open(f"{folder}/{number}", os.O_WRONLY | os.O_CREAT)
+            os.dup2(said, 1), os.dup2(said, 2)
+            os.read(wait, 1)  # comes back when nobody holds the other end
+            return
+        Path(folder, str(number)).touch()
+    os.close(go)
+    for child in children: print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    sys.stdout.flush()
+    os._exit(0)
 """
 
 
 def race(folder: Path, count: int, program: str, *words: str) -> list[tuple[int, str]]:
-    """(exit code, what was printed) of so many processes that run the program at once."""
+    """(exit code, what was printed) of so many processes that run at once what follows ``together``."""
     folder.mkdir(exist_ok=True)
-    code = BARRIER + textwrap.dedent(program)
+    code = TOGETHER + textwrap.dedent(program)
     env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    racers = [
-        subprocess.Popen([sys.executable, "-c", code, str(folder), str(count), *words], env=env, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for _ in range(count)
-    ]  # fmt: skip
-    said = [racer.communicate(timeout=300)[0] for racer in racers]
-    return [(racer.returncode, text) for racer, text in zip(racers, said, strict=True)]
+    command = [sys.executable, "-c", code, str(folder), str(count), *words]
+    done = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, check=True, timeout=300)
+    said = [(folder / str(number)).read_text() for number in range(count)]
+    return list(zip(map(int, done.stdout.split()), said, strict=True))
 
 
 # --- records -----------------------------------------------------------------------------------------------------
@@ -177,10 +188,10 @@ def test_of_four_imports_into_one_folder_at_once_one_is_made(phantom, tmp_path):
     """
     raced = race(tmp_path / "start", 4, program, str(phantom / "images.csv"), str(tmp_path / "out"))
     assert sorted(code for code, _ in raced) == [0, 2, 2, 2], raced
-    for code, text in raced:
-        if code:
-            assert len(text.strip().splitlines()) == 1
-            assert "written by another process" in text or "exists" in text
+    for text in (text.strip() for code, text in raced if code):
+        assert text.startswith("error: ")
+        assert len(text.splitlines()) == 1
+        assert "written by another process" in text or "exists" in text
     assert (tmp_path / "out" / "cohort.yaml").exists()
     assert not (tmp_path / "out" / IN_USE).exists()
 
@@ -193,6 +204,7 @@ def test_a_folder_in_use_is_refused_and_one_left_by_the_dead_is_not(tmp_path):
     program = """
         import os, signal
         from ganatomy.claims import alone_in
+        together(sys.argv[1], int(sys.argv[2]))
         with alone_in(Path(sys.argv[3])): os.kill(os.getpid(), signal.SIGKILL)
     """
     [(code, _)] = race(tmp_path / "start", 1, program, str(tmp_path / "out"))
@@ -221,17 +233,19 @@ def test_a_writer_on_another_host_is_alive_while_it_gives_signs_of_life(tmp_path
 # --- MLflow ------------------------------------------------------------------------------------------------------
 
 
-def test_three_processes_record_one_cohort_in_one_store_at_once(workspace, tmp_path):
-    """Its row is looked for and then made: between the two another process makes it."""
+def test_four_processes_record_one_cohort_in_one_store_at_once(workspace, tmp_path):
+    """Its row is looked for and then made: between the two another process makes it, and the database refuses."""
     program = """
         from ganatomy.tracking import Tracking
-        tracking = Tracking(None, Path(sys.argv[3]))
-        run = tracking.client.create_run(tracking.experiment_id).info.run_id
         together(sys.argv[1], int(sys.argv[2]))
-        for number in range(5): tracking.log_dataset(run, "cohort", f"digest{number}")
+        tracking = Tracking(None, Path(sys.argv[3]))
+        run = tracking.sweep_run("both")
+        Path(sys.argv[1], f"ready-{os.getpid()}").touch()
+        while len(list(Path(sys.argv[1]).glob("ready-*"))) < int(sys.argv[2]): time.sleep(0.01)
+        for number in range(25): tracking.log_dataset(run, "cohort", f"digest{number}")
     """
-    raced = race(tmp_path / "start", 3, program, str(workspace))
-    assert [code for code, _ in raced] == [0] * 3, raced
+    raced = race(tmp_path / "start", 4, program, str(workspace))
+    assert raced == [(0, "")] * 4
     tracking = Tracking(None, workspace)
     runs = tracking.client.search_runs([tracking.experiment_id])
-    assert [len(run.inputs.dataset_inputs) for run in runs] == [5] * 3
+    assert {len(run.inputs.dataset_inputs) for run in runs} == {25}

@@ -164,11 +164,11 @@ def read_holder(lease: Path) -> Holder | None:
 
 def _silence(lease: Path) -> float:
     """Seconds since the last heartbeat, by the file system's own clock: clocks of nodes may disagree."""
-    with tempfile.NamedTemporaryFile(dir=lease.parent, prefix=".clock-") as probe:
-        now = os.fstat(probe.fileno()).st_mtime
     try:
+        with tempfile.NamedTemporaryFile(dir=lease.parent, prefix=".clock-") as probe:
+            now = os.fstat(probe.fileno()).st_mtime
         return now - lease.stat().st_mtime
-    except OSError:
+    except OSError:  # the lease is gone, or the folder that it lay in has been taken away
         return float("inf")
 
 
