@@ -139,8 +139,8 @@ def planned(tmp_path, workspace) -> SweepPlan:
     """A finished sweep whose plan, whoever wrote it, names the trap wherever it can."""
     store = tiny.make_store(tmp_path / "store")
     base = replace(tiny.EXPERIMENT, method=Choice("trap:Method"))
-    plan = SweepPlan("trapped", "trap:SPACE", base, str(store.path), "cohort", store.digest, trials=2,
-                     fixed={"downstream.network": "trap:unet"})  # fmt: skip
+    plan = SweepPlan("trapped", "trap:SPACE", base, str(store.path), str(tmp_path / "cohort"), store.digest,
+                     trials=2, fixed={"downstream.network": "trap:unet"})  # fmt: skip
     folder = workspace / "sweeps" / "trapped"
     plan.save(folder)
     for number, arm in enumerate(("real", "offline")):

@@ -254,7 +254,7 @@ np.save(sys.argv[2], model.predict(np.load(sys.argv[1]), params={"source": "ct",
 def test_the_champion_loads_in_a_process_that_has_only_the_package(laboratory, champion, tmp_path):
     promotion, _ = champion
     generator = load_generator(promotion.bundle)
-    store = open_store(json.loads((laboratory / "sweeps" / "helps" / "sweep.json").read_text())["store"])
+    store = open_store(read_plan(laboratory / "sweeps" / "helps").store)
     image = store.image(store.records("ct", "test")[0])
     np.save(tmp_path / "in.npy", image[:, None])  # [slices, 1, H, W]
     command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]

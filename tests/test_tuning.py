@@ -169,7 +169,7 @@ def kill(driver: subprocess.Popen[str], workspace: Path, by: signal.Signals) -> 
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_killed_twice_goes_on_and_repeats_no_finished_trial(phantom, workspace):
+def test_a_driver_that_is_killed_twice_goes_on_then_moved_and_to_more_trials_and_repeats_none(phantom, workspace):
     from ganatomy.tracking import Tracking
 
     arguments = (
@@ -205,6 +205,12 @@ def test_a_driver_that_is_killed_twice_goes_on_and_repeats_no_finished_trial(pha
         assert len({metric.step for metric in history}) == len(history), "a metric was logged twice"
         assert run.info.status in ("FINISHED", "KILLED")
     assert "Traceback" not in (workspace / "output.txt").read_text()
+
+    moved = workspace.rename(workspace.with_name("moved"))
+    assert start(moved, "--resume", "killed", "--trials", "8").wait(timeout=500) == 0, (moved / "output.txt").read_text()
+    assert len(read_results(moved / "sweeps" / "killed")) == read_plan(moved / "sweeps" / "killed").trials == 8
+    assert {trial: finished(moved)[trial] for trial in after} == after
+    assert not workspace.exists()
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from ganatomy import gate
 from ganatomy.classification import class_of
 from ganatomy.cohort import Cohort
 from ganatomy.cohort_reading import read_cohort
-from ganatomy.contracts import Method
+from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import Workers
 from ganatomy.drawing import Offers, as_volume, fitted, size_for
 from ganatomy.experiment import Experiment, TrialResult, replicates
@@ -48,6 +48,16 @@ class Bench:
     def __init__(self, workspace: Path, plan: SweepPlan, say: Callable[[str], None]) -> None:
         self.workspace, self.plan, self.say = workspace, plan, say
         self.store: Store = open_store(plan.store)
+
+    def cohort(self) -> Cohort:
+        """The sweep's cohort, which says whose images the generator learnt from. InputError where it is gone."""
+        try:
+            return read_cohort(self.plan.cohort)
+        except InputError as error:
+            raise InputError(
+                f"the cohort of sweep {self.plan.name} cannot be read: {error}",
+                remedy="put it back where it was, or write where it is now into sweep.json of the sweep, as cohort",
+            ) from error
 
     def stages(self, result: TrialResult) -> Stages:
         """The trial's, which may train nothing."""
@@ -92,7 +102,7 @@ class Bench:
         """
         stages = self.stages(result)
         taught, fit = stages.taught(), stages.fit()
-        cohort, borrowed = read_cohort(self.plan.cohort), taught is not stages
+        cohort, borrowed = self.cohort(), taught is not stages
         generator = save_generator(
             directory,
             stages.method(fit),
@@ -216,7 +226,7 @@ class Bench:
         theirs = next((names for names in map(pseudonyms_of, folders) if names.identity == taught.key), None)
         if theirs is None:
             return None
-        cohort = read_cohort(self.plan.cohort)
+        cohort = self.cohort()
         ours = pseudonyms_of(cohort.path)
         return {ours(name): theirs(name) for name in cohort.patients()}
 

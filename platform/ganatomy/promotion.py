@@ -68,11 +68,14 @@ def promote(
     directory = sweep_directory(workspace, sweep)
     left = _left_out(directory, as_it_stands)
     plan, results = read_plan(directory), [r for r in read_results(directory) if r.status == "finished"]
+    for sentence in plan.elsewhere(workspace):
+        say(sentence)
     tracking = Tracking(uri or plan.tracking_uri or None, workspace)
     table, bench = ablation_table(results), Bench(workspace, plan, say)
     candidate, baseline = choose(table, results, plan.name)
     for result in (*candidate, *baseline):
         result.experiment.validate()  # what it names may not be here, or not be allowed
+    bench.cohort()
     names = [table.row(configuration).name for configuration in (table.candidate, table.baseline)]
     say(f"candidate: {names[0]}; it must beat: {names[1]}")
 

@@ -40,6 +40,14 @@ def once_each(kind: Any, arguments: Sequence[str]) -> list[str]:
     return [word for part in kept for word in part] if kept != words else list(arguments)
 
 
+def typed_in(kind: Any, arguments: Sequence[str]) -> set[str]:
+    """Names of the fields that the arguments give a value, be it the default."""
+    options = _options(_chosen(kind, arguments))
+    switches = {f"--no-{name.removeprefix('--')}": name for name, hint in options.items() if hint is bool}
+    _, given = _taken_apart(arguments, options | dict.fromkeys(switches, bool))
+    return {switches.get(option, option).removeprefix("--").replace("-", "_") for option in given}
+
+
 def takes_many(hint: Any) -> bool:
     """Whether an option of this type takes any number of values."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Experiment, Score, TrialResult
@@ -16,7 +17,10 @@ from ganatomy.plain_values import plain
 from ganatomy.plugins import nearest, resolve
 from ganatomy.search_space import PaperTable, SearchSpace, load_space, named_in
 from ganatomy.standstill import USUAL_S
-from ganatomy.tables import write_atomically
+from ganatomy.tables import absolute, write_atomically
+from ganatomy.tracking_store import SQLITE, address, found_in, inner, recorded
+
+T = TypeVar("T")
 
 PLAN = "sweep.json"
 RESULT = "result.json"
@@ -94,9 +98,18 @@ class SweepPlan:
             return ()
 
     def save(self, directory: Path) -> None:
-        """Write ``sweep.json``, atomically."""
+        """Write ``sweep.json``, atomically; what lies in the workspace by its place there."""
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / PLAN, plain(self))
+        workspace = absolute(directory).parents[1]
+        store, cohort = (inner(Path(path), workspace) if path else "" for path in (self.store, self.cohort))
+        kept = replace(self, store=store, cohort=cohort, tracking_uri=recorded(self.tracking_uri, workspace))
+        write_json(directory / PLAN, plain(kept))
+
+    def elsewhere(self, workspace: Path) -> list[str]:
+        """What of the sweep is a file outside ``workspace``, a sentence each: a copy of the workspace shares it."""
+        files = {"runs are recorded in": self.tracking_uri.removeprefix(SQLITE), "the prepared cohort is": self.store}
+        return [f"{said} {path}, which is not in workspace {workspace}" for said, path in files.items()
+                if path.startswith("/") and not Path(path).is_relative_to(absolute(workspace))]  # fmt: skip
 
 
 def sweeps(workspace: Path) -> list[str]:
@@ -132,7 +145,43 @@ def read_plan(directory: Path) -> SweepPlan:
                          expected=f"that of {directory.name!r}", remedy="give the folder its name again")  # fmt: skip
     if plan.run_id:
         checked_name(plan.run_id, f"{directory / PLAN}: run_id")
-    return plan
+    return _at_home(plan, absolute(directory).parents[1], directory / PLAN)
+
+
+def _at_home(plan: SweepPlan, workspace: Path, file: Path) -> SweepPlan:
+    """``plan`` with the places of ``workspace``, which may be a copy, or have been moved.
+
+    Earlier versions wrote absolute ones: what lay in the workspace that the sweep began in is looked for in this one.
+    """
+    for what, value in (("store", plan.store), ("cohort", plan.cohort), ("tracking_uri", plan.tracking_uri)):
+        if not isinstance(value, str):
+            raise InputError(f"{file}: {what} is {shortened(str(value))}", expected="text")
+    prepared = Path(plan.store)
+    began = prepared.parents[1] if prepared.is_absolute() and len(prepared.parts) > 3 else workspace
+    if plan.tracking_uri == f"{SQLITE}{began / 'mlflow.db'}":
+        uri = f"{SQLITE}{workspace / 'mlflow.db'}"
+    else:
+        uri = _named(file, "tracking_uri", lambda: address(workspace, plan.tracking_uri))
+    store, cohort = (
+        str(_named(file, what, partial(_place, said, began, workspace))) if said else ""
+        for what, said in (("store", plan.store), ("cohort", plan.cohort))
+    )
+    return replace(plan, store=store, cohort=cohort, tracking_uri=uri)
+
+
+def _place(said: str, began: Path, workspace: Path) -> Path:
+    """Where what was ``said`` lies now: in ``workspace`` if it says so, or has what lay in ``began``."""
+    path = found_in(workspace, said)
+    here = workspace / path.relative_to(began) if path.is_relative_to(began) else path
+    return here if here.exists() else path
+
+
+def _named(file: Path, what: str, find: Callable[[], T]) -> T:
+    """What ``find`` finds; an InputError of it names the plan's ``file``, and what of it."""
+    try:
+        return find()
+    except InputError as error:
+        raise InputError(f"{file}: {what}: {error}") from error
 
 
 def write_result(directory: Path, result: TrialResult) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from ganatomy.names import checked_name
 from ganatomy.plugins import allow, available
 from ganatomy.preparation import prepare
 from ganatomy.proposals import read_asked
+from ganatomy.repeated_options import typed_in
 from ganatomy.results import PLAN, SweepPlan, read_plan, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, load_space, named_in, parse_settings
@@ -40,6 +41,12 @@ from ganatomy.tracking import Tracking
 from ganatomy.tracking_store import refuse_password
 from ganatomy.training import labelled_patients
 from ganatomy.tuning import fitting, run_sweep
+
+OF_A_RUN = frozenset(
+    ("resume", "trials", "concurrent", "standstill_s", "address", "nodes", "workspace", "store_cache", "store_url",
+     "allow_dotted", "debug")
+)  # fmt: skip
+"""Options that a resumed sweep may be given anew; the rest is what it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +68,7 @@ class Sweep:
     full: bool = False
     """The study at the paper's size: its networks, images and schedules, where the space runs smaller by default."""
     trials: int = 0
-    """How many trials; 0: the space's listed points, each with every seed."""
+    """How many trials; 0: the space's listed points, each with every seed. With --resume, more than it began with."""
     seeds: tuple[int, ...] = ()
     """Seeds of the replicates of each listed point; the space's own if not given. Sampled points use the first."""
     set: tuple[str, ...] = ()
@@ -89,7 +96,8 @@ class Sweep:
     name: str = ""
     """Name of the sweep; COHORT-SPACE[-full] if not given, with a number if that is taken."""
     resume: str = ""
-    """Name of an interrupted sweep to go on with (`latest`: the newest); finished trials are not repeated."""
+    """Name of a sweep to go on with (`latest`: the newest), interrupted, or ended and to have more --trials; finished
+    trials are not repeated. What would make it another sweep is refused beside it."""
     tracking_uri: str = ""
     """MLflow server or store; MLFLOW_TRACKING_URI, else an SQLite store in the workspace."""
     address: str = ""
@@ -112,32 +120,56 @@ class Sweep:
     debug: bool = False
     """Show tracebacks."""
 
-    def run(self) -> int:
-        """Run or resume; 0 when all trials came to an end, 1 when none finished, 130 when interrupted."""
-        with contextlib.ExitStack() as running:
-            running.callback(ray.shutdown)
-            settled = partial(self._settled, running)
-            plan = self.resumed() if self.resume else self.planned(settled)
-            running.enter_context(alone_in(self.workspace.absolute() / "sweeps" / plan.name))
-            return run_sweep(settled(plan) if self.resume else plan, self.workspace.absolute())
+    def run(self, typed: Collection[str] = ()) -> int:
+        """Run or resume; 0 when all trials came to an end, 1 when none finished, 130 when interrupted.
 
-    def resumed(self) -> SweepPlan:
-        """The plan of the sweep to go on with."""
+        typed: names of the options that the user gave.
+        """
+        with contextlib.ExitStack() as running:
+            settled = partial(self._settled, running)
+            plan = self.resumed(typed) if self.resume else self.planned(settled)
+            directory = self.workspace.absolute() / "sweeps" / plan.name
+            running.enter_context(alone_in(directory))
+            if self.resume:
+                plan = settled(plan)
+                if plan.trials > (begun := read_plan(directory)).trials:
+                    replace(begun, trials=plan.trials).save(directory)
+            return run_sweep(plan, self.workspace.absolute())
+
+    def resumed(self, typed: Collection[str] = ()) -> SweepPlan:
+        """The plan of the sweep to go on with, of more trials where ``--trials`` says so.
+
+        InputError for an option that would make it another sweep.
+        """
         self._refuse()
         allow(*self.allow_dotted)
         directory = sweep_directory(self.workspace.absolute(), self.resume)
-        read_asked(directory)  # what it cannot go on with is said before anything is started
+        if fixed := [f"--{name.replace('_', '-')}" for name in sorted(set(typed) - OF_A_RUN)]:
+            raise InputError(f"{', '.join(fixed)} cannot be changed in a sweep that has begun",
+                             expected="what is of this run: --trials, --concurrent, --standstill-s, where it runs",
+                             remedy="leave it out, or begin a new sweep: it finds the stages they share")  # fmt: skip
         plan = read_plan(directory)
+        if "trials" in typed and self.trials < plan.trials:
+            raise InputError(f"--trials {self.trials} of a sweep of {plan.trials}", expected="as many, or more")
+        read_asked(directory)  # what it cannot go on with is said before anything is started
         plan.check_named()
-        return plan if self.standstill_s is None else replace(plan, standstill_s=self.standstill_s)
+        for sentence in plan.elsewhere(self.workspace.absolute()):
+            _say(sentence)
+        return replace(
+            plan,
+            trials=max(plan.trials, self.trials),
+            concurrent=self.concurrent if "concurrent" in typed else plan.concurrent,
+            standstill_s=plan.standstill_s if self.standstill_s is None else self.standstill_s,
+        )
 
     def _settled(self, running: contextlib.ExitStack, plan: SweepPlan) -> SweepPlan:
         """Join the cluster; the plan as it can run there. InputError where it has no room, or a node is not like us.
 
-        running: what it takes to follow the cluster's nodes is undone with it.
+        running: joining the cluster, and what it takes to follow its nodes, is undone with it.
         """
         packages = _packages(plan)
         places = {name: place for name, place in ((CACHE, self.store_cache), (URL, self.store_url)) if place}
+        running.callback(ray.shutdown)
         start_ray(self.address, {SOURCES: demanded(packages), STANDSTILL: f"{plan.standstill_s:g}", **places})
         nodes.await_nodes(self.nodes, _say)
         question = running.enter_context(
@@ -303,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else BAD_INPUT
-    return guarded(options.run, workspace=options.workspace, debug=options.debug)
+    return guarded(partial(options.run, typed_in(Sweep, given)), workspace=options.workspace, debug=options.debug)
 
 
 if __name__ == "__main__":

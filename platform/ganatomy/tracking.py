@@ -19,9 +19,10 @@ from typing import Any, Literal, TypeVar
 from ganatomy.contracts import InputError
 from ganatomy.journal import Entry, Outbox, now
 from ganatomy.names import checked_name
+from ganatomy.tables import absolute
 from ganatomy.tracking_client import at_once, brisk, client_of, is_away, says, unusable
 from ganatomy.tracking_sending import as_key, as_params, chunks, sender
-from ganatomy.tracking_store import is_served, shown, store_uri
+from ganatomy.tracking_store import MARK, artifacts_of, is_served, settle, shown, store_uri
 
 # isort: split
 # Last: MLflow reads the environment, which ``tracking_client`` sets, when it is imported.
@@ -37,7 +38,7 @@ class Tracking:
     """The runs of one MLflow experiment: sweeps, and the trials below them.
 
     uri: an MLflow server or database; None: MLFLOW_TRACKING_URI, else the SQLite store in ``workspace``, made here if
-    it is not there, with its artifacts in ``workspace/mlartifacts``.
+    it is not there, with its artifacts beside it; of a workspace that was copied or moved, the copy's own.
     patience: seconds that a call waits for a server that went away.
     wait: have that patience here too, as is right in the midst of a sweep; otherwise a store that cannot be used now
     is an InputError within about ten seconds, as is right at its start.
@@ -54,8 +55,9 @@ class Tracking:
         wait: bool = False,
         say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        self.workspace = Path(workspace).absolute()
+        self.workspace = absolute(workspace)
         self.uri = store_uri(uri, self.workspace)
+        settle(self.uri, self.workspace)
         self.outbox = self.workspace / "outbox"
         self._patience, self._say = patience, say
         self._unsaid: set[Path] = set()
@@ -196,7 +198,7 @@ class Tracking:
 
     def _mark(self) -> str:
         """What tells this workspace's sweeps from those of another that have the same name on the same server."""
-        place = self.workspace / "workspace.id"
+        place = self.workspace / MARK
         if not place.exists():
             self.workspace.mkdir(parents=True, exist_ok=True)
             beside = place.with_name(f".{uuid.uuid4().hex}")
@@ -209,7 +211,7 @@ class Tracking:
     def _open(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            place = None if is_served(self.uri) else (self.workspace / "mlartifacts").as_uri()
+            place = None if is_served(self.uri) else artifacts_of(self.uri, self.workspace).as_uri()
             try:
                 return self.client.create_experiment(name, place)
             except MlflowException as error:
