@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ganatomy.experiment import Sampling
-from ganatomy.store_writing import Item, write_store
+from ganatomy.stores.writing import Item, write_store
 
 SHAPE = (9, 20, 16)
 FLAT, SOLID = Sampling(2, (8, 8), 0.5), Sampling(3, (4, 8, 8), 0.5)

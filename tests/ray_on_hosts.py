@@ -20,9 +20,9 @@ import yaml
 from test_tuning import TINY
 from two_hosts import ROOT, Hosts
 
-from ganatomy.phantom import make_cohort
-from ganatomy.pseudonyms import KEY
-from ganatomy.results import read_results
+from ganatomy.cohorts.pseudonyms import KEY
+from ganatomy.evidence.results import read_results
+from ganatomy.phantoms.hearts import make_cohort
 
 SPACE = ("--space", "phantom_demo", "--scheduler", "none")
 SETTINGS = (*TINY, "budget.segmentor_steps=60", "budget.generator_steps=60", "budget.validations=4")

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from ganatomy.claims import IN_USE, RESERVED, alone_in, reserved
+from ganatomy.cohorts.claims import IN_USE, RESERVED, alone_in, reserved
 from ganatomy.contracts import InputError
-from ganatomy.phantom import make_cohort
-from ganatomy.promotion import EARLIER_READINGS, READINGS, read_readings
-from ganatomy.results import read_plan, sweeps
-from ganatomy.tracking import Tracking
+from ganatomy.evidence.results import read_plan, sweeps
+from ganatomy.phantoms.hearts import make_cohort
+from ganatomy.promotion.promotion import EARLIER_READINGS, READINGS, read_readings
+from ganatomy.tracking.runs import Tracking
 
 TOGETHER = """
 import os, sys, time
@@ -59,7 +59,7 @@ def race(folder: Path, count: int, program: str, *words: str) -> list[tuple[int,
 def test_of_eight_readings_at_once_eight_are_recorded(tmp_path):
     (tmp_path / EARLIER_READINGS).write_text(json.dumps([{"time": "before", "configurations": ["a", "b"]}]))
     program = """
-        from ganatomy.promotion import _record_reading
+        from ganatomy.promotion.promotion import _record_reading
         together(sys.argv[1], int(sys.argv[2]))
         for number in range(20): _record_reading(Path(sys.argv[3]), [str(number), "b" * 200])
     """
@@ -71,7 +71,7 @@ def test_of_eight_readings_at_once_eight_are_recorded(tmp_path):
 
 
 def test_a_line_torn_by_a_kill_takes_no_other_with_it(tmp_path):
-    from ganatomy.durable import append_line
+    from ganatomy.core.durable import append_line
 
     (tmp_path / READINGS).write_text('{"time": "1"}\n{"tim')
     append_line(tmp_path / READINGS, '{"time": "2"}')
@@ -81,7 +81,7 @@ def test_a_line_torn_by_a_kill_takes_no_other_with_it(tmp_path):
 # --- names -------------------------------------------------------------------------------------------------------
 
 PLAN = """
-    from ganatomy.sweep_command import Sweep
+    from ganatomy.commands.sweep import Sweep
     from ganatomy.contracts import InputError
     together(sys.argv[1], int(sys.argv[2]))
     try:
@@ -144,7 +144,7 @@ def test_a_reservation_is_taken_back_when_planning_fails(tmp_path):
 def test_a_name_is_free_again_when_who_reserved_it_was_killed_before_it_wrote_a_plan(tmp_path):
     program = """
         import os, signal
-        from ganatomy.claims import reserved
+        from ganatomy.cohorts.claims import reserved
         together(sys.argv[1], int(sys.argv[2]))
         with reserved(Path(sys.argv[3]), iter(["a"]), lambda folder: False):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -155,7 +155,7 @@ def test_a_name_is_free_again_when_who_reserved_it_was_killed_before_it_wrote_a_
     assert sweeps(tmp_path) == []  # nobody takes it for a sweep
     take = """
         import os
-        from ganatomy.claims import reserved
+        from ganatomy.cohorts.claims import reserved
         together(sys.argv[1], int(sys.argv[2]))
         with reserved(Path(sys.argv[3]), iter(["a"]), lambda folder: (folder / "done").exists()) as name:
             if name: time.sleep(1); (Path(sys.argv[3]) / name / "done").write_text(str(os.getpid()))
@@ -203,7 +203,7 @@ def test_a_folder_in_use_is_refused_and_one_left_by_the_dead_is_not(tmp_path):
         (tmp_path / "out" / "kept").touch()
     program = """
         import os, signal
-        from ganatomy.claims import alone_in
+        from ganatomy.cohorts.claims import alone_in
         together(sys.argv[1], int(sys.argv[2]))
         with alone_in(Path(sys.argv[3])): os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -236,7 +236,7 @@ def test_a_writer_on_another_host_is_alive_while_it_gives_signs_of_life(tmp_path
 def test_four_processes_record_one_cohort_in_one_store_at_once(workspace, tmp_path):
     """Its row is looked for and then made: between the two another process makes it, and the database refuses."""
     program = """
-        from ganatomy.tracking import Tracking
+        from ganatomy.tracking.runs import Tracking
         together(sys.argv[1], int(sys.argv[2]))
         tracking = Tracking(None, Path(sys.argv[3]))
         run = tracking.sweep_run("both")

@@ -11,9 +11,17 @@ import tiny
 import torch
 from torch import nn
 
-from ganatomy import training
-from ganatomy.ablation import ablation_table
-from ganatomy.classification import (
+from ganatomy.contracts import InputError
+from ganatomy.evidence.ablation import ablation_table
+from ganatomy.evidence.report import render_text, write_html
+from ganatomy.experiment import Sampling, Score, TrialResult
+from ganatomy.measures.segmentation import predictions, summarise
+from ganatomy.stages.outcome import outcome_of
+from ganatomy.stages.stages import Stages
+from ganatomy.stores.sampling import resized
+from ganatomy.stores.writing import Item, write_store
+from ganatomy.training import tasks
+from ganatomy.training.classification import (
     TrainClassifier,
     class_of,
     classified_images,
@@ -21,15 +29,7 @@ from ganatomy.classification import (
     make_classification,
     score_classes,
 )
-from ganatomy.contracts import InputError
-from ganatomy.distributed import DirectoryReporter
-from ganatomy.experiment import Sampling, Score, TrialResult
-from ganatomy.metrics import predictions, summarise
-from ganatomy.outcome import outcome_of
-from ganatomy.report import render_text, write_html
-from ganatomy.sampling import resized
-from ganatomy.stages import Stages
-from ganatomy.store_writing import Item, write_store
+from ganatomy.training.distributed import DirectoryReporter
 
 CPU = torch.device("cpu")
 
@@ -178,7 +178,7 @@ def test_pictures_show_real_and_synthetic_lesions_with_their_boxes(store, tmp_pa
     ]  # fmt: skip
     write_store(tmp_path / "made", name="films-synthetic", labels={}, domains=store.domains, digest="m", items=items)
     drawn = []
-    monkeypatch.setattr(training, "sheet", lambda rows, labels, **how: drawn.append(rows) or tiny._dot(rows, labels))
+    monkeypatch.setattr(tasks, "sheet", lambda rows, labels, **how: drawn.append(rows) or tiny._dot(rows, labels))
     experiment = radiographs.experiment(arm="offline")
     build = TrainClassifier(store.path, experiment, tmp_path, "L", tmp_path / "made", (0, 1))
     build(rank=0, world=1, device=CPU).run(DirectoryReporter(tmp_path, lambda: None))

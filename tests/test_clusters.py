@@ -232,7 +232,7 @@ def commands_of(group: int) -> list[str]:
 def test_a_tracking_server_that_asks_for_a_password_lets_only_who_has_it_record(home, monkeypatch, tmp_path):
     """By one variable. The password is in no command, and in a file that its owner alone can read."""
     from ganatomy.contracts import InputError
-    from ganatomy.tracking import Tracking
+    from ganatomy.tracking.runs import Tracking
 
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", 5000)) == 0:

@@ -11,10 +11,10 @@ import pandas
 import pytest
 import yaml
 
-from ganatomy.cohort import Cohort, Domain, Finding, Row, prepare_image
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.cohort import Cohort, Domain, Finding, Row, prepare_image
+from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.intensities import Intensity
+from ganatomy.images.intensities import Intensity
 
 
 def write(path, seed=0, shape=(4, 5, 6)):

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from command_line import error_line, make_phantom
 
-from ganatomy import cli, cohort_commands, phantom
-from ganatomy.cohort_reading import read_cohort
+from ganatomy import cli
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.commands import cohort as cohort_commands
+from ganatomy.phantoms import hearts
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def test_the_phantom_is_a_sound_cohort(cohort, capsys):
 
 def test_an_import_sets_aside_what_cannot_be_used_and_says_so(tmp_path, capsys):
     counts = {"ct": (3, 1, 1), "mr": (3, 1, 1)}
-    phantom.make_cohort(tmp_path / "in", patients=counts, shape=(4, 32, 32), corrupt=["nan", "unreadable"])
+    hearts.make_cohort(tmp_path / "in", patients=counts, shape=(4, 32, 32), corrupt=["nan", "unreadable"])
     patterns = ["--image", "{domain}={patient}/{domain}.nii.gz", "--label", "{patient}/label.nii.gz"]
     geometry = ["--spacing", "2", "2", "2", "--size", "24", "24", "4", "--intensity", "ct=window:-150:250", "mr=zscore"]
     options = [*patterns, *geometry, "--domains", "ct", "mr", "--licence", "CC0", "--name", "small"]
@@ -53,7 +55,7 @@ def test_an_import_sets_aside_what_cannot_be_used_and_says_so(tmp_path, capsys):
 def test_every_option_of_an_import_reaches_the_import():
     import inspect
 
-    from ganatomy.importers import import_cohort
+    from ganatomy.cohorts.importers import import_cohort
 
     offered = set(cohort_commands.CohortImport.__dataclass_fields__) - {"workspace", "debug"}
     assert offered == set(inspect.signature(import_cohort).parameters) - {"progress"}

@@ -18,7 +18,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ganatomy.contracts import Images, Task
-from ganatomy.distributed import (
+from ganatomy.core.installation import WrongNode
+from ganatomy.core.single_flight import LeaseLost
+from ganatomy.experiment import Training
+from ganatomy.training.distributed import (
     NETWORKS,
     DirectoryReporter,
     HistoryFollower,
@@ -28,10 +31,7 @@ from ganatomy.distributed import (
     train,
     write_history,
 )
-from ganatomy.experiment import Training
-from ganatomy.installation import WrongNode
-from ganatomy.loop import Loop
-from ganatomy.single_flight import LeaseLost
+from ganatomy.training.loop import Loop
 from ganatomy_methods.shape_consistent import ShapeConsistent, ShapeConsistentConfig
 
 # Ray's workers cannot import this file; what they are sent from it travels by value.
@@ -229,7 +229,7 @@ def test_a_killed_worker_is_restarted_and_the_result_is_that_of_an_undisturbed_r
 def test_work_that_came_to_a_node_with_other_sources_is_handed_out_again(
     tmp_path, ray_cluster, monkeypatch, wrong, raised
 ):
-    monkeypatch.setattr("ganatomy.distributed.WRONG_NODE_S", 0.1)
+    monkeypatch.setattr("ganatomy.training.distributed.WRONG_NODE_S", 0.1)
 
     def work():
         tries = len(list(tmp_path.iterdir()))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from ganatomy import doctor
+from ganatomy.commands import doctor
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_an_extra_whose_parts_are_missing_is_found(tmp_path, monkeypatch):
 def test_a_shadowed_standard_library_is_found(tmp_path):
     """What platform/__init__.py or platform.py at the repository root would do to everybody."""
     (tmp_path / "platform.py").write_text("")
-    program = "import sys, ganatomy.doctor as d; [c] = d.python(); print(c.status, c.found)"
+    program = "import sys, ganatomy.commands.doctor as d; [c] = d.python(); print(c.status, c.found)"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert done.stdout.startswith("fail"), done.stderr

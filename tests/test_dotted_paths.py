@@ -18,14 +18,14 @@ from command_line import error_line
 from test_generator import saved  # noqa: F401 a fixture
 
 from ganatomy import cli
+from ganatomy.commands.sweep import Sweep, main
 from ganatomy.contracts import InputError
+from ganatomy.core.plugins import ALLOWED, allow, allowed, resolve
+from ganatomy.evidence.results import SweepPlan, read_results, write_result
 from ganatomy.experiment import Choice, Score, TrialResult
-from ganatomy.generator import Generator, load_generator
-from ganatomy.phantom import make_cohort
-from ganatomy.plugins import ALLOWED, allow, allowed, resolve
-from ganatomy.results import SweepPlan, read_results, write_result
-from ganatomy.staging import file_hash
-from ganatomy.sweep_command import Sweep, main
+from ganatomy.generators.generator import Generator, load_generator
+from ganatomy.phantoms.hearts import make_cohort
+from ganatomy.stores.staging import file_hash
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,7 +36,7 @@ TRAP = """
 from pathlib import Path
 Path({imported!r}).touch()
 from dataclasses import replace
-from ganatomy.plugins import resolve
+from ganatomy.core.plugins import resolve
 from ganatomy.search_space import SearchSpace
 
 class Method(resolve("methods", "cyclegan")):
@@ -102,7 +102,7 @@ def rewritten(bundle: Path, **experiment: object) -> Path:
 
 
 def test_a_bundle_imports_nothing_that_is_not_installed(saved: Generator, imported, tmp_path, capsys):  # noqa: F811
-    from ganatomy.pyfunc_model import GeneratorModel
+    from ganatomy.generators.pyfunc_model import GeneratorModel
 
     bundle = rewritten(saved.directory, method={"name": "trap:Method", "config": {}})
     ways = (

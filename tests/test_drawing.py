@@ -13,17 +13,17 @@ import pytest
 import tiny
 import torch
 
-from ganatomy import training
 from ganatomy.contracts import InputError, Method, Registered
-from ganatomy.drawing import Offers, centred, draw_one, drawn_subjects, fitted, labels_in, stacked
 from ganatomy.experiment import Budget, Choice, Drawing, Experiment, Mixing, Sampling
-from ganatomy.metrics import dice
-from ganatomy.outcome import Outcome, outcome_of, reference_models
-from ganatomy.sampling import Pool
-from ganatomy.stages import SYNTHETIC, Stages
-from ganatomy.store import open_store
-from ganatomy.store_writing import Item, write_store
-from ganatomy.training import load_networks, make_method
+from ganatomy.measures.segmentation import dice
+from ganatomy.stages.drawing import Offers, centred, draw_one, drawn_subjects, fitted, labels_in, stacked
+from ganatomy.stages.outcome import Outcome, outcome_of, reference_models
+from ganatomy.stages.stages import SYNTHETIC, Stages
+from ganatomy.stores.sampling import Pool
+from ganatomy.stores.store import open_store
+from ganatomy.stores.writing import Item, write_store
+from ganatomy.training import tasks as training
+from ganatomy.training.tasks import load_networks, make_method
 
 ROLES = ("T1", "T2", "T1c", "FLAIR")
 SIDE = 16

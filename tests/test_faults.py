@@ -20,7 +20,7 @@ import pytest
 from ray_on_hosts import RAYLET, SETTINGS, SPACE, Cluster, finished, make_phantom, table, wait
 from two_hosts import ROOT, Hosts, missing
 
-from ganatomy.results import read_results
+from ganatomy.evidence.results import read_results
 
 PATIENCE_S = 900.0
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ganatomy import gate
 from ganatomy.contracts import InputError
-from ganatomy.metrics import nearest_distances
-from ganatomy.statistics import Effect, paired_bootstrap
+from ganatomy.measures.segmentation import nearest_distances
+from ganatomy.measures.statistics import Effect, paired_bootstrap
+from ganatomy.promotion import gate
 
 PASSED = {name: gate.GateResult(name, True, "Fine.") for name in gate.GATES}
 

@@ -14,13 +14,13 @@ import pytest
 from command_line import GANATOMY, error_line, make_phantom
 
 from ganatomy import cli
-from ganatomy.cohort_reading import read_cohort
-from ganatomy.downstream import task_of
+from ganatomy.cohorts.reading import read_cohort
 from ganatomy.experiment import Choice, Experiment, Sampling
-from ganatomy.generator import save_generator
-from ganatomy.preparation import prepare
-from ganatomy.registry import Registry
-from ganatomy.tracking import Tracking
+from ganatomy.generators.generator import save_generator
+from ganatomy.generators.registry import Registry
+from ganatomy.stores.preparation import prepare
+from ganatomy.tracking.runs import Tracking
+from ganatomy.training.downstream import task_of
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ import pytest
 from test_generator import Affine, cohort, experiment, store
 from torch import nn
 
-from ganatomy.cohort import Cohort, Domain, Row, prepare_image
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.cohort import Cohort, Domain, Row, prepare_image
+from ganatomy.cohorts.pseudonyms import Pseudonyms, pseudonyms_of
+from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError, Task
-from ganatomy.generation import finish_generation, generate, run_job
-from ganatomy.generation_jobs import plan_generation
-from ganatomy.generator import Generator, save_generator
-from ganatomy.intensities import Intensity
-from ganatomy.pseudonyms import Pseudonyms, pseudonyms_of
+from ganatomy.generation.jobs import plan_generation
+from ganatomy.generation.translated import finish_generation, generate, run_job
+from ganatomy.generators.generator import Generator, save_generator
+from ganatomy.images.intensities import Intensity
 
 FILES = Pseudonyms(b"of files")
 

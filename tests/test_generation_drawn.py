@@ -12,27 +12,27 @@ import pytest
 import torch
 from test_drawing import EXPERIMENT, ROLES, SIDE, SPLITS, brain
 
-from ganatomy import examination
 from ganatomy.cli import main
-from ganatomy.cohort import Cohort, Domain, Row, prepare_image
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.cohort import Cohort, Domain, Row, prepare_image
+from ganatomy.cohorts.pseudonyms import Pseudonyms, pseudonyms_of
+from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.distributed import Workers
-from ganatomy.examination import Bench
+from ganatomy.evidence.results import SweepPlan
 from ganatomy.experiment import TrialResult
-from ganatomy.generation_drawn import (
+from ganatomy.generation.drawn import (
     generate_drawn,
     pool_of_cohort,
     pool_of_files,
 )
-from ganatomy.generator import load_generator, save_generator
-from ganatomy.intensities import Intensity
-from ganatomy.preparation import prepare
-from ganatomy.pseudonyms import Pseudonyms, pseudonyms_of
-from ganatomy.reloading import differences_when_drawn_elsewhere
-from ganatomy.results import SweepPlan
-from ganatomy.stages import Stages
-from ganatomy.training import make_method
+from ganatomy.generators.generator import load_generator, save_generator
+from ganatomy.generators.reloading import differences_when_drawn_elsewhere
+from ganatomy.images.intensities import Intensity
+from ganatomy.promotion import examination
+from ganatomy.promotion.examination import Bench
+from ganatomy.stages.stages import Stages
+from ganatomy.stores.preparation import prepare
+from ganatomy.training.distributed import Workers
+from ganatomy.training.tasks import make_method
 
 NAMES = Pseudonyms(b"of files")
 LABELS = {1: "oedema", 2: "core"}
@@ -245,7 +245,7 @@ def test_the_gates_of_memorisation_lineage_and_integrity_judge_a_drawing_generat
         item = next(iter(kept(method, experiment, store, source, device)))
         yield replace(item, image=store.image(record)[1:2], patient=record.patient, parents=(record.subject,))
 
-    from ganatomy import stages as room
+    from ganatomy.stages import stages as room
 
     kept = room.synthetic_items
     monkeypatch.setattr(room, "synthetic_items", copies)

@@ -15,17 +15,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganatomy.cohort import Cohort, Domain, Row, prepare_image
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.cohort import Cohort, Domain, Row, prepare_image
+from ganatomy.cohorts.pseudonyms import Pseudonyms, pseudonyms_of
+from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import UNLABELLED, Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
+from ganatomy.core.plugins import allow
 from ganatomy.experiment import Choice, Experiment, Sampling
-from ganatomy.generation import generate, run_job
-from ganatomy.generation_jobs import plan_generation
-from ganatomy.generator import Generator, save_generator
-from ganatomy.intensities import Intensity
-from ganatomy.plugins import allow
-from ganatomy.pseudonyms import Pseudonyms, pseudonyms_of
-from ganatomy.store_writing import Item, write_store
+from ganatomy.generation.jobs import plan_generation
+from ganatomy.generation.translated import generate, run_job
+from ganatomy.generators.generator import Generator, save_generator
+from ganatomy.images.intensities import Intensity
+from ganatomy.stores.writing import Item, write_store
 
 FLAIR = Domain("flair", "MR", Intensity("window", 0, 1000))
 TISSUE, LESION = 400, 900

@@ -11,16 +11,16 @@ import radiographs
 from PIL import Image
 
 from ganatomy.cli import main
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.pseudonyms import Pseudonyms, pseudonyms_of
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.commands.generate import Generate
 from ganatomy.contracts import InputError
-from ganatomy.generate_command import Generate
-from ganatomy.generation_lesions import generate_lesion, generate_lesions
-from ganatomy.generator import save_generator
-from ganatomy.lesion_patches import part
-from ganatomy.phantom_bone import make_bone_cohort
-from ganatomy.preparation import prepare
-from ganatomy.pseudonyms import Pseudonyms, pseudonyms_of
-from ganatomy.stages import Stages
+from ganatomy.generation.lesions import generate_lesion, generate_lesions
+from ganatomy.generators.generator import save_generator
+from ganatomy.phantoms.bones import make_bone_cohort
+from ganatomy.stages.lesion_patches import part
+from ganatomy.stages.stages import Stages
+from ganatomy.stores.preparation import prepare
 
 OFFLINE = radiographs.EXPERIMENT.with_values(
     {"method.patch_side": 16, "method.normals": 3, "arm": "offline", "budget.generator_steps": 2}

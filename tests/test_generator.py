@@ -17,18 +17,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganatomy.cohort import Cohort, Domain
+from ganatomy.cohorts.cohort import Cohort, Domain
+from ganatomy.cohorts.pseudonyms import Pseudonyms
 from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
-from ganatomy.downstream import task_of
+from ganatomy.core.plugins import allow
 from ganatomy.experiment import Choice, Experiment, Sampling
-from ganatomy.generator import load_generator, save_generator, write_report
-from ganatomy.inference import synthesize_volume
-from ganatomy.intensities import Intensity
-from ganatomy.plugins import allow
-from ganatomy.pseudonyms import Pseudonyms
-from ganatomy.reloading import Example, differences_when_reloaded
-from ganatomy.store import Store
-from ganatomy.store_writing import Item, write_store
+from ganatomy.generators.generator import load_generator, save_generator, write_report
+from ganatomy.generators.reloading import Example, differences_when_reloaded
+from ganatomy.images.intensities import Intensity
+from ganatomy.stores.store import Store
+from ganatomy.stores.writing import Item, write_store
+from ganatomy.training.downstream import task_of
+from ganatomy.training.inference import synthesize_volume
 
 NAMES = Pseudonyms(b"a key")
 
@@ -294,7 +294,7 @@ def test_loads_through_mlflow_in_a_fresh_process(saved, tmp_path: Path, importab
 
     import ganatomy
 
-    code = Path(ganatomy.__file__).with_name("pyfunc_model.py")
+    code = Path(ganatomy.__file__).parent / "generators" / "pyfunc_model.py"
     mlflow.pyfunc.save_model(
         tmp_path / "model", python_model=str(code), artifacts={"generator": str(saved.directory)},
         pip_requirements=["ganatomy"],

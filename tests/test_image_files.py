@@ -19,14 +19,14 @@ from PIL import Image
 from scans import write, write_registered
 
 from ganatomy.contracts import InputError
-from ganatomy.image_files import MAX_IMAGE, read_grid, room_for
-from ganatomy.imaging import Native, load_image, prepare
-from ganatomy.intensities import Intensity
+from ganatomy.images.files import MAX_IMAGE, read_grid, room_for
+from ganatomy.images.imaging import Native, load_image, prepare
+from ganatomy.images.intensities import Intensity
 
 CONFINED = """
 import resource, sys
 from pathlib import Path
-import ganatomy.cli, ganatomy.cohort_commands, ganatomy.inspection, ganatomy.imaging
+import ganatomy.cli, ganatomy.commands.cohort, ganatomy.cohorts.inspection, ganatomy.images.imaging
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + {room} * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -34,8 +34,8 @@ resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 READ = """
 for path in sys.argv[1:]:
     try:
-        ganatomy.imaging.load_image(Path(path))
-    except ganatomy.imaging.InputError as error:
+        ganatomy.images.imaging.load_image(Path(path))
+    except ganatomy.images.imaging.InputError as error:
         print(error)
 """
 

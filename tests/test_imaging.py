@@ -14,8 +14,8 @@ from PIL import Image
 from scipy import ndimage
 
 from ganatomy.contracts import InputError
-from ganatomy.imaging import Native, load_image, load_native, prepare, spacing_of, to_native
-from ganatomy.intensities import Intensity
+from ganatomy.images.imaging import Native, load_image, load_native, prepare, spacing_of, to_native
+from ganatomy.images.intensities import Intensity
 
 WINDOW = Intensity("window", 0.0, 1.0)
 AFFINE = np.array([[1.5, 0, 0, -20.0], [0, 2.0, 0, 7.0], [0, 0, 3.0, 100.0], [0, 0, 0, 1]])

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from scans import write, write_registered
 
-from ganatomy.cohort import prepare_image
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.cohort import prepare_image
+from ganatomy.cohorts.importers import import_cohort
+from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.importers import import_cohort
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FOLDERS = {"image": ["{domain}={patient}/{domain}.nii.gz"], "label": ["{patient}/label.nii.gz"]}

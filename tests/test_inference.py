@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ganatomy.contracts import UNLABELLED, Images, Synthetic
 from ganatomy.experiment import Sampling
-from ganatomy.inference import (
+from ganatomy.training.inference import (
     evaluating,
     map_volume,
     padded,

@@ -10,10 +10,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from ganatomy.cohort import Cohort, Domain, Finding, Row
-from ganatomy.cohort_reading import read_cohort
-from ganatomy.inspection import check, check_cohort
-from ganatomy.intensities import Intensity
+from ganatomy.cohorts.cohort import Cohort, Domain, Finding, Row
+from ganatomy.cohorts.inspection import check, check_cohort
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.images.intensities import Intensity
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
+from ganatomy.cluster.joining import start_ray
 from ganatomy.contracts import InputError
-from ganatomy.joining import start_ray
 
 
 def free_port() -> int:

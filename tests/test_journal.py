@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganatomy.journal import BATCH, Courier, Entry, Outbox, Refused, RunLog, locked
+from ganatomy.tracking.journal import Courier, RunLog
+from ganatomy.tracking.outbox import BATCH, Entry, Outbox, Refused, locked
 
 
 class Receiver:
@@ -131,7 +132,7 @@ def test_a_line_cut_short_by_a_crash_costs_itself_only(tmp_path):
 
 def test_a_killed_writer_loses_nothing_that_it_was_told_is_safe(tmp_path):
     program = (
-        "import sys\nfrom pathlib import Path\nfrom ganatomy.journal import Entry, Outbox\n"
+        "import sys\nfrom pathlib import Path\nfrom ganatomy.tracking.outbox import Entry, Outbox\n"
         "outbox, step = Outbox(Path(sys.argv[1]), 'run'), 0\n"
         "while True:\n"
         "    outbox.append(Entry('metrics', 1, {'loss': 0.5}, step)); print(step, flush=True); step += 1\n"
@@ -170,7 +171,7 @@ def test_two_drainers_never_interleave(tmp_path):
     outbox = Outbox(tmp_path / "outbox", "run")
     outbox.append(metric(0))
     program = (
-        "import sys, time\nfrom pathlib import Path\nfrom ganatomy.journal import Outbox\n"
+        "import sys, time\nfrom pathlib import Path\nfrom ganatomy.tracking.outbox import Outbox\n"
         "outbox, out, end = Outbox.reopen(Path(sys.argv[1])), Path(sys.argv[2]), 60\n"
         "def send(entries, root):\n"
         "    for entry in entries:\n"
@@ -358,5 +359,8 @@ def test_news_gather_before_they_are_sent(tmp_path):
 
 
 def test_the_outbox_knows_no_tracking_server():
-    program = "import sys, ganatomy.journal; sys.exit(any(m in sys.modules for m in ('mlflow', 'torch', 'requests')))"
+    program = (
+        "import sys, ganatomy.tracking.journal; "
+        "sys.exit(any(m in sys.modules for m in ('mlflow', 'torch', 'requests')))"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from scans import write, write_registered
 
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.importers import import_cohort
+from ganatomy.cohorts.layouts import Pattern
+from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.imaging import load_native
-from ganatomy.importers import import_cohort
-from ganatomy.layouts import Pattern
+from ganatomy.images.imaging import load_native
 
 
 @pytest.fixture

@@ -11,17 +11,17 @@ import radiographs
 import torch
 from scipy import ndimage
 
+from ganatomy.cohorts.pseudonyms import pseudonyms_of
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Labels
-from ganatomy.lesion_patches import film_items, part, patch_items, role_in, rules_of
-from ganatomy.outcome import outcome_of
-from ganatomy.phantom_bone import bone_film, make_bone_cohort
-from ganatomy.preparation import prepare
-from ganatomy.pseudonyms import pseudonyms_of
-from ganatomy.stages import PATCHES, SYNTHETIC, Stages
-from ganatomy.store import open_store
-from ganatomy.store_writing import Item, write_store
-from ganatomy.training import make_method
+from ganatomy.phantoms.bones import bone_film, make_bone_cohort
+from ganatomy.stages.lesion_patches import film_items, part, patch_items, role_in, rules_of
+from ganatomy.stages.outcome import outcome_of
+from ganatomy.stages.stages import PATCHES, SYNTHETIC, Stages
+from ganatomy.stores.preparation import prepare
+from ganatomy.stores.store import open_store
+from ganatomy.stores.writing import Item, write_store
+from ganatomy.training.tasks import make_method
 
 SMALL = {"method.patch_side": 16, "method.crops": 2, "method.normals": 3, "arm": "offline"}
 OFFLINE = radiographs.EXPERIMENT.with_values(SMALL)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from ganatomy.contracts import Adam, Images, Method, Phase, Task
-from ganatomy.distributed import DirectoryReporter, read_history
 from ganatomy.experiment import Training
-from ganatomy.loop import Loop, phase_at, rate_factor
-from ganatomy.optimisation import MAX_NON_FINITE, Diverged, OptimisationStep
+from ganatomy.training.distributed import DirectoryReporter, read_history
+from ganatomy.training.loop import Loop, phase_at, rate_factor
+from ganatomy.training.optimisation import MAX_NON_FINITE, Diverged, OptimisationStep
 from ganatomy_methods.common.buffers import ReplayPool
 
 TASK = Task(ndim=2, classes=2, segmentor=lambda: nn.Conv2d(1, 2, 1))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from monai.metrics.regression import compute_ms_ssim
 
 from ganatomy.contracts import InputError
-from ganatomy.metrics_pathology import (
+from ganatomy.measures.pathology import (
     WEIGHTS,
     PseudoHealthyCase,
     healthiness,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganatomy.contracts import InputError
-from ganatomy.names import checked_name, confined, copy_plain, fitted_name, is_one_line, on_one_line, plain_files
+from ganatomy.core.names import checked_name, confined, copy_plain, fitted_name, is_one_line, on_one_line, plain_files
 
 NAMES = ["ct-mr", "my-cohort-shape_consistent-2", "COHORT-SPACE-full", "phantom_demo", "0", "Herz (2019)", "größe_µm",
          "脑 MRI", "कोहोर्ट", "v1.2+a=b,c", "x" * 120]  # fmt: skip

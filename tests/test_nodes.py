@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 import ganatomy
-from ganatomy import installation, nodes
-from ganatomy.installation import look, sources_of
-from ganatomy.nodes import inquiry
-from ganatomy.roll import slots
+from ganatomy.cluster import nodes
+from ganatomy.cluster.nodes import inquiry
+from ganatomy.cluster.roll import slots
+from ganatomy.core import installation
+from ganatomy.core.installation import look, sources_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -193,7 +194,7 @@ import json, socket, sys
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from ganatomy.distributed import Workers, TRAIN_ENVIRONMENT, train
+from ganatomy.training.distributed import Workers, TRAIN_ENVIRONMENT, train
 
 class Nothing:
     rank = 0
@@ -250,7 +251,7 @@ def on_a_cluster(program: str, *arguments: str) -> dict:
 def test_a_node_that_joins_is_counted_if_it_is_like_us_and_kept_busy_if_it_is_not(tmp_path):
     edited = tmp_path / "edited" / "ganatomy"
     shutil.copytree(Path(ganatomy.__file__).parent, edited, ignore=shutil.ignore_patterns("__pycache__"))
-    with (edited / "loop.py").open("a") as source:
+    with (edited / "training" / "loop.py").open("a") as source:
         source.write("# a line more\n")
     found = on_a_cluster(CLUSTER, str(tmp_path), str(edited.parent), os.pathsep.join(path for path in sys.path if path))
     assert (found["good"], found["bad"], found["left"]) == (3, 3, 1)

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from ganatomy import panels
-from ganatomy.panels import Column
+from ganatomy.evidence import panels
+from ganatomy.evidence.panels import Column
 
 LABELS = {1: "ventricle", 2: "atrium"}
 

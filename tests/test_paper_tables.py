@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ganatomy.ablation import ablation_table
+from ganatomy.cohorts.roles import cast_roles
+from ganatomy.core.plugins import available, resolve
+from ganatomy.evidence.ablation import ablation_table
+from ganatomy.evidence.results import SweepPlan
 from ganatomy.experiment import Score, TrialResult
-from ganatomy.plugins import available, resolve
-from ganatomy.results import SweepPlan
-from ganatomy.roles import cast_roles
-from ganatomy.store import open_store
+from ganatomy.stores.store import open_store
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "paper_tables.py"
 

@@ -11,19 +11,19 @@ import tiny
 from command_line import make_phantom
 
 from ganatomy import cli
-from ganatomy.cohort_reading import read_cohort
-from ganatomy.distributed import DirectoryReporter
-from ganatomy.downstream import task_of
-from ganatomy.durable import put_in_place, replacing
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.core.durable import put_in_place, replacing
+from ganatomy.core.tables import write_atomically
+from ganatomy.evidence.results import SweepPlan
 from ganatomy.experiment import Choice, Experiment, Sampling
-from ganatomy.generator import save_generator
-from ganatomy.journal import Entry, Outbox, now
-from ganatomy.preparation import prepare
-from ganatomy.results import SweepPlan
+from ganatomy.generators.generator import save_generator
 from ganatomy.search_space import SearchSpace
-from ganatomy.tables import write_atomically
-from ganatomy.tracking import Tracking
-from ganatomy.trial import run_trial
+from ganatomy.stores.preparation import prepare
+from ganatomy.sweeps.trial import run_trial
+from ganatomy.tracking.outbox import Entry, Outbox, now
+from ganatomy.tracking.runs import Tracking
+from ganatomy.training.distributed import DirectoryReporter
+from ganatomy.training.downstream import task_of
 
 UMASKS = (0o077, 0o027, 0o022)
 LAYOUT = ["--layout", "folders", "--image", "{domain}={patient}/{domain}.nii.gz", "--label", "{patient}/label.nii.gz"]

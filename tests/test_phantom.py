@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganatomy import phantom, phantom_parts
-from ganatomy.cohort import Cohort, prepare_image
+from ganatomy.cohorts.cohort import Cohort, prepare_image
 from ganatomy.contracts import InputError
-from ganatomy.imaging import load_image
-from ganatomy.phantom import LABELS, TISSUES, cardiac_case, make_cohort
+from ganatomy.images.imaging import load_image
+from ganatomy.phantoms import hearts as phantom
+from ganatomy.phantoms import parts
+from ganatomy.phantoms.hearts import LABELS, TISSUES, cardiac_case, make_cohort
 
 THIN = (4, 32, 32)
 FULL = (12, 64, 64)
@@ -104,9 +105,7 @@ def test_streams_are_independent_so_one_thing_can_be_changed_alone(monkeypatch):
 
 
 def test_the_four_streams_share_no_numbers():
-    draws = [
-        phantom_parts.stream(0, 0, name).standard_normal(2000) for name in ("anatomy", "tissue", "lesion", "noise")
-    ]
+    draws = [parts.stream(0, 0, name).standard_normal(2000) for name in ("anatomy", "tissue", "lesion", "noise")]
     correlation = np.corrcoef(draws) - np.eye(4)
     assert np.abs(correlation).max() < 0.1
 
@@ -155,17 +154,17 @@ def test_pose_gap_scales_and_shifts_the_hearts_of_the_second_domain_only():
 
 def test_jacobian_determinant_of_known_maps():
     z, y, x = np.meshgrid(*[np.arange(6.0)] * 3, indexing="ij")
-    assert phantom_parts.jacobian_determinant(np.zeros((3, 6, 6, 6))) == pytest.approx(1)
+    assert parts.jacobian_determinant(np.zeros((3, 6, 6, 6))) == pytest.approx(1)
     stretched = np.stack([0.5 * x + y, -0.2 * y, 0.1 * z])  # shear leaves the volume alone
-    assert phantom_parts.jacobian_determinant(stretched) == pytest.approx(1.5 * 0.8 * 1.1)
+    assert parts.jacobian_determinant(stretched) == pytest.approx(1.5 * 0.8 * 1.1)
     folded = np.stack([-2 * x, 0 * y, 0 * z])
-    assert phantom_parts.jacobian_determinant(folded) == pytest.approx(-1)
+    assert parts.jacobian_determinant(folded) == pytest.approx(-1)
 
 
 def test_a_warp_that_would_fold_is_shrunk_until_it_does_not():
-    wild, smallest = phantom_parts.warp(np.random.default_rng(0), THIN, amplitude=20.0)
+    wild, smallest = parts.warp(np.random.default_rng(0), THIN, amplitude=20.0)
     assert smallest > 0
-    assert phantom_parts.jacobian_determinant(wild).min() == pytest.approx(smallest)
+    assert parts.jacobian_determinant(wild).min() == pytest.approx(smallest)
 
 
 def test_impossible_cases_are_refused_by_name():

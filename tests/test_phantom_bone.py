@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganatomy.cohort import prepare_image
-from ganatomy.cohort_commands import Phantom
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.cohort import prepare_image
+from ganatomy.cohorts.inspection import check_cohort
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.commands.cohort import Phantom
 from ganatomy.contracts import InputError
-from ganatomy.inspection import check_cohort
-from ganatomy.phantom_bone import PARTS, bone_film, make_bone_cohort
+from ganatomy.phantoms.bones import PARTS, bone_film, make_bone_cohort
 
 SHAPE = (64, 64)
 BLUR = 4  # pixels that the point spread (0.6, cut at four deviations) reaches beyond the box, rounded up

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ganatomy import phantom_parts
-from ganatomy.cohort import prepare_image
+from ganatomy.cohorts.cohort import prepare_image
 from ganatomy.contracts import InputError
-from ganatomy.imaging import load_image
-from ganatomy.phantom_brain import CONTRASTS, LESION, NESTED, TISSUES, brain_case, make_brain_cohort
+from ganatomy.images.imaging import load_image
+from ganatomy.phantoms import parts
+from ganatomy.phantoms.brains import CONTRASTS, LESION, NESTED, TISSUES, brain_case, make_brain_cohort
 
 SHAPE = (6, 48, 40)
 ALL = tuple(CONTRASTS)
@@ -95,8 +95,8 @@ def test_contrasts_are_registered_independent_in_noise_and_alike_whichever_are_a
 
 def test_the_lesion_has_a_stream_of_its_own(monkeypatch):
     before = brain_case(0, 0, SHAPE)
-    original = phantom_parts.stream
-    monkeypatch.setattr("ganatomy.phantom_brain.stream", lambda s, c, n: original(s + (n == "lesion"), c, n))
+    original = parts.stream
+    monkeypatch.setattr("ganatomy.phantoms.brains.stream", lambda s, c, n: original(s + (n == "lesion"), c, n))
     after = brain_case(0, 0, SHAPE)
     assert np.array_equal(before.twins["flair"], after.twins["flair"])
     assert not np.array_equal(before.label, after.label)

@@ -9,14 +9,14 @@ import yaml
 from command_line import error_line, make_phantom
 
 from ganatomy import cli
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.layouts import read_json as read_object
+from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.generator import load_generator
-from ganatomy.layouts import read_json as read_object
-from ganatomy.outputs import read_sidecar
-from ganatomy.plain_files import MOST_YAML, read_json, read_yaml
-from ganatomy.tables import MAX_ROWS, read_table
-from ganatomy.terminal import one_line
+from ganatomy.core.plain_files import MOST_YAML, read_json, read_yaml
+from ganatomy.core.tables import MAX_ROWS, read_table
+from ganatomy.core.terminal import one_line
+from ganatomy.generation.outputs import read_sidecar
+from ganatomy.generators.generator import load_generator
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefg", "bcdefgh")

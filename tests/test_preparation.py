@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ganatomy import preparation
-from ganatomy.cohort import Cohort, Domain, Row, prepare_image
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.cohort import Cohort, Domain, Row, prepare_image
+from ganatomy.cohorts.pseudonyms import pseudonyms_of
+from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.intensities import Intensity
-from ganatomy.preparation import prepare, store_digest
-from ganatomy.pseudonyms import pseudonyms_of
-from ganatomy.store import open_store
-from ganatomy.store_layout import FORMAT
+from ganatomy.images.intensities import Intensity
+from ganatomy.stores import preparation
+from ganatomy.stores.layout import FORMAT
+from ganatomy.stores.preparation import prepare, store_digest
+from ganatomy.stores.store import open_store
 
 INTENSITY = Intensity("window", -100.0, 300.0)
 
@@ -172,9 +172,9 @@ def test_no_space_is_said_before_anything_is_read(cohort, tmp_path, monkeypatch)
 
 PROGRAM = """
 import sys, time
-from ganatomy.cohort_reading import read_cohort
-from ganatomy.preparation import prepare, store_digest
-from ganatomy.pseudonyms import pseudonyms_of
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.stores.preparation import prepare, store_digest
+from ganatomy.cohorts.pseudonyms import pseudonyms_of
 
 def tell(done, total, subject):
     print("made", done, flush=True)

@@ -20,14 +20,14 @@ from test_generator import Affine, cohort, experiment, store
 from torch import nn
 
 from ganatomy import cli
-from ganatomy.audit import audit
-from ganatomy.cohort import Cohort, Row
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.cohort import Cohort, Row
+from ganatomy.cohorts.pseudonyms import pseudonyms_of
+from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import Task
-from ganatomy.generation import generate
-from ganatomy.generator import Generator, save_generator
-from ganatomy.outputs import like_source, stored_mask
-from ganatomy.pseudonyms import pseudonyms_of
+from ganatomy.generation.audit import audit
+from ganatomy.generation.outputs import like_source, stored_mask
+from ganatomy.generation.translated import generate
+from ganatomy.generators.generator import Generator, save_generator
 
 MARKER = "MRN4711234"
 FREE = {"descrip": 80, "aux_file": 24, "intent_name": 16, "data_type": 10, "db_name": 18, "unused_str": 15}

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import ray
 
-from ganatomy import progress
-from ganatomy.distributed import write_history
+from ganatomy.evidence.results import SweepPlan, conclude, read_results, write_result
 from ganatomy.experiment import Experiment, TrialResult
-from ganatomy.progress import SweepProgress
-from ganatomy.proposals import TRIAL
-from ganatomy.results import SweepPlan, conclude, read_results, write_result
-from ganatomy.tracking import Tracking
-from ganatomy.trial import VALIDATION
+from ganatomy.sweeps import progress
+from ganatomy.sweeps.progress import SweepProgress
+from ganatomy.sweeps.proposals import TRIAL
+from ganatomy.sweeps.trial import VALIDATION
+from ganatomy.tracking.runs import Tracking
+from ganatomy.training.distributed import write_history
 
 EXPERIMENT = Experiment("phantom", {"A": "ct", "B": "mr"}, arm="real")
 

@@ -17,21 +17,21 @@ import pytest
 import tiny
 from mlflow import MlflowClient
 
-from ganatomy import examination as room
-from ganatomy import stages as stages_room
-from ganatomy.cohort import Cohort, Domain, Row
+from ganatomy.cohorts.cohort import Cohort, Domain, Row
 from ganatomy.contracts import InputError
-from ganatomy.gate import Verdict
-from ganatomy.generator import load_generator
-from ganatomy.intensities import Intensity
-from ganatomy.preparation import prepare
-from ganatomy.promotion import promote, read_readings
-from ganatomy.registry import Registry
-from ganatomy.results import SweepPlan, conclude, outstanding, read_plan, read_results, write_result
+from ganatomy.evidence.results import SweepPlan, conclude, outstanding, read_plan, read_results, write_result
+from ganatomy.generators.generator import load_generator
+from ganatomy.generators.registry import Registry
+from ganatomy.images.intensities import Intensity
+from ganatomy.promotion import examination as room
+from ganatomy.promotion.gate import Verdict
+from ganatomy.promotion.promotion import promote, read_readings
 from ganatomy.search_space import SearchSpace
-from ganatomy.store import open_store
-from ganatomy.tracking import Tracking
-from ganatomy.trial import run_trial
+from ganatomy.stages import stages as stages_room
+from ganatomy.stores.preparation import prepare
+from ganatomy.stores.store import open_store
+from ganatomy.sweeps.trial import run_trial
+from ganatomy.tracking.runs import Tracking
 
 SPACE = SearchSpace("tiny", "", tiny.EXPERIMENT, lambda suggest: None)
 SPLITS = {"train": 4, "val": 3, "test": 6}
@@ -324,7 +324,9 @@ def test_a_generator_that_saw_a_test_patient_is_not_promoted(laboratory, champio
         stage = really(self)
         records = open_store(stage.directory / "synthetic").records()
         object.__setattr__(records[0], "patient", self.store.records("mr", "test")[0].patient)
-        monkeypatch.setattr("ganatomy.examination.open_store", lambda path: _Leaking(open_store(path), records))
+        monkeypatch.setattr(
+            "ganatomy.promotion.examination.open_store", lambda path: _Leaking(open_store(path), records)
+        )
         return stage
 
     monkeypatch.setattr(stages_room.Stages, "synthesised", leak)

@@ -11,20 +11,21 @@ import radiographs
 import tiny
 import torch
 
-from ganatomy import examination as room
-from ganatomy import roc, training
-from ganatomy.generator import load_generator
-from ganatomy.lesion_patches import part
-from ganatomy.metrics import predictions
-from ganatomy.phantom_bone import make_bone_cohort
-from ganatomy.preparation import prepare
-from ganatomy.promotion import promote
-from ganatomy.results import SweepPlan, read_results
+from ganatomy.evidence.results import SweepPlan, read_results
+from ganatomy.generators.generator import load_generator
+from ganatomy.measures import roc
+from ganatomy.measures.segmentation import predictions
+from ganatomy.phantoms.bones import make_bone_cohort
+from ganatomy.promotion import examination as room
+from ganatomy.promotion.promotion import promote
 from ganatomy.search_space import SearchSpace
-from ganatomy.stages import Stages
-from ganatomy.store import open_store
-from ganatomy.tracking import Tracking
-from ganatomy.trial import run_trial
+from ganatomy.stages.lesion_patches import part
+from ganatomy.stages.stages import Stages
+from ganatomy.stores.preparation import prepare
+from ganatomy.stores.store import open_store
+from ganatomy.sweeps.trial import run_trial
+from ganatomy.tracking.runs import Tracking
+from ganatomy.training import tasks
 
 OFFLINE = radiographs.EXPERIMENT.with_values({"method.patch_side": 16, "method.normals": 2, "method.crops": 1})
 SPACE = SearchSpace("films", "", OFFLINE, lambda suggest: None)
@@ -115,5 +116,5 @@ def stages_films(stages):
 @pytest.fixture(scope="module", autouse=True)
 def _no_pictures():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "sheet", tiny._dot)
+        patch.setattr(tasks, "sheet", tiny._dot)
         yield

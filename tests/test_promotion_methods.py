@@ -24,23 +24,23 @@ from PIL import Image
 from test_promotion import make_cohort
 
 from ganatomy import cli
-from ganatomy import examination as room
-from ganatomy.cohort import Cohort, Row
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.cohort import Cohort, Row
+from ganatomy.cohorts.pseudonyms import pseudonyms_of
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.evidence.results import SweepPlan
 from ganatomy.experiment import Budget, Choice, Downstream, Drawing, Experiment, Mixing, Sampling
-from ganatomy.generator import load_generator
-from ganatomy.outputs import file_digest, split_suffix
-from ganatomy.phantom_bone import make_bone_cohort
-from ganatomy.phantom_brain import make_brain_cohort
-from ganatomy.preparation import prepare
-from ganatomy.pseudonyms import pseudonyms_of
-from ganatomy.registry import Registry
-from ganatomy.results import SweepPlan
+from ganatomy.generation.outputs import file_digest, split_suffix
+from ganatomy.generators.generator import load_generator
+from ganatomy.generators.registry import Registry
+from ganatomy.phantoms.bones import make_bone_cohort
+from ganatomy.phantoms.brains import make_brain_cohort
+from ganatomy.promotion import examination as room
 from ganatomy.search_space import SearchSpace
-from ganatomy.store import Store
-from ganatomy.store_layout import Record
-from ganatomy.tracking import Tracking
-from ganatomy.trial import run_trial
+from ganatomy.stores.layout import Record
+from ganatomy.stores.preparation import prepare
+from ganatomy.stores.store import Store
+from ganatomy.sweeps.trial import run_trial
+from ganatomy.tracking.runs import Tracking
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 

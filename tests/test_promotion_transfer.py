@@ -11,24 +11,24 @@ import radiographs
 import tiny
 import torch
 
-from ganatomy import examination as room
-from ganatomy import training
 from ganatomy.cli import main
-from ganatomy.cohort_reading import read_cohort
-from ganatomy.examination import Bench
-from ganatomy.generation_lesions import generate_lesions
-from ganatomy.generator import load_generator
-from ganatomy.lesion_patches import part
-from ganatomy.phantom_bone import make_bone_cohort
-from ganatomy.preparation import prepare
-from ganatomy.promotion import promote
-from ganatomy.pseudonyms import KEY, pseudonyms_of
-from ganatomy.results import SweepPlan, read_plan, read_results
+from ganatomy.cohorts.pseudonyms import KEY, pseudonyms_of
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.evidence.results import SweepPlan, read_plan, read_results
+from ganatomy.generation.lesions import generate_lesions
+from ganatomy.generators.generator import load_generator
+from ganatomy.phantoms.bones import make_bone_cohort
+from ganatomy.promotion import examination as room
+from ganatomy.promotion.examination import Bench
+from ganatomy.promotion.promotion import promote
 from ganatomy.search_space import SearchSpace
-from ganatomy.stages import Stages
-from ganatomy.store import open_store
-from ganatomy.tracking import Tracking
-from ganatomy.trial import run_trial
+from ganatomy.stages.lesion_patches import part
+from ganatomy.stages.stages import Stages
+from ganatomy.stores.preparation import prepare
+from ganatomy.stores.store import open_store
+from ganatomy.sweeps.trial import run_trial
+from ganatomy.tracking.runs import Tracking
+from ganatomy.training import tasks
 
 BASE = radiographs.EXPERIMENT.with_values({"method.patch_side": 16, "method.normals": 2, "method.crops": 1})
 BORROWED = BASE.with_values({"transfer.generator": "humerus-phantom"})
@@ -57,7 +57,7 @@ def laboratory(tmp_path_factory, empty_database):
     plan.save(workspace / "sweeps" / "femora")
     space = SearchSpace("films", "", BORROWED, lambda suggest: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "sheet", tiny._dot)
+        patch.setattr(tasks, "sheet", tiny._dot)
         for arm in ("real", "offline"):
             run_trial({"arm": arm, "seed": 0}, plan, space, workspace, arm, lambda metrics: None)
         promotion = promote(workspace, "femora", "femur-lesions", force="a test")

@@ -10,10 +10,10 @@ from optuna.trial import TrialState
 from test_tuning import plan_of
 
 from ganatomy.contracts import InputError
+from ganatomy.core.plugins import resolve
+from ganatomy.evidence.results import conclude, write_result
 from ganatomy.experiment import TrialResult
-from ganatomy.plugins import resolve
-from ganatomy.proposals import ASKED, TRIAL, Proposals, read_asked, search_algorithm
-from ganatomy.results import conclude, write_result
+from ganatomy.sweeps.proposals import ASKED, TRIAL, Proposals, read_asked, search_algorithm
 
 SPACE = "shape_consistent_small"
 BASE = resolve("spaces", SPACE).base

@@ -22,23 +22,23 @@ from object_server import serve
 from scans import write_registered
 
 from ganatomy import cli
-from ganatomy.cohort import Cohort, Domain, Row
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.cohort import Cohort, Domain, Row
+from ganatomy.cohorts.importers import import_cohort
+from ganatomy.cohorts.pseudonyms import KEY, Pseudonyms, pseudonyms_of
+from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.distributed import NETWORKS
-from ganatomy.importers import import_cohort
-from ganatomy.intensities import Intensity
-from ganatomy.lesion_patches import film_items, part, patch_items
-from ganatomy.outcome import outcome_of
-from ganatomy.phantom_bone import make_bone_cohort
-from ganatomy.preparation import prepare
-from ganatomy.pseudonyms import KEY, Pseudonyms, pseudonyms_of
-from ganatomy.roc import auc_difference, replicates
-from ganatomy.stages import Stages
-from ganatomy.store import publish_store
-from ganatomy.store_writing import write_store
-from ganatomy.synthesis import synthetic_items
-from ganatomy.training import labelled_patients, make_method
+from ganatomy.images.intensities import Intensity
+from ganatomy.measures.roc import auc_difference, replicates
+from ganatomy.phantoms.bones import make_bone_cohort
+from ganatomy.stages.lesion_patches import film_items, part, patch_items
+from ganatomy.stages.outcome import outcome_of
+from ganatomy.stages.stages import Stages
+from ganatomy.stages.synthesis import synthetic_items
+from ganatomy.stores.preparation import prepare
+from ganatomy.stores.store import publish_store
+from ganatomy.stores.writing import write_store
+from ganatomy.training.distributed import NETWORKS
+from ganatomy.training.tasks import labelled_patients, make_method
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
@@ -96,7 +96,8 @@ def test_a_copied_cohort_takes_its_pseudonyms_along(tmp_path):
 
 def test_processes_that_make_a_key_at_once_agree(tmp_path):
     program = (
-        "import sys; from ganatomy.pseudonyms import pseudonyms_of; input(); print(pseudonyms_of(sys.argv[1]).identity)"
+        "import sys; from ganatomy.cohorts.pseudonyms import pseudonyms_of; input(); "
+        "print(pseudonyms_of(sys.argv[1]).identity)"
     )
     running = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE,
                                 stdout=subprocess.PIPE, text=True) for _ in range(4)]  # fmt: skip

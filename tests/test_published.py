@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from ganatomy.ablation import ablation_table
+from ganatomy.core.plugins import available, resolve
+from ganatomy.evidence.ablation import ablation_table
+from ganatomy.evidence.published import INCOMPARABLE, ONE_SEED
+from ganatomy.evidence.report import render_text, to_json, write_html
 from ganatomy.experiment import Experiment, Score, TrialResult
-from ganatomy.metrics import predictions, summarise
-from ganatomy.plugins import available, resolve
-from ganatomy.published import INCOMPARABLE, ONE_SEED
-from ganatomy.report import render_text, to_json, write_html
+from ganatomy.measures.segmentation import predictions, summarise
+from ganatomy.measures.statistics import Effect, paired_bootstrap, paired_t
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable
-from ganatomy.statistics import Effect, paired_bootstrap, paired_t
 
 BASE = Experiment("cohort", {"A": "ct", "B": "mr"})
 REAL, JOINT = {"arm": "real"}, {"arm": "joint", "method.shape_weight": 1.0}
@@ -112,7 +112,7 @@ def test_an_effect_that_chance_explains_is_not_shown():
 
 
 def test_a_claim_about_classifiers_is_judged_by_their_patients():
-    from ganatomy.roc import auc_difference
+    from ganatomy.measures.roc import auc_difference
 
     def classifier(arm, separation):
         scores = tuple(
@@ -183,7 +183,7 @@ PUBLISHED = [name for name, path in sorted(available("spaces").items())
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_figure_of_an_installed_space_belongs_to_one_of_its_points(name, full):
     """A figure whose point is misspelt would never be shown, and nobody would miss it."""
-    from ganatomy.published import agrees
+    from ganatomy.evidence.published import agrees
 
     space = resolve("spaces", name)
     if full and space.full is None:

@@ -18,8 +18,8 @@ from command_line import error_line
 
 from ganatomy import cli
 from ganatomy.contracts import InputError
-from ganatomy.registry import Registry
-from ganatomy.tracking import Tracking
+from ganatomy.generators.registry import Registry
+from ganatomy.tracking.runs import Tracking
 
 MODEL = """
 import json
@@ -328,8 +328,8 @@ def test_a_bundle_with_a_link_in_it_is_not_registered(tracking, run, code, tmp_p
 RACER = """
 import sys, time
 from pathlib import Path
-from ganatomy.registry import Registry
-from ganatomy.tracking import Tracking
+from ganatomy.generators.registry import Registry
+from ganatomy.tracking.runs import Tracking
 here, uri, bundle, code, run, number = sys.argv[1:]
 registry = Registry(Tracking(uri, Path(here)))
 (Path(here) / f"ready{number}").touch()

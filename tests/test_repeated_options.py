@@ -10,9 +10,9 @@ import pytest
 from command_line import error_line
 
 from ganatomy import cli
-from ganatomy.console import parse
-from ganatomy.repeated_options import takes_many
-from ganatomy.sweep_command import Sweep
+from ganatomy.commands.console import parse
+from ganatomy.commands.repeated_options import takes_many
+from ganatomy.commands.sweep import Sweep
 
 COMMANDS = {
     **{(name,): command for name, command in cli.SINGLE.items()},

@@ -9,11 +9,11 @@ import math
 import numpy as np
 import pytest
 
-from ganatomy import report
-from ganatomy.ablation import relevant
 from ganatomy.contracts import InputError
+from ganatomy.evidence import report
+from ganatomy.evidence.ablation import relevant
 from ganatomy.experiment import Experiment, Score, TrialResult
-from ganatomy.statistics import holm, paired_bootstrap, permutation_test
+from ganatomy.measures.statistics import holm, paired_bootstrap, permutation_test
 
 BASE = Experiment("cohort", {"A": "ct", "B": "mr"})
 DIFFICULTY = np.linspace(0.4, 0.8, 12)
@@ -148,7 +148,9 @@ def test_names_keep_the_prefix_that_tells_two_parameters_apart():
 def test_naming_twice_as_many_configurations_is_twice_the_work(monkeypatch):
     """Not four times: a sweep may have thousands."""
     compared, dumps = [], json.dumps
-    monkeypatch.setattr("ganatomy.ablation.json.dumps", lambda value, **how: compared.append(1) or dumps(value, **how))
+    monkeypatch.setattr(
+        "ganatomy.evidence.ablation.json.dumps", lambda value, **how: compared.append(1) or dumps(value, **how)
+    )
     counts = []
     for size in (10, 20):
         results = [trial(f"t{n}", experiment(arm="joint", mixing__ratio=1 + n / 64), patients=2) for n in range(size)]

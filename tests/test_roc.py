@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ganatomy.roc import (
+from ganatomy.measures.roc import (
     Predictions,
     at_threshold,
     auc,

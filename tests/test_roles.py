@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from ganatomy.cohort import Cohort, Domain, Row
+from ganatomy.cohorts.cohort import Cohort, Domain, Row
+from ganatomy.cohorts.roles import cast_roles, choose_domains
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Choice, Experiment
-from ganatomy.intensities import Intensity
-from ganatomy.roles import cast_roles, choose_domains
+from ganatomy.images.intensities import Intensity
 
 STATES = Experiment("", {"P": ":lesion", "H": ":healthy"}, target="H", method=Choice("pseudo_healthy"), arm="offline")
 NAMED = Experiment("", {"T1": "", "FLAIR": ""}, target="FLAIR", method=Choice("multimodal_mr"), arm="offline")

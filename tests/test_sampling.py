@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from ganatomy.contracts import UNLABELLED, InputError
 from ganatomy.experiment import Mixing, Sampling
-from ganatomy.sampling import OUTSIDE, Mixture, Pool, Sampler, label_subset
-from ganatomy.store_writing import Item, write_store
+from ganatomy.stores.sampling import OUTSIDE, Mixture, Pool, Sampler, label_subset
+from ganatomy.stores.writing import Item, write_store
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ganatomy import sampling as sampling_module
 from ganatomy.experiment import Sampling
-from ganatomy.sampling import OUTSIDE, Augmentation, Pool, Sampler
+from ganatomy.stores import sampling as sampling_module
+from ganatomy.stores.sampling import OUTSIDE, Augmentation, Pool, Sampler
 
 STILL = Augmentation(rotation=0, scale=0, translation=0, gamma=0, noise=0)
 

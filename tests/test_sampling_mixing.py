@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ganatomy.contracts import UNLABELLED
 from ganatomy.experiment import Mixing
-from ganatomy.sampling import Mixture, Pool, Sampler
+from ganatomy.stores.sampling import Mixture, Pool, Sampler
 
 
 @pytest.fixture(scope="module")

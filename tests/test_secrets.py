@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from command_line import GANATOMY, error_line, make_phantom
 
-from ganatomy import cli, sweep_command
+from ganatomy import cli
+from ganatomy.commands import sweep
 from ganatomy.contracts import InputError
-from ganatomy.tracking_store import connection, refuse_password, shown, store_uri, ui_command, without_password
+from ganatomy.tracking.server import connection, refuse_password, shown, store_uri, ui_command, without_password
 
 MARK = "s3cr3t-m4rk"
 needs_proc = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="command lines are read from /proc")
@@ -89,7 +90,7 @@ def test_a_command_line_with_a_password_is_refused_in_one_line(command, environm
 )
 def test_a_sweep_with_a_password_on_its_command_line_is_refused(option, remedy, phantom, environment, tmp_path, capsys):
     given = ["--space", "phantom_demo", "--cohort", str(phantom), "--workspace", str(tmp_path / "work"), *option]
-    assert sweep_command.main(given) == 2
+    assert sweep.main(given) == 2
     line = error_line(capsys)
     assert remedy in line
     assert MARK not in line
@@ -146,7 +147,7 @@ def guarded():
 
 
 def test_the_server_is_told_the_password_that_the_environment_holds(guarded, environment, tmp_path):
-    from ganatomy.tracking import Tracking
+    from ganatomy.tracking.runs import Tracking
 
     environment("MLFLOW_TRACKING_URI", f"http://ann:{MARK}%21@127.0.0.1:{guarded.server_port}")
     with pytest.raises(InputError, match="refuses access") as refusal:
@@ -191,7 +192,7 @@ def test_no_process_of_the_ui_has_an_address_in_its_command(workspace):
 PLANNED = """
 import contextlib, functools, json, os, pathlib, sys
 import ray
-from ganatomy.sweep_command import Sweep
+from ganatomy.commands.sweep import Sweep
 
 cohort, workspace = map(pathlib.Path, sys.argv[1:])
 sweep = Sweep(space="phantom_demo", cohort=cohort, workspace=workspace, trials=1, address="local")

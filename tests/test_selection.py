@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Filter
-from ganatomy.selection import kept_images
+from ganatomy.stages.selection import kept_images
 
 HUNDRED = {index: index / 100 for index in range(100)}
 SCORES = st.dictionaries(st.integers(0, 99), st.floats(0, 1), min_size=1, max_size=30)

@@ -14,13 +14,13 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from ganatomy import single_flight as room
-from ganatomy.single_flight import LEASE, Holder, LeaseLost, single_flight
+from ganatomy.core import single_flight as room
+from ganatomy.core.single_flight import LEASE, Holder, LeaseLost, single_flight
 
 MAKER = """
 import sys, time
 from pathlib import Path
-from ganatomy.single_flight import single_flight
+from ganatomy.core.single_flight import single_flight
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 artefact = folder / "artefact"
 with single_flight(folder, artefact.exists, poll_s=0.02) as still_mine:

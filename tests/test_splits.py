@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganatomy.cohort import SPLITS, Row
+from ganatomy.cohorts.cohort import SPLITS, Row
+from ganatomy.cohorts.splits import hold_to_one_domain, split_patients
 from ganatomy.contracts import InputError
-from ganatomy.splits import hold_to_one_domain, split_patients
 
 
 @st.composite

@@ -13,15 +13,15 @@ import pytest
 import tiny
 from tiny import Watched, experiment
 
-from ganatomy.artefacts import key_of
 from ganatomy.contracts import InputError
-from ganatomy.distributed import NETWORKS, read_history
 from ganatomy.experiment import ARMS, Sampling
-from ganatomy.outcome import Outcome, outcome_of, reference_models
-from ganatomy.sampling import Mixture, Pool, Sampler
-from ganatomy.stages import SYNTHETIC, Stages
-from ganatomy.store import open_store
-from ganatomy.training import load_networks, make_method
+from ganatomy.stages.artefacts import key_of
+from ganatomy.stages.outcome import Outcome, outcome_of, reference_models
+from ganatomy.stages.stages import SYNTHETIC, Stages
+from ganatomy.stores.sampling import Mixture, Pool, Sampler
+from ganatomy.stores.store import open_store
+from ganatomy.training.distributed import NETWORKS, read_history
+from ganatomy.training.tasks import load_networks, make_method
 
 TRAINED = ("fit", "downstream")
 

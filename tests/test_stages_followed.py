@@ -14,10 +14,10 @@ import pytest
 import tiny
 from tiny import Watched, experiment
 
-from ganatomy import artefacts as room
-from ganatomy.distributed import HISTORY, NETWORKS
-from ganatomy.outcome import outcome_of
-from ganatomy.single_flight import LeaseLost
+from ganatomy.core.single_flight import LeaseLost
+from ganatomy.stages import artefacts as room
+from ganatomy.stages.outcome import outcome_of
+from ganatomy.training.distributed import HISTORY, NETWORKS
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
@@ -34,8 +34,8 @@ import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
 import tiny
-from ganatomy.outcome import outcome_of
-from ganatomy.stages import Stages
+from ganatomy.stages.outcome import outcome_of
+from ganatomy.stages.stages import Stages
 tiny.draw_dots()
 workspace, store, values = Path(sys.argv[2]), Path(sys.argv[3]), json.loads(sys.argv[4])
 def follow(stage, record):

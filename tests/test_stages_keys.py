@@ -8,9 +8,9 @@ import pytest
 import tiny
 from tiny import Watched, experiment
 
-from ganatomy.artefacts import Artefacts, Stage, key_of
-from ganatomy.outcome import outcome_of, reference_models
-from ganatomy.stages import Stages
+from ganatomy.stages.artefacts import Artefacts, Stage, key_of
+from ganatomy.stages.outcome import outcome_of, reference_models
+from ganatomy.stages.stages import Stages
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 

@@ -11,10 +11,10 @@ import torch
 from tiny import experiment
 
 from ganatomy.contracts import UNLABELLED, InputError, labelled
-from ganatomy.distributed import NETWORKS
-from ganatomy.stages import SYNTHETIC, Stages
-from ganatomy.store import open_store
-from ganatomy.training import FitGenerator, generator_pool, labelled_patients, segmentor_pool
+from ganatomy.stages.stages import SYNTHETIC, Stages
+from ganatomy.stores.store import open_store
+from ganatomy.training.distributed import NETWORKS
+from ganatomy.training.tasks import FitGenerator, generator_pool, labelled_patients, segmentor_pool
 from ganatomy_methods.shape_consistent import ShapeConsistent
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from ganatomy import synthesis
 from ganatomy.contracts import Synthetic
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
-from ganatomy.outcome import outcome_of
-from ganatomy.phantom_brain import brain_case
-from ganatomy.stages import SCORES, SYNTHETIC, Stages
-from ganatomy.store import open_store
-from ganatomy.store_writing import Item, write_store
-from ganatomy.synthesis import score_healing
+from ganatomy.phantoms.brains import brain_case
+from ganatomy.stages import synthesis
+from ganatomy.stages.outcome import outcome_of
+from ganatomy.stages.stages import SCORES, SYNTHETIC, Stages
+from ganatomy.stages.synthesis import score_healing
+from ganatomy.stores.store import open_store
+from ganatomy.stores.writing import Item, write_store
 
 SHAPE = (5, 32, 32)
 SPLITS = ("train", "train", "train", "val", "val")

@@ -16,12 +16,12 @@ import pytest
 from object_server import serve
 from tiny import make_store
 
-from ganatomy import staging
 from ganatomy.contracts import InputError
-from ganatomy.distributed import with_room
-from ganatomy.installation import CACHE
-from ganatomy.staging import file_hash
-from ganatomy.store import URL, Store, open_store, publish_store
+from ganatomy.core.installation import CACHE
+from ganatomy.stores import staging
+from ganatomy.stores.staging import file_hash
+from ganatomy.stores.store import URL, Store, open_store, publish_store
+from ganatomy.training.distributed import with_room
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from ganatomy import staging
-from ganatomy.store import open_store
+from ganatomy.stores.store import open_store
 made, copy = Path(sys.argv[2]), staging._copy
 
 def slowly(*arguments):

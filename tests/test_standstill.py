@@ -13,10 +13,10 @@ import pytest
 from ray_on_hosts import table
 from test_tuning import ROOT, TINY
 
+from ganatomy.commands.sweep import Sweep
 from ganatomy.contracts import InputError
-from ganatomy.phantom import make_cohort
-from ganatomy.standstill import STANDSTILL, Standstills, noted
-from ganatomy.sweep_command import Sweep
+from ganatomy.core.standstill import STANDSTILL, Standstills, noted
+from ganatomy.phantoms.hearts import make_cohort
 
 LIMIT_S = 30
 """Longer than a worker takes to import what it needs, on a busy machine too."""
@@ -178,9 +178,9 @@ HANGS = """
 import sys, threading
 from pathlib import Path
 import ray
-from ganatomy.distributed import Workers, run_task
-from ganatomy.joining import start_ray
-from ganatomy.standstill import STANDSTILL
+from ganatomy.training.distributed import Workers, run_task
+from ganatomy.cluster.joining import start_ray
+from ganatomy.core.standstill import STANDSTILL
 
 start_ray("local", {STANDSTILL: "10"})
 ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ganatomy.statistics import (
+from ganatomy.measures.statistics import (
     Effect,
     group_medians,
     holm,

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganatomy import store_writing
 from ganatomy.contracts import InputError
-from ganatomy.store import open_store
-from ganatomy.store_writing import FOREGROUND_VOXELS, Item, write_store
+from ganatomy.stores import writing as store_writing
+from ganatomy.stores.store import open_store
+from ganatomy.stores.writing import FOREGROUND_VOXELS, Item, write_store
 
 LABELS = {1: "ventricle", 2: "wall"}
 DOMAINS = {"ct": {"modality": "ct"}, "mr": {"modality": "mr"}}

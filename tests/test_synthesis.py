@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tiny
 
-from ganatomy.donors import INSIDE, TISSUE, Donors
 from ganatomy.experiment import Budget, Choice, Experiment, Sampling
-from ganatomy.outcome import outcome_of
-from ganatomy.sampling import Pool
-from ganatomy.stages import SYNTHETIC, Stages
-from ganatomy.store import open_store
-from ganatomy.store_writing import Item, write_store
+from ganatomy.stages.donors import INSIDE, TISSUE, Donors
+from ganatomy.stages.outcome import outcome_of
+from ganatomy.stages.stages import SYNTHETIC, Stages
+from ganatomy.stores.sampling import Pool
+from ganatomy.stores.store import open_store
+from ganatomy.stores.writing import Item, write_store
 
 SHAPE = (6, 16, 16)
 

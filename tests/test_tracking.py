@@ -22,10 +22,10 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from ganatomy.contracts import InputError
-from ganatomy.journal import Entry, Outbox, write_atomic
-from ganatomy.tracking import Tracking
-from ganatomy.tracking_sending import Journal
-from ganatomy.tracking_store import ui_command, ui_environment
+from ganatomy.tracking.outbox import Entry, Outbox, write_atomic
+from ganatomy.tracking.runs import Tracking
+from ganatomy.tracking.sending import Journal
+from ganatomy.tracking.server import ui_command, ui_environment
 
 
 def png(shade: int = 0) -> bytes:
@@ -275,7 +275,7 @@ TRAINER = """
 import io, sys, time
 from pathlib import Path
 from PIL import Image
-from ganatomy.tracking_sending import Journal
+from ganatomy.tracking.sending import Journal
 directory, uri, run, first, last = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
 buffer = io.BytesIO()
 Image.new("L", (8, 8)).save(buffer, "PNG")
@@ -378,7 +378,7 @@ def test_through_a_server(server, tmp_path):
 
 
 def test_the_registry_of_a_server(server, tmp_path):
-    from ganatomy.registry import Registry
+    from ganatomy.generators.registry import Registry
 
     tracking = Tracking(server.uri, tmp_path)
     registry, run = Registry(tracking), tracking.sweep_run("registered")
@@ -398,7 +398,7 @@ def test_the_registry_of_a_server(server, tmp_path):
 def test_one_bundle_registered_at_a_server_by_three_processes_at_once_is_one_version(server, tmp_path):
     from test_registry import MODEL, race
 
-    from ganatomy.registry import Registry
+    from ganatomy.generators.registry import Registry
 
     tracking = Tracking(server.uri, tmp_path)
     (tmp_path / "model.py").write_text(MODEL)

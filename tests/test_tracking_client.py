@@ -20,10 +20,10 @@ importlib.import_module(sys.argv[1])
 """
 
 
-@pytest.mark.parametrize("room", ["tracking", "tracking_client", "tracking_models", "tracking_sending"])
+@pytest.mark.parametrize("room", ["runs", "client", "models", "sending"])
 def test_mlflow_finds_its_settings_at_its_import(room):
     """It reads them then, and never again: whichever of the rooms is imported first must have set them."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    command = [sys.executable, "-c", IMPORT, f"ganatomy.{room}"]
+    command = [sys.executable, "-c", IMPORT, f"ganatomy.tracking.{room}"]
     done = subprocess.run(command, capture_output=True, text=True, env=bare)
     assert done.stdout == "true 0\n", done.stderr

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from ganatomy.contracts import InputError
-from ganatomy.tracking import Tracking
-from ganatomy.tracking_store import ui_command
+from ganatomy.tracking.runs import Tracking
+from ganatomy.tracking.server import ui_command
 
 
 def free_port() -> int:
@@ -27,7 +27,7 @@ def free_port() -> int:
 def test_four_processes_may_be_the_first_to_use_a_store(tmp_path):
     """Each makes the same sweep's trial in a store that is not there yet; nobody fails, and nobody prints a word."""
     program = (
-        "import sys\nfrom pathlib import Path\nfrom ganatomy.tracking import Tracking\n"
+        "import sys\nfrom pathlib import Path\nfrom ganatomy.tracking.runs import Tracking\n"
         "workspace, trial = Path(sys.argv[1]), sys.argv[2]\n"
         "(workspace / f'ready{trial}').touch()\n"
         "while len(list(workspace.glob('ready*'))) < 4: pass\n"
@@ -55,7 +55,7 @@ def test_a_database_is_built_once_and_whole_whoever_comes_first(tmp_path):
     """Four processes want it at once, and the first builder is killed half way: one other builds, all find it whole."""
     uri = f"sqlite:///{tmp_path / 'deep' / 'mlflow.db'}"
     program = (
-        "import sqlite3, sys, time\nfrom ganatomy.tracking_store import create_once\n"
+        "import sqlite3, sys, time\nfrom ganatomy.tracking.server import create_once\n"
         "def build(uri):\n"
         "    print('building', flush=True)\n"
         "    database = sqlite3.connect(uri.removeprefix('sqlite:///'))\n"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import radiographs
 
-from ganatomy.ablation import relevant
 from ganatomy.contracts import InputError
-from ganatomy.outcome import outcome_of
-from ganatomy.stages import Stages
-from ganatomy.store import open_store
-from ganatomy.store_writing import write_store
+from ganatomy.evidence.ablation import relevant
+from ganatomy.stages.outcome import outcome_of
+from ganatomy.stages.stages import Stages
+from ganatomy.stores.store import open_store
+from ganatomy.stores.writing import write_store
 
 OFFLINE = radiographs.EXPERIMENT.with_values(
     {"method.patch_side": 16, "method.normals": 2, "method.crops": 1, "arm": "offline", "filter.min_probability": 0.001}

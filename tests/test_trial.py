@@ -10,14 +10,15 @@ import tiny
 import torch
 from mlflow import MlflowClient
 
-from ganatomy import training, trial
-from ganatomy.distributed import Workers
+from ganatomy.evidence.results import SweepPlan, read_result, read_results
 from ganatomy.experiment import Labels
-from ganatomy.results import SweepPlan, read_result, read_results
 from ganatomy.search_space import SearchSpace
-from ganatomy.stages import Stages
-from ganatomy.tracking import Tracking
-from ganatomy.trial import VALIDATION, run_trial, workers_of
+from ganatomy.stages.stages import Stages
+from ganatomy.sweeps import trial
+from ganatomy.sweeps.trial import VALIDATION, run_trial, workers_of
+from ganatomy.tracking.runs import Tracking
+from ganatomy.training import tasks
+from ganatomy.training.distributed import Workers
 
 SCORE = "val/dice"
 SPACE = SearchSpace("tiny", "", tiny.EXPERIMENT, lambda suggest: None, two_workers=lambda values: "two" in values)
@@ -26,7 +27,7 @@ OFFLINE = {"arm": "offline", "mixing.ratio": 2.0}
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_no_pictures(monkeypatch):
-    monkeypatch.setattr(training, "sheet", training.sheet)
+    monkeypatch.setattr(tasks, "sheet", tasks.sheet)
     tiny.draw_dots()
     before = torch.get_num_threads()
     torch.set_num_threads(1)

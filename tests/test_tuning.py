@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from ray.tune.search import Searcher
 
-from ganatomy import tuning
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.commands.sweep import Sweep, main
 from ganatomy.contracts import InputError
+from ganatomy.core.plugins import resolve
+from ganatomy.evidence.results import SweepPlan, read_plan, read_results
 from ganatomy.experiment import Choice
-from ganatomy.phantom import make_cohort
-from ganatomy.plugins import resolve
-from ganatomy.results import SweepPlan, read_plan, read_results
-from ganatomy.sweep_command import Sweep, main
-from ganatomy.tuning import AsManyAsFit
+from ganatomy.phantoms.hearts import make_cohort
+from ganatomy.sweeps import tuning
+from ganatomy.sweeps.tuning import AsManyAsFit
 
 ROOT = Path(__file__).parents[1]
 
@@ -170,7 +170,7 @@ def kill(driver: subprocess.Popen[str], workspace: Path, by: signal.Signals) -> 
 
 @pytest.mark.slow
 def test_a_driver_that_is_killed_twice_goes_on_and_repeats_no_finished_trial(phantom, workspace):
-    from ganatomy.tracking import Tracking
+    from ganatomy.tracking.runs import Tracking
 
     arguments = (
         "--space",
@@ -209,7 +209,7 @@ def test_a_driver_that_is_killed_twice_goes_on_and_repeats_no_finished_trial(pha
 
 @pytest.mark.slow
 def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(phantom, workspace):
-    from ganatomy.tracking import Tracking
+    from ganatomy.tracking.runs import Tracking
 
     settings = (*TINY, "filter.min_dice=1.0", "method.shape_weight=1.0", "mixing.ratio=1.0")
     arguments = ("--space", "phantom_demo", "--cohort", str(phantom), "--name", "failing", "--seeds", "0")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ganatomy.contracts import Adam, InputError
-from ganatomy.optimisation import OptimisationStep
+from ganatomy.training.optimisation import OptimisationStep
 from ganatomy_methods.common.classifiers import DRN, BasicBlock
 
 LEARNING = ("stages.7.", "stages.8.", "head.")

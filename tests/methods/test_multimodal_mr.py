@@ -11,7 +11,7 @@ from small_multimodal import CLASSES, SIDE, SMALL, batch, brains, make
 from torch import nn
 
 from ganatomy.contracts import UNLABELLED, Images, InputError, Phase, Task, labelled
-from ganatomy.optimisation import OptimisationStep
+from ganatomy.training.optimisation import OptimisationStep
 from ganatomy_methods.common import structure as maps
 from ganatomy_methods.common.multimodal_networks import LesionGuide, mean_filter
 from ganatomy_methods.common.multimodal_settings import MultimodalMRConfig

@@ -9,8 +9,8 @@ from small_pseudo_healthy import batch, make
 from torch import nn
 
 from ganatomy.contracts import UNLABELLED, Images, InputError
-from ganatomy.loop import rate_factor
-from ganatomy.optimisation import OptimisationStep
+from ganatomy.training.loop import rate_factor
+from ganatomy.training.optimisation import OptimisationStep
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator, soft_dice
 from ganatomy_methods.pseudo_healthy import PseudoHealthyConfig
 

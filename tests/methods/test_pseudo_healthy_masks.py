@@ -10,8 +10,8 @@ from tiny import EXPERIMENT, make_store
 
 from ganatomy.contracts import UNLABELLED, Images, InputError
 from ganatomy.experiment import Choice
-from ganatomy.optimisation import OptimisationStep
-from ganatomy.training import FitGenerator
+from ganatomy.training.optimisation import OptimisationStep
+from ganatomy.training.tasks import FitGenerator
 from ganatomy_methods.common.losses import lsgan_generator, soft_dice
 
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from ganatomy.contracts import InputError
+from ganatomy.core.plugins import resolve
 from ganatomy.experiment import Sampling
-from ganatomy.inference import predict_volume
-from ganatomy.plugins import resolve
+from ganatomy.training.inference import predict_volume
 from ganatomy_methods.common.losses import cross_entropy
 from ganatomy_methods.common.monai_segmentors import DynUNet, SegResNet
 from ganatomy_methods.common.segmentors import PSPNet, RefineNet, UNet

@@ -9,8 +9,8 @@ from inspected import Inspected
 from torch import nn
 
 from ganatomy.contracts import UNLABELLED, Images, InputError, Task
-from ganatomy.loop import rate_factor
-from ganatomy.optimisation import OptimisationStep
+from ganatomy.training.loop import rate_factor
+from ganatomy.training.optimisation import OptimisationStep
 from ganatomy_methods.unit_lesion import (
     Discriminator,
     UnitLesion,
