@@ -80,6 +80,7 @@ BREACHES = [
     ("methods/ganatomy_methods/common/losses.py", "import nibabel", PURE),
     ("methods/ganatomy_methods/cyclegan.py", "import ganatomy_methods.shape_consistent", ALONE),
     ("methods/ganatomy_methods/common/losses.py", "import ganatomy_methods.cyclegan", ALONE),
+    ("methods/ganatomy_methods/unit_lesion/lesions.py", "import ganatomy_methods.cyclegan", ALONE),
 ]
 
 

@@ -3,9 +3,8 @@
 import torch
 
 from ganatomy.contracts import Images, Task
-from ganatomy_methods.common.multimodal_settings import MultimodalMRConfig
 from ganatomy_methods.common.segmentors import UNet
-from ganatomy_methods.multimodal_mr import MultimodalMR
+from ganatomy_methods.multimodal_mr import MultimodalMR, MultimodalMRConfig
 
 CLASSES, SIDE = 5, 32
 SMALL = {"width": 0.05, "discriminator_layers": 1, "residual_blocks": 1}

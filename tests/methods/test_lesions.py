@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganatomy.contracts import InputError
-from ganatomy_methods.common.lesions import (
+from ganatomy_methods.unit_lesion.lesions import (
     Box,
     blend,
     blending_factor,

@@ -5,7 +5,7 @@ import torch
 from small_multimodal import CLASSES, SIDE, batch, brains, make
 
 from ganatomy.contracts import Images, InputError
-from ganatomy_methods.common import structure as maps
+from ganatomy_methods.multimodal_mr import structure as maps
 
 
 def test_synthetic_images_of_all_modalities_come_from_one_structure_and_label():

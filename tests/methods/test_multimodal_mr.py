@@ -12,11 +12,10 @@ from torch import nn
 
 from ganatomy.contracts import UNLABELLED, Images, InputError, Phase, Task, labelled
 from ganatomy.training.optimisation import OptimisationStep
-from ganatomy_methods.common import structure as maps
-from ganatomy_methods.common.multimodal_networks import LesionGuide, mean_filter
-from ganatomy_methods.common.multimodal_settings import MultimodalMRConfig
 from ganatomy_methods.common.segmentors import UNet
-from ganatomy_methods.multimodal_mr import MultimodalMR
+from ganatomy_methods.multimodal_mr import MultimodalMR, MultimodalMRConfig
+from ganatomy_methods.multimodal_mr import structure as maps
+from ganatomy_methods.multimodal_mr.networks import LesionGuide, mean_filter
 
 
 class Inspected:

@@ -8,9 +8,9 @@ from inspected import Inspected
 from torch import nn
 
 from ganatomy.contracts import Images, Task
-from ganatomy_methods.common import structure as maps
 from ganatomy_methods.common.segmentors import UNet
 from ganatomy_methods.multimodal_mr import MultimodalMR, MultimodalMRConfig
+from ganatomy_methods.multimodal_mr import structure as maps
 
 K, CLASSES, SIDE = 4, 3, 16
 PAIRS, TRIPLES = list(permutations(range(K), 2)), list(permutations(range(K), 3))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ganatomy_methods.common import structure as maps
+from ganatomy_methods.multimodal_mr import structure as maps
 
 BETAS = (0.03, 0.07, 0.12, 0.2)
 

@@ -11,7 +11,7 @@ from torch import nn
 from ganatomy.contracts import UNLABELLED, Images, InputError, Task
 from ganatomy.training.loop import rate_factor
 from ganatomy.training.optimisation import OptimisationStep
-from ganatomy_methods.unit_lesion import (
+from ganatomy_methods.unit_lesion.method import (
     Discriminator,
     UnitLesion,
     UnitLesionConfig,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from ganatomy.contracts import InputError
-from ganatomy_methods.common.multimodal_networks import Guidance
 from ganatomy_methods.common.settings import require_within
+from ganatomy_methods.multimodal_mr.networks import Guidance
 
 
 @dataclass(frozen=True)

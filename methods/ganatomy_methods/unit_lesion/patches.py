@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ganatomy.contracts import Corners
-from ganatomy_methods.common.lesions import (
+from ganatomy_methods.unit_lesion.lesions import (
     Box,
     changed_box,
     cut,

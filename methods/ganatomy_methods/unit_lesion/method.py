@@ -2,7 +2,7 @@
 
 Gupta et al., "Generative image translation for data augmentation of bone lesion pathology", MIDL 2019, which trains
 the model of Liu et al., "Unsupervised image-to-image translation networks", NIPS 2017, on patches. Equation numbers
-are those of Gupta et al. Patches, blending and selection: ganatomy_methods.common.lesions.
+are those of Gupta et al. Patches, blending and selection: ganatomy_methods.unit_lesion.lesions.
 Differences from the papers: docs/unit_lesion.md.
 """
 
@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganatomy.contracts import UNLABELLED, Adam, Batch, Method, Phase, Synthetic, Task, Update
-from ganatomy_methods.common.lesions import BLEND_EXPONENT, MINIMUM_INTENSITY
 from ganatomy_methods.common.losses import l1
 from ganatomy_methods.common.networks import CONV, InstanceNorm, ResidualBlock, normal02, require_multiple, scaled
-from ganatomy_methods.common.patches import LesionPatches
 from ganatomy_methods.common.settings import require_within
+from ganatomy_methods.unit_lesion.lesions import BLEND_EXPONENT, MINIMUM_INTENSITY
+from ganatomy_methods.unit_lesion.patches import LesionPatches
 
 
 @dataclass(frozen=True)
