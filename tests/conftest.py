@@ -61,8 +61,7 @@ def one_thread_and_no_pictures():
 def undisturbed(tmp_path_factory) -> Path:
     """The sweep that sweeps on several hosts are held against: on this machine alone, and nothing happens to it. Its
     folder; the workspace is two above."""
-    import ray_on_hosts
-    import two_hosts
+    from cluster import ray_on_hosts, two_hosts
 
     if reason := two_hosts.missing():
         pytest.skip(reason)

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from inspected import Inspected
 from torch import nn
 
 from ganatomy.contracts import Images, InputError, Task
@@ -15,6 +14,7 @@ from ganatomy.training.optimisation import OptimisationStep
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.pathology import PathologyDiscriminator, PathologyGenerator
 from ganatomy_methods.conditional_gan import ConditionalGAN, ConditionalGANConfig
+from methods.inspected import Inspected
 
 
 def make(**settings):
