@@ -2,7 +2,7 @@
 
 import sys
 
-from ganatomy.sweep_command import main
+from ganatomy.commands.sweep import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -26,16 +26,16 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from ganatomy.ablation import ablation_table
+from ganatomy.commands.sweep import Sweep
+from ganatomy.evidence.ablation import ablation_table
+from ganatomy.evidence.report import render_text
+from ganatomy.evidence.results import SweepPlan, conclude, read_results, write_result
 from ganatomy.experiment import TrialResult
-from ganatomy.journal import Entry, Outbox, now
-from ganatomy.phantom import make_cohort
-from ganatomy.proposals import ASKED, TRIAL, Proposals, search_algorithm
-from ganatomy.report import render_text
-from ganatomy.results import SweepPlan, conclude, read_results, write_result
-from ganatomy.sweep_command import Sweep
-from ganatomy.tracking import Tracking
-from ganatomy.trial import run_trial
+from ganatomy.phantoms.hearts import make_cohort
+from ganatomy.sweeps.proposals import ASKED, TRIAL, Proposals, search_algorithm
+from ganatomy.sweeps.trial import run_trial
+from ganatomy.tracking.outbox import Entry, Outbox, now
+from ganatomy.tracking.runs import Tracking
 
 
 def one_trial(folder: Path) -> tuple[SweepPlan, TrialResult]:

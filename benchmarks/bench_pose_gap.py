@@ -35,9 +35,9 @@ SETTINGS = {
 
 def cohort_store(workspace: Path) -> Path:
     """The prepared phantom, made once."""
-    from ganatomy.cohort_reading import read_cohort
-    from ganatomy.phantom import make_cohort
-    from ganatomy.preparation import prepare
+    from ganatomy.cohorts.reading import read_cohort
+    from ganatomy.phantoms.hearts import make_cohort
+    from ganatomy.stores.preparation import prepare
 
     folder = workspace / "phantom"
     if not (folder / "cohort.yaml").exists():
@@ -49,8 +49,8 @@ def s_scores(workspace: Path, store: Path, settings: dict[str, str], weight: flo
     """S-scores of one generator on validation patients. Everything it needs is kept in the workspace."""
     import torch
 
-    from ganatomy import outcome
-    from ganatomy.stages import Stages
+    from ganatomy.stages import outcome
+    from ganatomy.stages.stages import Stages
     from ganatomy_search_spaces.phantom_demo import BASE
 
     torch.set_num_threads(1)

@@ -36,14 +36,14 @@ from rich.console import Console
 from rich.table import Table
 from simulated_cluster import Watch, free_mb, nodes, requests, served
 
-from ganatomy.phantom import make_cohort
-from ganatomy.results import RESULT, read_results
+from ganatomy.evidence.results import RESULT, read_results
+from ganatomy.phantoms.hearts import make_cohort
 
 HERE = Path(__file__).parent
 SWEEP = [sys.executable, str(HERE.parent / "sweep.py")]
 REUSING = [sys.executable, "-c", "import sys, functools; from ray import tune; "
            "tune.TuneConfig = functools.partial(tune.TuneConfig, reuse_actors=True); "
-           "from ganatomy.sweep_command import main; sys.exit(main())"]  # fmt: skip
+           "from ganatomy.commands.sweep import main; sys.exit(main())"]  # fmt: skip
 
 console = Console(width=120)
 Measured = dict[str, Any]

@@ -32,12 +32,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ganatomy.cohort import Cohort, Domain, Row
+from ganatomy.cohorts.cohort import Cohort, Domain, Row
 from ganatomy.experiment import Sampling
-from ganatomy.intensities import Intensity
-from ganatomy.preparation import prepare
-from ganatomy.sampling import Pool, Sampler
-from ganatomy.store import open_store
+from ganatomy.images.intensities import Intensity
+from ganatomy.stores.preparation import prepare
+from ganatomy.stores.sampling import Pool, Sampler
+from ganatomy.stores.store import open_store
 
 SIZE, BATCH, LOW, HIGH = (32, 64, 64), 4, -160.0, 240.0
 KEYS = ("image", "label")

@@ -42,13 +42,13 @@ from rich.console import Console
 from rich.table import Table
 from simulated_cluster import cpu_seconds, requests, served
 
-from ganatomy.phantom import make_cohort
-from ganatomy.progress import SweepProgress
-from ganatomy.proposals import TRIAL
-from ganatomy.sweep_command import Sweep
-from ganatomy.tracking import Tracking
-from ganatomy.tracking_sending import Journal
-from ganatomy.trial import run_trial
+from ganatomy.commands.sweep import Sweep
+from ganatomy.phantoms.hearts import make_cohort
+from ganatomy.sweeps.progress import SweepProgress
+from ganatomy.sweeps.proposals import TRIAL
+from ganatomy.sweeps.trial import run_trial
+from ganatomy.tracking.runs import Tracking
+from ganatomy.tracking.sending import Journal
 
 TABLES = ("runs", "tags", "params", "metrics", "latest_metrics")
 CLIENTS, SECONDS, TIMES = 8, 10.0, 10

@@ -18,20 +18,20 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from ganatomy.ablation import Ablation, ablation_table
-from ganatomy.cohort import Cohort
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.cohort import Cohort
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.commands.sweep import Sweep
 from ganatomy.contracts import InputError
-from ganatomy.phantom import make_cohort
-from ganatomy.phantom_bone import make_bone_cohort
-from ganatomy.phantom_brain import CONTRASTS, make_brain_cohort
-from ganatomy.preparation import prepare
-from ganatomy.published import INCOMPARABLE, Comparison
-from ganatomy.report import brief, comparison_caveats, comparison_tables
-from ganatomy.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps
+from ganatomy.core.terminal import guarded
+from ganatomy.evidence.ablation import Ablation, ablation_table
+from ganatomy.evidence.published import INCOMPARABLE, Comparison
+from ganatomy.evidence.report import brief, comparison_caveats, comparison_tables
+from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps
+from ganatomy.phantoms.bones import make_bone_cohort
+from ganatomy.phantoms.brains import CONTRASTS, make_brain_cohort
+from ganatomy.phantoms.hearts import make_cohort
 from ganatomy.search_space import parse_settings
-from ganatomy.sweep_command import Sweep
-from ganatomy.terminal import guarded
+from ganatomy.stores.preparation import prepare
 from ganatomy_search_spaces.gupta2019_table3 import LENDER
 
 READINGS = ("appears here", "not shown here", "reversed here", "no result")

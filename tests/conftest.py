@@ -26,7 +26,7 @@ def _no_tracking_server():
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory) -> Path:
     """An MLflow database with nothing in it. Making one takes seconds; copying it takes none."""
-    from ganatomy.tracking import Tracking
+    from ganatomy.tracking.runs import Tracking
 
     workspace = tmp_path_factory.mktemp("empty")
     Tracking(f"sqlite:///{workspace / 'mlflow.db'}", workspace, experiment="unused")
@@ -46,12 +46,12 @@ def one_thread_and_no_pictures():
     import tiny
     import torch
 
-    from ganatomy import training
+    from ganatomy.training import tasks
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "sheet", training.sheet)
+        patch.setattr(tasks, "sheet", tasks.sheet)
         tiny.draw_dots()
         yield
     torch.set_num_threads(before)
@@ -61,8 +61,7 @@ def one_thread_and_no_pictures():
 def undisturbed(tmp_path_factory) -> Path:
     """The sweep that sweeps on several hosts are held against: on this machine alone, and nothing happens to it. Its
     folder; the workspace is two above."""
-    import ray_on_hosts
-    import two_hosts
+    from cluster import ray_on_hosts, two_hosts
 
     if reason := two_hosts.missing():
         pytest.skip(reason)
@@ -75,7 +74,7 @@ def ray_cluster(tmp_path_factory):
     """A real Ray of this test session's own, with two CPUs whatever the machine has."""
     import ray
 
-    from ganatomy.distributed import TRAIN_ENVIRONMENT
+    from ganatomy.training.distributed import TRAIN_ENVIRONMENT
 
     # Without this Ray writes an authentication token into the home directory.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")

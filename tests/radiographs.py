@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
-from ganatomy.phantom_bone import DOMAIN, bone_film
-from ganatomy.store import Store
-from ganatomy.store_writing import Item, write_store
+from ganatomy.phantoms.bones import DOMAIN, bone_film
+from ganatomy.stores.store import Store
+from ganatomy.stores.writing import Item, write_store
 
 SHAPE = (48, 32)
 COUNTS = {"lesion": (6, 4, 4), "normal": (14, 8, 8)}

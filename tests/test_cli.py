@@ -19,11 +19,11 @@ import pytest
 from command_line import GANATOMY, error_line
 
 from ganatomy import cli
-from ganatomy.cohort_reading import read_cohort
+from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError
+from ganatomy.core.terminal import guarded
+from ganatomy.evidence.results import SweepPlan, write_result
 from ganatomy.experiment import Experiment, Score, TrialResult
-from ganatomy.results import SweepPlan, write_result
-from ganatomy.terminal import guarded
 
 COMMANDS = [*cli.SINGLE, *(f"cohort {name}" for name in cli.OF_COHORT)]
 

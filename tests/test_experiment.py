@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ganatomy.contracts import InputError
+from ganatomy.core.plain_values import digest
+from ganatomy.core.plugins import resolve
 from ganatomy.experiment import ARMS, Budget, Choice, Downstream, Experiment, Filter, Labels, Mixing, Sampling, Training
-from ganatomy.plain_values import digest
-from ganatomy.plugins import resolve
 from ganatomy_methods.cyclegan import CycleGAN
 
 BASE = Experiment(cohort="c", domains={"A": "ct", "B": "mr"})

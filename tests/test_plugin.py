@@ -14,11 +14,11 @@ import optuna
 import pytest
 
 from ganatomy.contracts import InputError
+from ganatomy.core.plugins import ALLOWED, available, resolve
 from ganatomy.experiment import Budget, Choice, Experiment, Sampling
-from ganatomy.plugins import ALLOWED, available, resolve
-from ganatomy.stages import Stages
-from ganatomy.store import open_store
-from ganatomy.store_writing import Item, write_store
+from ganatomy.stages.stages import Stages
+from ganatomy.stores.store import open_store
+from ganatomy.stores.writing import Item, write_store
 
 TOY = Path(__file__).parent / "toy_plugin"
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ganatomy.contracts import InputError
-from ganatomy.downstream import task_of
+from ganatomy.core.plugins import available, resolve
 from ganatomy.experiment import Choice, Experiment
-from ganatomy.plugins import available, resolve
 from ganatomy.search_space import SearchSpace, parse_settings
+from ganatomy.training.downstream import task_of
 
 SPACES = sorted(name for name, path in available("spaces").items() if path.startswith("ganatomy_search_spaces"))
 SIZES = [

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ganatomy import training
-from ganatomy.distributed import read_history
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
-from ganatomy.loop import Record
-from ganatomy.stages import Stages
-from ganatomy.store import Store
-from ganatomy.store_writing import Item, write_store
+from ganatomy.stages.stages import Stages
+from ganatomy.stores.store import Store
+from ganatomy.stores.writing import Item, write_store
+from ganatomy.training import tasks
+from ganatomy.training.distributed import read_history
+from ganatomy.training.loop import Record
 
 SHAPE = (2, 16, 16)
 SPLITS = {"train": 4, "val": 2, "test": 2}
@@ -90,7 +90,7 @@ def _dot(rows, labels, **options) -> bytes:
 
 def draw_dots() -> None:
     """A dot for every picture of a stage: drawing takes longer than all the rest, and has tests of its own."""
-    training.sheet = _dot
+    tasks.sheet = _dot
 
 
 def history(stages: Stages, kind: str) -> list[Record]:

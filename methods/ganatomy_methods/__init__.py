@@ -1,1 +1,1 @@
-"""Methods of the papers, each one file, written against ganatomy.contracts alone."""
+"""Methods of the papers, each one file or one package, written against ganatomy.contracts alone."""

@@ -18,10 +18,10 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg, subcommand
 
-from ganatomy.audit_command import Audit
-from ganatomy.cohort_commands import CohortCheck, CohortImport, CohortWho, Phantom
-from ganatomy.console import DONE, UNDONE, Command, described, parse, print_rows
-from ganatomy.generate_command import Generate
+from ganatomy.commands.audit import Audit
+from ganatomy.commands.cohort import CohortCheck, CohortImport, CohortWho, Phantom
+from ganatomy.commands.console import DONE, UNDONE, Command, described, parse, print_rows
+from ganatomy.commands.generate import Generate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Demo(Command):
 
     def run(self) -> int:
         """Run it, then say what to look at."""
-        from ganatomy.demo import NAME, run_demo
+        from ganatomy.commands.demo import NAME, run_demo
 
         demo = run_demo(self.workspace.absolute(), settings=self.set)
         if demo is None:
@@ -78,10 +78,10 @@ class Report(Command):
 
     def run(self) -> int:
         """Print, and write the page."""
-        from ganatomy.ablation import ablation_table
-        from ganatomy.plugins import allow
-        from ganatomy.report import render_text, to_json, write_html
-        from ganatomy.results import read_plan, read_results, sweep_directory
+        from ganatomy.core.plugins import allow
+        from ganatomy.evidence.ablation import ablation_table
+        from ganatomy.evidence.report import render_text, to_json, write_html
+        from ganatomy.evidence.results import read_plan, read_results, sweep_directory
 
         allow(*self.allow_dotted)
         directory = sweep_directory(self.workspace.absolute(), self.sweep)
@@ -114,7 +114,7 @@ class UI(Command):
         import socket
 
         from ganatomy.contracts import InputError
-        from ganatomy.tracking_store import serve, store_uri, ui_command
+        from ganatomy.tracking.server import serve, store_uri, ui_command
 
         named = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
         if not named and not (self.workspace / "mlflow.db").exists():
@@ -159,8 +159,8 @@ class Doctor(Command):
         """Print the examination."""
         import os
 
-        from ganatomy.doctor import examine
-        from ganatomy.tracking_store import refuse_password
+        from ganatomy.commands.doctor import examine
+        from ganatomy.tracking.server import refuse_password
 
         refuse_password(self.tracking_uri, "tracking store")
         address = self.address or os.environ.get("RAY_ADDRESS", "") or ("auto" if self.cluster else "")
@@ -204,8 +204,8 @@ class Promote(Command):
 
     def run(self) -> int:
         """Judge, then print the verdict."""
-        from ganatomy.plugins import allow
-        from ganatomy.promotion import promote
+        from ganatomy.core.plugins import allow
+        from ganatomy.promotion.promotion import promote
 
         allow(*self.allow_dotted)
         promotion = promote(
@@ -248,8 +248,8 @@ class Rollback(Command):
 
     def run(self) -> int:
         """Move the aliases."""
-        from ganatomy.registry import Registry, check_name
-        from ganatomy.tracking import Tracking
+        from ganatomy.generators.registry import Registry, check_name
+        from ganatomy.tracking.runs import Tracking
 
         check_name(self.name)  # before a store is opened, or made
         number = Registry(Tracking(self.tracking_uri or None, self.workspace.absolute())).rollback(self.name)
@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse(_commands(arguments), program="ganatomy", description=DESCRIPTION, arguments=arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else UNDONE
-    from ganatomy.terminal import guarded  # it knows InputError, which stands beside torch
+    from ganatomy.core.terminal import guarded  # it knows InputError, which stands beside torch
 
     return guarded(command.run, workspace=command.workspace, debug=command.debug)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from ganatomy.contracts import InputError, Method
-from ganatomy.plain_values import assign, build, check, digest, flatten, plain
-from ganatomy.plugins import nearest, resolve
+from ganatomy.core.plain_values import assign, build, check, digest, flatten, plain
+from ganatomy.core.plugins import nearest, resolve
 
 State = Literal["", "lesion", "healthy"]
 STATES: tuple[State, ...] = ("lesion", "healthy")

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ganatomy.contracts import InputError
+from ganatomy.core.plain_values import from_text, plain
+from ganatomy.core.plugins import Group, allow, resolve
 from ganatomy.experiment import Experiment
-from ganatomy.plain_values import from_text, plain
-from ganatomy.plugins import Group, allow, resolve
 
 Values = Mapping[str, Any]
 """Dotted parameter name -> value."""

@@ -5,16 +5,16 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from inspected import Inspected
 from torch import nn
 
 from ganatomy.contracts import Images, InputError, Task
 from ganatomy.experiment import Sampling
-from ganatomy.inference import synthesize_volume
-from ganatomy.optimisation import OptimisationStep
+from ganatomy.training.inference import synthesize_volume
+from ganatomy.training.optimisation import OptimisationStep
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.pathology import PathologyDiscriminator, PathologyGenerator
 from ganatomy_methods.conditional_gan import ConditionalGAN, ConditionalGANConfig
+from methods.inspected import Inspected
 
 
 def make(**settings):

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ganatomy.contracts import UNLABELLED, Images, InputError, Method, Task
+from ganatomy.core.plugins import available
 from ganatomy.experiment import Choice, Experiment, Training
-from ganatomy.loop import Loop
-from ganatomy.optimisation import OptimisationStep
-from ganatomy.plugins import available
+from ganatomy.training.loop import Loop
+from ganatomy.training.optimisation import OptimisationStep
 from ganatomy_methods.common.networks import InstanceNorm
 from ganatomy_methods.common.segmentors import UNet
 

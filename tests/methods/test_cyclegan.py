@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from inspected import Inspected
 from torch import nn
 
 from ganatomy.contracts import UNLABELLED, Images, InputError, Task
-from ganatomy.loop import rate_factor
+from ganatomy.training.loop import rate_factor
 from ganatomy_methods.common.networks import ResnetGenerator, UNetGenerator
 from ganatomy_methods.cyclegan import CycleGAN, CycleGANConfig
+from methods.inspected import Inspected
 
 
 def make(seed=0, **settings):

@@ -4,15 +4,15 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from inspected import Inspected
-from small_pseudo_healthy import batch, make
 from torch import nn
 
 from ganatomy.contracts import UNLABELLED, Images, InputError
-from ganatomy.loop import rate_factor
-from ganatomy.optimisation import OptimisationStep
+from ganatomy.training.loop import rate_factor
+from ganatomy.training.optimisation import OptimisationStep
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator, soft_dice
 from ganatomy_methods.pseudo_healthy import PseudoHealthyConfig
+from methods.inspected import Inspected
+from methods.small_pseudo_healthy import batch, make
 
 
 class Half(nn.Module):

@@ -4,15 +4,15 @@ import dataclasses
 
 import pytest
 import torch
-from inspected import Inspected
-from small_pseudo_healthy import SMALL, batch, make
 from tiny import EXPERIMENT, make_store
 
 from ganatomy.contracts import UNLABELLED, Images, InputError
 from ganatomy.experiment import Choice
-from ganatomy.optimisation import OptimisationStep
-from ganatomy.training import FitGenerator
+from ganatomy.training.optimisation import OptimisationStep
+from ganatomy.training.tasks import FitGenerator
 from ganatomy_methods.common.losses import lsgan_generator, soft_dice
+from methods.inspected import Inspected
+from methods.small_pseudo_healthy import SMALL, batch, make
 
 
 class Poison:

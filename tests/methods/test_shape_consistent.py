@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ganatomy.contracts import UNLABELLED, Images, InputError, Task
-from ganatomy.optimisation import OptimisationStep
+from ganatomy.training.optimisation import OptimisationStep
 from ganatomy_methods.common.segmentors import UNet
 from ganatomy_methods.shape_consistent import ShapeConsistent, ShapeConsistentConfig
 

@@ -1,0 +1,55 @@
+"""Joining a Ray cluster, or starting one, by whoever spreads work: sweeps and generation."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Mapping
+
+import ray
+
+from ganatomy.contracts import InputError
+from ganatomy.core.plugins import ALLOWED, allowed
+from ganatomy.core.terminal import heed_termination
+from ganatomy.images.files import MAX_IMAGE
+from ganatomy.training.distributed import TRAIN_ENVIRONMENT
+
+
+def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -> None:
+    """Join the cluster at ``address``, at RAY_ADDRESS or running on this machine, or start one of its own.
+
+    environment: variables of its workers, beside those that Train needs and what this process is allowed to import.
+    """
+    # Failed trials are told by SweepProgress, in one line each.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
+    os.environ.update(TRAIN_ENVIRONMENT)
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0: Tune itself prints nothing
+    # A trial that failed before its first validation has no score, and must not end the sweep.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    bound = {MAX_IMAGE: os.environ[MAX_IMAGE]} if MAX_IMAGE in os.environ else {}  # workers elsewhere read images too
+    ray.init(
+        address=address or None,
+        # One core can play two workers; a cluster that we join says itself what it has.
+        num_cpus=max(2, os.cpu_count() or 1) if address == "local" else None,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, **bound, ALLOWED: " ".join(allowed()), **(environment or {})}},
+    )
+    heed_termination()
+
+
+def _check_reachable(address: str) -> None:
+    """InputError where nobody listens at ``HOST:PORT``: Ray itself would try for long, and say it in many lines."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in host:
+        return  # local, auto, or a client's address, which Ray must judge
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise InputError(
+            f"no Ray cluster answers at {address}: {error.strerror or error}",
+            expected="the address of a running one",
+            remedy="start it (ray up cluster.yaml), correct --address or RAY_ADDRESS, or --address local",
+        ) from error

@@ -1,0 +1,91 @@
+"""How a command ends: exit codes, and one clear line for any error; a traceback only where it was asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from ganatomy.contracts import InputError, shortened
+from ganatomy.core.names import on_one_line
+
+DONE, UNDONE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""The job is done; it could not be done; what was asked for is wrong; Ctrl-C."""
+
+
+def guarded(run: Callable[[], int], *, workspace: Path, debug: bool = False) -> int:
+    """Run a command and return its exit code; never raises for anything that a user can cause."""
+    heed_termination()
+    try:
+        return int(run())
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept; a sweep goes on with --resume, any other command when called "
+              "again", file=sys.stderr)  # fmt: skip
+        return INTERRUPTED
+    except BrokenPipeError:  # `ganatomy report SWEEP | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _explain(error, None if debug else workspace)
+
+
+def heed_termination() -> None:
+    """Take SIGTERM, by which batch systems end a job, for a Ctrl-C. To be called again when Ray has set its own."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, frame: object) -> None:
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):  # as shells start what runs in the background
+        raise KeyboardInterrupt
+    os.kill(os.getpid(), signal.SIGINT)  # Tune has a handler of its own, which ends trials in order
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line: an InputError speaks for itself, any other is named."""
+    text = on_one_line(str(error))
+    return text if isinstance(error, InputError) else shortened(f"{type(error).__name__}: {text}", 3000)
+
+
+def _explain(error: Exception, workspace: Path | None) -> int:
+    """One line on standard error; the rest goes into a file in ``workspace`` where the user did not cause it."""
+    if isinstance(error, InputError):
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return BAD_INPUT
+    log = _write_log(workspace) if workspace is not None else None
+    print(f"error: {_plainly(error)}" + (f"; details: {log}" if log else ""), file=sys.stderr)
+    return UNDONE
+
+
+def _plainly(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no disc space left for {error.filename or 'a file'}; remedy: free some and run the same command again"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory ({one_line(error)}); remedy: smaller sampling.size or budget.batch, or fewer at once"
+    return one_line(error)
+
+
+def _write_log(workspace: Path) -> Path | None:
+    """Write the traceback being handled into the workspace if there is one, else into the temporary folder."""
+    name = f"ganatomy-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    for folder in (workspace, Path(tempfile.gettempdir())):
+        try:
+            # It may name patients, and the temporary folder is everybody's: only its owner reads it.
+            descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(traceback.format_exc())
+            return folder / name
+        except OSError:
+            continue
+    return None

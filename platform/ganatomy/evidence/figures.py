@@ -1,0 +1,101 @@
+"""Figures of a report as PNG: effects with intervals, patients in pairs, cost against score."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ganatomy.measures.statistics import Effect
+
+INK, FAINT, BLUE, ORANGE, GREY = "#1b2430", "#8b95a5", "#0072b2", "#d55e00", "#7a8594"
+
+
+def forest(effects: Sequence[tuple[str, Effect]], measure: str = "Dice") -> bytes:
+    """Differences (name, Effect) with their intervals, one under the other; blue above zero, orange below."""
+    names = [_short(name) for name, _ in effects]
+    figure, axes = _axes(8.6, 0.9 + sum(0.22 + 0.17 * (1 + name.count("\n")) for name in names))
+    for place, (_, effect) in enumerate(effects):
+        colour = BLUE if effect.low > 0 else ORANGE if effect.high < 0 else GREY
+        if math.isfinite(effect.low) and math.isfinite(effect.high):
+            axes.plot(
+                [100 * effect.low, 100 * effect.high], [place, place], color=colour, lw=2.2, solid_capstyle="round"
+            )
+        axes.plot(100 * effect.mean, place, "o", color=colour, ms=7, mec="white")
+    axes.axvline(0, color=INK, lw=0.9)
+    axes.set_yticks(range(len(effects)), names)
+    axes.set_ylim(len(effects) - 0.4, -0.6)
+    axes.set_xlabel(f"{measure} points against the baseline")
+    return _png(figure)
+
+
+def paired(first: tuple[str, Mapping[str, float]], second: tuple[str, Mapping[str, float]]) -> bytes:
+    """Dice of every patient under two configurations (name, patient -> Dice), joined by a line: blue where it rose."""
+    figure, axes = _axes(6.4, 4.6)
+    for patient in sorted(first[1].keys() & second[1].keys()):
+        values = [first[1][patient], second[1][patient]]
+        axes.plot(
+            [0, 1], values, "-o", color=BLUE if values[1] > values[0] else ORANGE, alpha=0.75, lw=1.3, ms=5, mec="white"
+        )
+    axes.set_xticks([0, 1], [_short(first[0], 30), _short(second[0], 30)])
+    axes.set_xlim(-0.35, 1.35)
+    axes.set_ylabel("Dice of a patient")
+    return _png(figure)
+
+
+def cost(points: Sequence[tuple[str, float, float, bool]], measure: str = "Dice") -> bytes:
+    """(name, device seconds, Dice or another measure, whether synthetic data was used) as a scatter; the best of each
+    kind is named."""
+    figure, axes = _axes(8.6, 4.2)
+    for synthetic, colour, label in ((False, GREY, "real images only"), (True, BLUE, "with synthetic images")):
+        kind = [point for point in points if point[3] == synthetic]
+        if not kind:
+            continue
+        axes.plot(
+            [point[1] for point in kind],
+            [point[2] for point in kind],
+            "o",
+            color=colour,
+            ms=8,
+            mec="white",
+            label=label,
+        )
+        name, seconds, score, _ = max(kind, key=lambda point: point[2])
+        side = "right" if seconds > sum(axes.get_xlim()) / 2 else "left"
+        axes.annotate(
+            _short(name), (seconds, score), (0, 8), textcoords="offset points", ha=side, fontsize=8, color=colour
+        )
+    axes.set_xlabel("device seconds of a trial")
+    axes.set_ylabel(measure)
+    axes.margins(0.1, 0.18)
+    axes.legend(frameon=False, fontsize=8.5, loc="lower right")
+    return _png(figure)
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), dpi=130, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(colors=INK, length=0, labelsize=8.5)
+    axes.grid(color="#e3e7ec", lw=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _short(name: str, width: int = 44) -> str:
+    """The name on at most three lines."""
+    return "\n".join(textwrap.wrap(name, width, max_lines=3, placeholder=" …"))
+
+
+def _png(figure: Figure) -> bytes:
+    png = io.BytesIO()
+    figure.savefig(png, format="png", metadata={"Software": None})
+    return png.getvalue()

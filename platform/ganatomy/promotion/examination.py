@@ -1,0 +1,334 @@
+"""What a candidate for promotion is examined by: test scores, its training images, its ancestors, its reloaded bundle.
+
+A generator may be borrowed from another cohort (``transfer.generator``). Then ``Stages.taught`` is where it learnt:
+what it may repeat are the images there, and a held-out patient who stands there as well is no judge of it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ganatomy.cohorts.cohort import Cohort
+from ganatomy.cohorts.pseudonyms import KEY, pseudonyms_of
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.contracts import InputError, Method
+from ganatomy.evidence.results import SweepPlan, read_plan, sweeps
+from ganatomy.experiment import Experiment, TrialResult, replicates
+from ganatomy.generators.generator import Generator, save_generator
+from ganatomy.generators.reloading import (
+    Example,
+    differences_when_drawn_elsewhere,
+    differences_when_reloaded,
+    drawn_arrays,
+)
+from ganatomy.measures.roc import Predictions, at_threshold, auc_difference, operating_point
+from ganatomy.measures.segmentation import LESION, NORMAL, nearest_distances, patient_scores, predictions
+from ganatomy.measures.statistics import Effect, of_common_seeds, paired_bootstrap
+from ganatomy.promotion import gate
+from ganatomy.promotion.gate import GateResult
+from ganatomy.stages.drawing import Offers, as_volume, fitted, size_for
+from ganatomy.stages.lesion_patches import part, role_in, rules_of
+from ganatomy.stages.stages import PATCHES, SYNTHETIC, Stages
+from ganatomy.stores.layout import Record
+from ganatomy.stores.sampling import OUTSIDE, Pool
+from ganatomy.stores.store import Store, open_store
+from ganatomy.training.classification import class_of
+from ganatomy.training.distributed import Workers
+from ganatomy.training.tasks import generator_pool, label_pool, real_images, segmentor_pool
+
+INTEGRITY_VOLUMES = 3
+
+
+class Bench:
+    """Where candidates are examined: the sweep's store, its stages and their networks."""
+
+    def __init__(self, workspace: Path, plan: SweepPlan, say: Callable[[str], None]) -> None:
+        self.workspace, self.plan, self.say = workspace, plan, say
+        self.store: Store = open_store(plan.store)
+
+    def cohort(self) -> Cohort:
+        """The sweep's cohort, which says whose images the generator learnt from. InputError where it is gone."""
+        try:
+            return read_cohort(self.plan.cohort)
+        except InputError as error:
+            raise InputError(
+                f"the cohort of sweep {self.plan.name} cannot be read: {error}",
+                remedy="put it back where it was, or write where it is now into sweep.json of the sweep, as cohort",
+            ) from error
+
+    def stages(self, result: TrialResult) -> Stages:
+        """The trial's, which may train nothing."""
+        workers = Workers(cpus=self.plan.cpus, gpus=self.plan.gpus)
+        return Stages(self.workspace, Path(self.plan.store), result.experiment, workers, say=self.say, may_train=False)
+
+    # --- utility -------------------------------------------------------------------------------------------------
+
+    def effect(self, candidate: Sequence[TrialResult], baseline: Sequence[TrialResult]) -> Effect:
+        """Candidate minus baseline, paired over test patients, each averaged over the seeds of both first."""
+        candidate, baseline = of_common_seeds(replicates(candidate), replicates(baseline))
+        if self.plan.measure == "AUC":
+            return auc_difference(*(self._predictions(group, "test") for group in (candidate, baseline)))[0]
+        first, second = (self._per_patient(group) for group in (candidate, baseline))
+        patients = [name for name in first if name in second]  # in the order of the rows
+        return paired_bootstrap([first[p] for p in patients], [second[p] for p in patients])
+
+    def _per_patient(self, group: Sequence[TrialResult]) -> dict[str, float]:
+        values: dict[str, list[float]] = defaultdict(list)
+        for result in group:
+            for patient, score in patient_scores(self.stages(result).scores("test")).items():
+                values[patient].append(score)
+        return {patient: float(np.mean(scores)) for patient, scores in values.items()}
+
+    def _predictions(self, group: Sequence[TrialResult], split: str) -> Predictions:
+        return predictions(self.stages(result).scores(split) for result in group)
+
+    def operating_point(self, group: Sequence[TrialResult]) -> dict[str, float]:
+        """Sensitivity and specificity on test patients where the threshold, of the mean probability over seeds, is the
+        best on validation patients."""
+        held, seen = (self._predictions(group, split) for split in ("test", "val"))
+        chosen = operating_point(seen.probabilities.mean(axis=0), seen.truth)
+        return vars(at_threshold(held.probabilities.mean(axis=0), held.truth, chosen.threshold))
+
+    # --- the generator -------------------------------------------------------------------------------------------
+
+    def bundle(self, result: TrialResult, directory: Path) -> tuple[Generator, Stages]:
+        """The generator of the candidate's best seed, as the folder that would be registered.
+
+        It prepares images as the cohort of the sweep does, where its utility is measured; who taught it is recorded of
+        the cohort that it was trained on.
+        """
+        stages = self.stages(result)
+        taught, fit = stages.taught(), stages.fit()
+        cohort, borrowed = self.cohort(), taught is not stages
+        generator = save_generator(
+            directory,
+            stages.method(fit),
+            result.experiment,
+            cohort=self._with_licence_of(taught.store, cohort) if borrowed else cohort,
+            store=self.store,
+            stages=result.stages,
+            records=_learnt_from(taught.store, taught.experiment),
+            taught_on=taught.store if borrowed else None,
+        )
+        return generator, stages
+
+    def _with_licence_of(self, taught: Store, cohort: Cohort) -> Cohort:
+        """``cohort`` with the licence of the images that the generator was trained on, too."""
+        folders = self._folders_of(taught)
+        licences = [read_cohort(folder, require_files=False).licence for folder in folders if Path(folder).is_dir()]
+        theirs = licences[0] if licences else f"that of cohort {taught.name}, which is not recorded here"
+        return replace(cohort, licence="; ".join(dict.fromkeys(filter(None, (cohort.licence, theirs)))))
+
+    # --- memorisation --------------------------------------------------------------------------------------------
+
+    def memorisation(self, stages: Stages) -> GateResult:
+        """Are synthetic images closer to the real training images than real images that nobody trained on are?
+
+        Every real image of a domain that it was trained on counts, in whatever state: what was made for a healthy slice
+        may repeat one with a lesion. What is drawn from noise is drawn in every contrast, and each is looked at.
+        The yardstick is the validation split of the sweep's cohort: training images compared with each other would make
+        innocent generators fail where patients are few.
+        """
+        made = open_store(stages.synthesised().directory / SYNTHETIC)
+        if stages.experiment.method_class().on_patches:
+            return self._copied_lesions(stages, made)
+        synthetic = [record for record in made.records() if record.kind in ("translated", "drawn")]
+        sets = {stages.experiment.target_domain(): [made.image(record) for record in synthetic]}
+        if stages.experiment.method_class().draws_from_noise:
+            sets = self._other_contrasts(stages, synthetic) | sets
+        return gate.memorisation_of(
+            {domain: partial(self._copied, stages, domain, synthetic, images) for domain, images in sets.items()}
+        )
+
+    def _copied(
+        self, stages: Stages, domain: str, synthetic: Sequence[Record], images: Sequence[np.ndarray], level: float
+    ) -> GateResult:
+        taught, like, known = stages.taught(), _slice_of(images), self._as_taught(stages) or {}
+        (references, patients), (fresh, others) = (
+            _shown(pool, like) for pool in (_trained(taught, domain), _fresh(self.store, domain))
+        )
+        others = [known.get(patient, patient) for patient in others]
+        owners = [known.get(record.patient, record.patient) for record in synthetic]
+        # What is drawn shows a label of its patient but nobody's anatomy: it may resemble no training patient at all.
+        apart = ["" if record.kind == "drawn" else owner for record, owner in zip(synthetic, owners)]
+        return gate.memorisation(
+            nearest_distances(images, apart, references, patients),
+            owners,
+            nearest_distances(fresh, others, references, patients),
+            others,
+            level,
+        )
+
+    def _other_contrasts(self, stages: Stages, drawn: Sequence[Record]) -> dict[str, list[np.ndarray]]:
+        """Domain -> the images of it that belong to the drawn ones of the target domain."""
+        experiment, method = stages.experiment, stages.method(stages.fit())
+        labels = self._labels(experiment, method)
+        images: dict[str, list[np.ndarray]] = {}
+        for record in drawn:
+            arrays = drawn_arrays(method, labels, record.attributes["number"], experiment.seed)
+            for role in method.roles:
+                images.setdefault(experiment.domain(role), []).append(as_volume(arrays[role][0, 0]))
+        return images
+
+    def _copied_lesions(self, stages: Stages, made: Store) -> GateResult:
+        """The same of the patches with a lesion: a whole film is nearly all real, a copied lesion would drown in it."""
+        rules, films = rules_of(stages.experiment), made.records()
+        known, fresh = (
+            [(patches.image(record), record.patient) for record in patches.records(split=split)
+             if class_of(record) == LESION]
+            for owner, split in ((stages.taught(), "train"), (stages, "val"))
+            for patches in [open_store(owner.patches().directory / PATCHES)]
+        )  # fmt: skip
+        pasted = [rules.cut(torch.from_numpy(made.image(film).copy()), film.attributes["window"]) for film in films]
+        references, patients = [image for image, _ in known], [patient for _, patient in known]
+        theirs = self._as_taught(stages) or {}
+        owners, others = (
+            [theirs.get(patient, patient) for patient in some]
+            for some in ([film.patient for film in films], [patient for _, patient in fresh])
+        )
+        return gate.memorisation(
+            nearest_distances([patch.numpy() for patch in pasted], owners, references, patients),
+            owners,
+            nearest_distances([image for image, _ in fresh], others, references, patients),
+            others,
+        )
+
+    # --- lineage and integrity -----------------------------------------------------------------------------------
+
+    def lineage(self, generator: Generator, stages: Stages) -> GateResult:
+        """All it learnt from, and all whose images were turned into synthetic ones, against the test split.
+
+        Of a borrowed generator the first stand in another cohort, under pseudonyms of its own key: who is called the
+        same there is taken for the same person. Where that key is not to be had nobody can tell, and it is not passed.
+        """
+        known = self._as_taught(stages)
+        if known is None:
+            return gate.unknown_lineage(stages.taught().store.name)
+        synthetic = open_store(stages.synthesised().directory / SYNTHETIC)
+        parents, judges = (
+            {known.get(record.patient, record.patient) for record in records}
+            for records in (synthetic.records(), self.store.records(split="test"))
+        )
+        return gate.lineage(parents | set(generator.fingerprint["patients"]), judges)
+
+    def _as_taught(self, stages: Stages) -> Mapping[str, str] | None:
+        """A patient's pseudonym here -> the same person's under the key of the cohort that taught the generator.
+
+        Empty where both have one key; None where the other key is not to be had.
+        """
+        taught = stages.taught().store
+        if taught.key == self.store.key:
+            return {}
+        folders = [Path(folder) for folder in self._folders_of(taught) if (Path(folder) / KEY).is_file()]
+        theirs = next((names for names in map(pseudonyms_of, folders) if names.identity == taught.key), None)
+        if theirs is None:
+            return None
+        cohort = self.cohort()
+        ours = pseudonyms_of(cohort.path)
+        return {ours(name): theirs(name) for name in cohort.patients()}
+
+    def _folders_of(self, store: Store) -> list[str]:
+        """Of the cohorts that ``store`` was prepared from, by the sweeps of the workspace."""
+        plans = (read_plan(self.workspace / "sweeps" / name) for name in sweeps(self.workspace))
+        return list(dict.fromkeys(plan.cohort for plan in plans if plan.cohort_digest == store.digest))
+
+    def integrity(self, generator: Generator, stages: Stages) -> GateResult:
+        """What the folder to be registered makes, here and in a fresh process, against the networks judged.
+
+        Every way that it knows from one role to another is gone, as far as ``INTEGRITY_VOLUMES`` images reach.
+        """
+        judged, found = stages.method(stages.fit()), {}
+        if generator.method.draws_from_noise:
+            labels, seed = self._labels(stages.experiment, judged), stages.experiment.seed
+            found = differences_when_drawn_elsewhere(generator, judged, labels, range(INTEGRITY_VOLUMES), seed)
+        examples = dict(islice(self._examples(generator, stages), INTEGRITY_VOLUMES))
+        return gate.integrity({**found, **differences_when_reloaded(generator, judged, examples)})
+
+    def _examples(self, generator: Generator, stages: Stages) -> Iterator[tuple[str, Example]]:
+        """Real images by their pseudonym, of every role in turn, first of the one that it is promoted for."""
+        first, _ = generator.route()
+        roles = [first, *(role for role in generator.routes if role != first)]
+        pools = {role: pool for role in roles if (pool := self._offered(stages, role))}
+        if not pools:
+            return
+        for number, role in zip(range(max(map(len, pools.values())) * len(pools)), cycle(pools)):
+            store, record = pools[role][number // len(pools) % len(pools[role])]
+            label = store.label(record) if record.labelled else None
+            yield f"{record.subject} as {role}", Example(role, store.image(record), label)
+
+    def _offered(self, stages: Stages, role: str) -> list[tuple[Store, Record]]:
+        """Validation images of a role, else training images; patches of a method that works on those."""
+        experiment = stages.experiment
+        if experiment.method_class().on_patches:
+            patches = open_store(stages.patches().directory / PATCHES)
+            wanted = NORMAL if role == role_in(experiment, "healthy") else LESION
+            return [(patches, record) for record in patches.records() if class_of(record) == wanted]
+        for split in ("val", "train"):
+            images = real_images(self.store, experiment.domain(role), split)
+            pool = Pool.of(self.store, images).in_state(experiment.state(role), experiment.sampling.ndim)
+            if pool.entries:
+                return [(entry.store, entry.record) for entry in pool.entries]
+        return []
+
+    def _labels(self, experiment: Experiment, method: Method) -> torch.Tensor:
+        """Those that the synthetic set was drawn of, int64 [M, *S]."""
+        pool = label_pool(self.store, experiment, experiment.target)
+        return Offers.of(pool, size_for(method, experiment.sampling.size)).labels
+
+
+# --- who was seen ------------------------------------------------------------------------------------------------
+
+
+def _learnt_from(store: Store, experiment: Experiment) -> list[Record]:
+    """The images that a fit learnt from, each once, whatever roles it plays."""
+    method = experiment.method_class()
+    if method.on_patches:
+        parting = part(store, experiment)
+        return [parting.records[name] for name in (*parting.boxes, *parting.negatives)]
+    pools = [generator_pool(store, experiment, role) for role in method.roles]
+    if method.trains_segmentors:
+        pools += [segmentor_pool(store, experiment, role) for role in method.roles]
+    found = {entry.record.index: entry.record for pool in pools for entry in pool.entries}
+    return [found[index] for index in sorted(found)]
+
+
+def _trained(taught: Stages, domain: str) -> Pool:
+    """What a fit saw of a domain, in any of its roles."""
+    roles = [role for role in taught.experiment.method_class().roles if taught.experiment.domain(role) == domain]
+    return sum((generator_pool(taught.store, taught.experiment, role) for role in roles), Pool())
+
+
+def _fresh(store: Store, domain: str) -> Pool:
+    """Real images that nobody trained on."""
+    return Pool.of(store, real_images(store, domain, "val"))
+
+
+def _slice_of(images: Iterable[np.ndarray]) -> tuple[int, ...] | None:
+    """[1, H, W] where all synthetic images are slices of that shape; None where they are whole images."""
+    shapes = {image.shape for image in images}
+    return next(iter(shapes)) if len(shapes) == 1 and all(shape[0] == 1 for shape in shapes) else None
+
+
+def _shown(pool: Pool, like: tuple[int, ...] | None) -> tuple[list[np.ndarray], list[str]]:
+    """The images of a pool and whose they are.
+
+    like: [1, H, W] of what they are to be compared with; each slice that shows something is then an image of that size.
+    """
+    images: list[np.ndarray] = []
+    patients: list[str] = []
+    for entry in pool.entries:
+        parts = [entry.store.image(entry.record)]
+        if like is not None:
+            numbers = entry.slices or range(*entry.record.content)
+            parts = [fitted(parts[0][number : number + 1], like, OUTSIDE) for number in numbers]
+        images += parts
+        patients += [entry.record.patient] * len(parts)
+    return images, patients

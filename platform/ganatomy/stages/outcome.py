@@ -1,0 +1,123 @@
+"""Outcome: what the stages of an experiment came to, and what is measured on the images that they made.
+
+Synthetic images are judged by segmentors that never saw one; what that takes is computed in stages, as everything is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ganatomy.core.plain_values import plain
+from ganatomy.evidence.results import write_json
+from ganatomy.experiment import SYNTHETIC_ARMS, Labels, Score
+from ganatomy.measures.segmentation import case_scores, s_score, summarise
+from ganatomy.stages.artefacts import Stage
+from ganatomy.stages.stages import SCORES, Stages, read_scores, score_rows
+from ganatomy.stages.synthesis import score_healing, score_synthesis
+from ganatomy.training.classification import scored_images
+from ganatomy.training.downstream import score_label_indices
+from ganatomy.training.tasks import real_images
+
+REFERENCE_SEED = 2**32 - 1
+"""Seed of the independent segmentors behind the S-score, so that none is ever an arm's own model."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial's stages came to. keys: stage kind -> key.  device_seconds: what this trial alone would have cost,
+    stages shared with other trials included."""
+
+    keys: Mapping[str, str]
+    scores: tuple[Score, ...]
+    summary: Mapping[str, float]
+    device_seconds: float
+
+
+def outcome_of(stages: Stages) -> Outcome:
+    """All stages of the experiment's arm, scored on the validation split."""
+    scores = stages.scores("val")
+    summary = summarise(scores)
+    if stages.experiment.arm in SYNTHETIC_ARMS and not stages.classifies:  # an S-score is a matter of labels
+        summary |= s_scores(stages, "val")
+        summary |= healthiness(stages, "val")
+    if stages.experiment.method_class().draws_from_noise and not stages.classifies:
+        summary |= label_index_scores(stages, "val")
+    return Outcome(dict(stages.keys), tuple(scores), summary, sum(stages.artefacts.costs.values()))
+
+
+def s_scores(stages: Stages, split: str) -> dict[str, float]:
+    """S-score of every domain that images were synthesised into, each beside the reference segmentor's own Dice on
+    real images, without which it means little (Zhang et al. 2018, section 5.2)."""
+    fit, references = stages.fit(), reference_models(stages)
+
+    def work(directory: Path) -> None:
+        judges = {domain: stages.network(stage) for domain, stage in references.items()}
+        found = score_synthesis(stages.method(fit), stages.experiment, stages.store, judges, split, stages.device())
+        write_json(directory / SCORES, plain(found))
+
+    keys = {domain: stage.key for domain, stage in references.items()}
+    stage = stages.artefacts.compute(
+        "s_score", {"fit": fit.key, "split": split, "references": keys}, stages.apart(work)
+    )
+    summary: dict[str, float] = {}
+    for domain, rows in json.loads((stage.directory / SCORES).read_text()).items():
+        summary |= s_score(score_rows(rows["synthetic"]), score_rows(rows["real"]), domain)
+    return summary
+
+
+def healthiness(stages: Stages, split: str) -> dict[str, float]:
+    """How healthy pseudo-healthy images are and how much they still are the same person's, never one without the
+    other (Xia et al. 2019, section 4.2); empty for a method that takes no lesion out.
+
+    f_pre is the reference segmentor of the S-score: it saw real training images only."""
+    experiment = stages.experiment
+    if all(experiment.state(role) != "lesion" for role in experiment.method_class().roles):
+        return {}
+    fit, references = stages.fit(), reference_models(stages)
+
+    def work(directory: Path) -> None:
+        judges = {domain: stages.network(stage) for domain, stage in references.items()}
+        numbers, rows = score_healing(stages.method(fit), experiment, stages.store, judges, split, stages.device())
+        write_json(directory / SCORES, {"summary": numbers, "rows": rows})
+
+    keys = {domain: stage.key for domain, stage in references.items()}
+    stage = stages.artefacts.compute(
+        "healthiness", {"fit": fit.key, "split": split, "references": keys}, stages.apart(work)
+    )
+    return dict(json.loads((stage.directory / SCORES).read_text())["summary"])
+
+
+def label_index_scores(stages: Stages, split: str) -> dict[str, float]:
+    """``<split>/label_index_dice`` and ``<split>/label_index_mse`` of the arm's model: what Qu et al. 2019 call
+    Dice and MSE, beside the usual Dice and never for it."""
+    model = stages.model()
+    images = scored_images(stages.store, stages.experiment, split)
+
+    def work(directory: Path) -> None:
+        rows = score_label_indices(
+            stages.network(model), stages.store, images, stages.experiment.sampling, stages.device()
+        )
+        write_json(directory / SCORES, plain(rows))
+
+    stage = stages.artefacts.compute("label_indices", {"model": model.key, "split": split}, stages.apart(work))
+    rows = read_scores(stage.directory)
+    return {
+        f"{split}/{metric}": sum(cases.values()) / len(cases)
+        for metric in ("label_index_dice", "label_index_mse")
+        if (cases := case_scores(rows, metric))
+    }
+
+
+def reference_models(stages: Stages) -> dict[str, Stage]:
+    """Domain -> an independent segmentor: real images only, every label there is, its own seed."""
+    free = replace(stages.experiment, arm="real", labels=Labels(), seed=REFERENCE_SEED)
+    real_only = Stages(stages.workspace, stages.store_path, free, stages.workers, say=stages.say)
+    roles = {stages.experiment.domain(role): role for role in stages.experiment.method_class().roles}
+    return {
+        domain: real_only.downstream(role)
+        for domain, role in roles.items()
+        if all(any(i.labelled for i in real_images(stages.store, domain, split)) for split in ("train", "val"))
+    }

@@ -1,0 +1,62 @@
+"""Which synthetic images are kept: how sure a downstream model trained on real images alone is of what they show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from ganatomy.contracts import InputError
+from ganatomy.experiment import Experiment, Filter
+from ganatomy.measures.segmentation import LESION, case_scores
+from ganatomy.stores.store import Store
+from ganatomy.training.classification import class_of, lesion_probabilities
+from ganatomy.training.downstream import score_records
+
+
+def judgement(experiment: Experiment) -> str:
+    """What synthetic images are judged by: ``dice`` against their label, or the ``probability`` of their class."""
+    return "probability" if experiment.downstream.task == "classification" else "dice"
+
+
+def judged(judge: nn.Module | None, synthetic: Store, experiment: Experiment, device: torch.device) -> dict[int, float]:
+    """Index of a synthetic image -> how surely it is what it is meant to be, in [0, 1]; 1 where nobody judges."""
+    images, sampling = synthetic.records(), experiment.sampling
+    if judge is None:
+        return {image.index: 1.0 for image in images}
+    if judgement(experiment) == "probability":
+        found = lesion_probabilities(judge, synthetic, images, sampling, device)
+        return {image.index: p if class_of(image) == LESION else 1 - p for image, p in found}
+    dice = {}
+    for image in images:
+        rows = score_records(judge, synthetic, [image], sampling, device)
+        dice[image.index] = next(iter(case_scores(rows).values()), 0.0)
+    return dice
+
+
+def kept_images(found: Mapping[int, float], rule: Filter, judgement: str, seed: int) -> list[int]:
+    """The images that reach the rule's threshold; of more than ``rule.as_many_as`` lets through, so many at random.
+
+    found: image -> what it reaches in [0, 1].  judgement: ``dice`` or ``probability``.  Kept sets are nested in the
+    threshold where there is no bound. InputError where none is left, or where what one reaches is no number of [0, 1].
+    """
+    for index, score in found.items():
+        if not 0 <= score <= 1:  # NaN too, which would otherwise count as too low
+            raise InputError(f"{judgement} of synthetic image {index} = {score}", expected="a number in [0, 1]",
+                             remedy="look at the losses of the model that judges: did it diverge?")  # fmt: skip
+    threshold = getattr(rule, f"min_{judgement}")
+    kept = [index for index, score in found.items() if score >= threshold]
+    bound = sum(score >= rule.as_many_as for score in found.values()) if rule.as_many_as else len(kept)
+    if not kept or not bound:
+        asked = f"min_{judgement} = {threshold:g}" if not kept else f"as_many_as = {rule.as_many_as:g}"
+        raise InputError(
+            f"filter.{asked} keeps none of {len(found)} synthetic images (best {max(found.values(), default=0.0):.2f})",
+            expected="a threshold that some image reaches",
+            remedy=f"lower filter.{asked.split()[0]} or train the generator longer",
+        )
+    if bound >= len(kept):
+        return kept
+    chosen = np.random.default_rng(seed).permutation(len(kept))[:bound]  # not the best: those are the same at every t
+    return [kept[i] for i in sorted(chosen)]

@@ -1,0 +1,231 @@
+"""A sweep's live progress, and the one owner of every trial's end: a pruned trial is killed and cannot say so."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from ganatomy.cluster.roll import working
+from ganatomy.core.standstill import noted
+from ganatomy.core.terminal import one_line
+from ganatomy.evidence.results import (
+    RESULT,
+    SweepPlan,
+    conclude,
+    is_concluded,
+    read_plan,
+    read_result,
+    read_results,
+    write_result,
+)
+from ganatomy.experiment import TrialResult
+from ganatomy.sweeps.proposals import TRIAL
+from ganatomy.sweeps.trial import VALIDATION
+from ganatomy.tracking.runs import Tracking
+from ganatomy.training.distributed import read_history
+
+QUIET_S = 20.0
+"""A line about running trials at least this often, so that nobody wonders whether anything happens."""
+
+STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "KILLED"}
+
+
+def _of_sweep(directory: Path) -> SweepProgress:
+    """Of the sweep in ``WORKSPACE/sweeps/NAME``."""
+    plan = read_plan(directory)
+    return SweepProgress(plan, directory, Tracking(plan.tracking_uri or None, directory.parents[1]))
+
+
+class SweepProgress(tune.Callback):
+    """Prints a line as each trial ends and now and then between; records in its folder and in MLflow how it ended."""
+
+    def __init__(self, plan: SweepPlan, directory: Path, tracking: Tracking) -> None:
+        self.plan, self.directory, self.tracking = plan, directory, tracking
+        self.began = self.spoke = time.monotonic()
+        self.latest: dict[str, dict[str, Any]] = {}
+        # Once: of thousands of trials, all of them at every event would be all it does.
+        results = read_results(directory)
+        self.done_before = {result.trial for result in results if is_concluded(directory, result.trial)}
+        self.best = max((r.summary[plan.score] for r in results if r.status == "finished"), default=-math.inf)
+        self.ended = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Tune keeps a copy in a file of its own, where a tracking client could not be."""
+        return _of_sweep, (self.directory,)
+
+    # --- called by Tune ------------------------------------------------------------------------------------------
+
+    def setup(self, **_: Any) -> None:
+        """The sweep begins."""
+        waiting = f", {len(self.done_before)} done before" if self.done_before else ""
+        self._say(
+            f"sweep {self.plan.name}: {self.plan.trials} trials{waiting}; watch them with `ganatomy ui{self._where()}`"
+        )
+        self.tracking.drain_all(timeout=5.0)  # what an earlier driver could not say
+
+    def on_trial_result(
+        self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        """A trial validated; one that had finished under an earlier driver only says what it came to."""
+        if VALIDATION in result:
+            self.latest[trial.config[TRIAL]] = result
+
+    def on_step_end(self, iteration: int, trials: Sequence[Any], **_: Any) -> None:
+        """Between events: a line when it has been quiet for long."""
+        working()  # nodes come and go when no trial is left to start, too
+        if time.monotonic() - self.spoke > QUIET_S:
+            running = [trial.config[TRIAL] for trial in trials if trial.status == "RUNNING"]
+            self._say(f"{self._counts()}; running: {'; '.join(map(self._doing, running)) or 'none'}; {self._outlook()}")
+
+    def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
+        """A trial finished, or the scheduler stopped it."""
+        self._end(trial.config[TRIAL], "pruned")
+
+    def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
+        """Its process died; what it was doing is taken up by another."""
+        self._say(f"{self._counts()}; the driver of [{self._name(trial.config[TRIAL])}] died; another takes it up")
+
+    def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
+        """A trial failed; the sweep goes on."""
+        error = trial.get_error()
+        why = one_line(error) if error else "its process died"
+        self._end(trial.config[TRIAL], "failed", why + self._stood(trial.config[TRIAL]))
+
+    # --- after the sweep -----------------------------------------------------------------------------------------
+
+    def conclude(self, began: float) -> int:
+        """Send what is unsent, end the sweep's run, and say how it went. Returns the number of unfinished trials."""
+        results = read_results(self.directory)
+        missing = self.plan.trials - sum(is_concluded(self.directory, result.trial) for result in results)
+        late = self.tracking.drain_all(self.directory / "trials", timeout=60.0)
+        self._log_report(results)
+        self.tracking.terminate(self.plan.run_id, "KILLED" if missing else "FINISHED")
+        if late:
+            self._say(
+                f"tracking server away: {len(late)} runs have metrics to send; --resume {self.plan.name} sends them"
+            )
+        if missing:
+            self._say(
+                f"interrupted with {missing} of {self.plan.trials} trials to go; nothing is lost: "
+                f"python sweep.py --resume {self.plan.name}{self._where()}"
+            )
+        else:
+            self._say(f"sweep {self.plan.name} done in {_duration(time.time() - began)}")
+        return missing
+
+    def _where(self) -> str:
+        """The option that leads back here, where the usual workspace is another."""
+        workspace = self.directory.parent.parent
+        usual = Path(os.environ.get("GANATOMY_WORKSPACE") or "workspace").absolute() == workspace
+        return "" if usual else f" --workspace {shlex.quote(os.path.relpath(workspace))}"
+
+    def _log_report(self, results: Sequence[Any]) -> None:
+        from ganatomy.evidence.ablation import ablation_table
+        from ganatomy.evidence.report import to_json, write_html
+
+        if not any(result.status == "finished" for result in results):
+            return
+        table = ablation_table(results, published=self.plan.published())
+        page = write_html(table, self.directory / "report.html")
+        self.tracking.log_artifact(self.plan.run_id, page)
+        self.tracking.log_text(self.plan.run_id, "ablation.json", to_json(table))
+        best = max(result.summary[self.plan.score] for result in results if result.status == "finished")
+        self.tracking.log_metrics(self.plan.run_id, {f"best/{self.plan.score}": best})
+
+    # --- saying --------------------------------------------------------------------------------------------------
+
+    def _end(self, trial: str, status: Any, error: str = "") -> None:
+        folder = self.directory / "trials" / trial
+        if not (folder / RESULT).exists():  # no experiment could be made of its values, or no run for it
+            write_result(folder, TrialResult(trial, self.plan.base, status, error))
+            conclude(self.directory, trial)
+            self._count(trial)
+            self._say(f"{self._counts()}; trial {trial} failed before it began: {error}; {self._outlook()}")
+            return
+        result = read_result(folder / RESULT)
+        if result.status == "running":
+            partial = {self.plan.score: self.latest[trial][self.plan.score]} if trial in self.latest else {}
+            result = replace(result, status=status, error=error, summary=partial)
+            write_result(folder, result)
+        if result.status == "finished":
+            self.best = max(self.best, result.summary[self.plan.score])
+        self._count(trial)
+        tags = {"status": result.status, **({"error": result.error} if result.error else {})}
+        self.tracking.drain(folder, timeout=5.0)
+        self.tracking.terminate(result.run_id, STATUS[result.status], tags)  # type: ignore[arg-type]
+        conclude(self.directory, trial)
+        ranked_by = self.plan.score
+        score = f" {ranked_by} {result.summary[ranked_by]:.3f}" if ranked_by in result.summary else ""
+        reason = f": {result.error}" if result.error else ""
+        self._say(f"{self._counts()}; {result.status}{score} [{self._name(trial)}]{reason}; {self._outlook()}")
+
+    def _count(self, trial: str) -> None:
+        """A trial that ended before the driver was killed may end once more, where Tune had not written it down."""
+        self.ended += trial not in self.done_before
+        self.latest.pop(trial, None)
+
+    def _counts(self) -> str:
+        return f"{len(self.done_before) + self.ended}/{self.plan.trials} trials"
+
+    def _outlook(self) -> str:
+        best = f"best {self.best:.3f}" if self.best > -math.inf else "none finished yet"
+        return f"{best}; ETA {self._eta()}"
+
+    def _eta(self) -> str:
+        """From the pace so far, running trials counted by the validations they have behind them."""
+        running = [result[VALIDATION] / (self.plan.validations + 1) for result in self.latest.values()]
+        worked = self.ended + sum(running)
+        left = self.plan.trials - len(self.done_before) - worked
+        if left <= 0:
+            return "now"
+        return _duration((time.monotonic() - self.began) / worked * left) if worked > 0 else "unknown yet"
+
+    def _doing(self, trial: str) -> str:
+        done = self.latest.get(trial, {})
+        if self.plan.score in done:
+            part = 100 * done[VALIDATION] // (self.plan.validations + 1)
+            return f"{self._name(trial)} {part} %, {done[self.plan.score]:.3f}"
+        log = self.directory / "trials" / trial / "log.txt"
+        doing = log.read_text().splitlines()[-1].partition(" ")[2] if log.exists() else "starting"
+        return f"{self._name(trial)} {doing}{self._part_of(doing)}"
+
+    def _part_of(self, doing: str) -> str:
+        """How far the stage is that a trial is computing, as its history tells: of generators Tune hears nothing."""
+        folder = self._computed(doing)
+        history = read_history(folder) if folder else []
+        return f" {100 * history[-1]['progress']:.0f} %" if history else ""
+
+    def _computed(self, doing: str) -> Path | None:
+        """Folder of the stage that a trial says it is computing."""
+        computing, _, stage = doing.partition(" ")
+        return self.directory.parents[1].joinpath("stages", *stage.split()) if computing == "computing" else None
+
+    def _stood(self, trial: str) -> str:
+        """Where the process of a trial stood still, if it is for that that it was ended."""
+        log = self.directory / "trials" / trial / "log.txt"
+        said = log.read_text().splitlines() if log.exists() else []
+        folders = [folder for line in said if (folder := self._computed(line.partition(" ")[2]))]
+        return noted(folders[-1]) if folders else ""
+
+    def _name(self, trial: str) -> str:
+        path = self.directory / "trials" / trial / "name"
+        return path.read_text() if path.exists() else trial
+
+    def _say(self, sentence: str) -> None:
+        self.spoke = time.monotonic()
+        print(f"[{_duration(self.spoke - self.began)}] {sentence}", file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

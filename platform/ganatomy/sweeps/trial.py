@@ -1,0 +1,165 @@
+"""One trial, as Ray Tune runs it: an Experiment's stages, reported to Tune and recorded in MLflow as they go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ganatomy.core.plain_values import plain
+from ganatomy.core.standstill import watched
+from ganatomy.core.terminal import one_line
+from ganatomy.evidence.results import RESULT, SweepPlan, read_result, write_result
+from ganatomy.experiment import Experiment, TrialResult
+from ganatomy.search_space import SearchSpace
+from ganatomy.stages.artefacts import Stage
+from ganatomy.stages.outcome import Outcome, outcome_of
+from ganatomy.stages.stages import Stages
+from ganatomy.tracking.runs import Tracking
+from ganatomy.tracking.sending import Journal
+from ganatomy.training.distributed import Workers
+from ganatomy.training.loop import Record
+from ganatomy.training.tasks import PANELS
+
+Report = Callable[[Mapping[str, float]], None]
+"""Tells Tune the metrics of a validation."""
+
+VALIDATION = "validation"
+"""Counts a trial's validations from 1: the resource that ASHA compares trials at."""
+
+
+class TrialLog:
+    """Turns the histories of a trial's stages into one course: of metrics in MLflow, of validations for Tune.
+
+    Steps and device seconds of later stages continue those of earlier ones, so that the horizontal axis is what the
+    trial has spent, whichever stages it was spent in.
+    """
+
+    def __init__(self, journal: Journal, report: Report, score: str) -> None:
+        self.journal, self.report, self.score = journal, report, score
+        self.stage = ""
+        self.last: Record = {}
+        self.before: Record = {"step": 0.0, "budget/device_seconds": 0.0}
+        self.validation = 0
+
+    def follow(self, stage: Stage, record: Record) -> None:
+        """Log one record of a stage's history; report it where it holds a validation."""
+        if stage.key != self.stage:
+            if self.last:
+                self.before = {name: self.before[name] + self.last[name] for name in self.before}
+            self.stage = stage.key
+        self.last = record
+        step = int(self.before["step"] + record["step"])
+        metrics = {name: value for name, value in record.items() if "/" in name}
+        metrics["budget/device_seconds"] += self.before["budget/device_seconds"]
+        self.journal.metrics(metrics, step, timestamp=int(record["time"] * 1000))
+        picture = stage.directory / PANELS / f"{int(record['step']):09d}.png"
+        if picture.exists():
+            self.journal.image(f"{stage.kind}_panel", picture.read_bytes(), step)
+        if self.score in record:
+            self.validation += 1
+            self.report({self.score: record[self.score], VALIDATION: self.validation})
+
+    def conclude(self, outcome: Outcome) -> None:
+        """Log what the finished trial came to."""
+        step = int(self.before["step"] + self.last.get("step", 0))
+        self.journal.metrics(outcome.summary, step + 1)
+        self.journal.tags({f"stage.{kind}": key for kind, key in outcome.keys.items()})
+
+
+def workers_of(plan: SweepPlan, space: SearchSpace, values: Mapping[str, Any]) -> Workers:
+    """How a trial's training is spread."""
+    count = 2 if plan.workers == 1 and space.on_two(values, plan.fixed) else plan.workers
+    return Workers(count=count, cpus=plan.cpus, gpus=plan.gpus, here=not plan.apart)
+
+
+def name_of(experiment: Experiment, space: SearchSpace, values: Mapping[str, Any]) -> str:
+    """A short name that tells trials apart in a list: the arm, what differs from the space's base, the seed."""
+    usual = space.base.with_values({"arm": experiment.arm})
+    plainly = {f"method.{name}": value for name, value in plain(usual.method_config()).items()} | usual.flat()
+    sampled = [f"{name.rpartition('.')[2]}={_short(value)}" for name, value in sorted(values.items())
+               if name not in ("arm", "seed") and plainly.get(name) != value]  # fmt: skip
+    return " ".join([experiment.arm, *sampled, f"seed={experiment.seed}"])
+
+
+def run_trial(
+    values: Mapping[str, Any], plan: SweepPlan, space: SearchSpace, workspace: Path, trial: str, report: Report
+) -> None:
+    """Run the trial with the sampled ``values``. Its result is in its folder before Tune hears the final score.
+
+    A trial that was run before and killed takes its stages up where they are; what was logged is not logged again.
+    Of one that had ended, when the sweep was killed before all knew of it, Tune hears the score; nothing else happens.
+    """
+    experiment = replace(space, base=plan.base).experiment(values, plan.fixed)
+    directory, score = workspace / "sweeps" / plan.name / "trials" / trial, plan.score
+    if (earlier := _ended(directory, experiment)) is not None:
+        if score in earlier.summary:
+            # Of no validation: ASHA would hold the final score against what others had half way.
+            report({score: earlier.summary[score]})
+        return
+    label, say = name_of(experiment, space, values), _sayer(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "name").write_text(label)
+    tracking = Tracking(plan.tracking_uri or None, workspace, wait=True, say=say)  # away, a server delays, not fails
+    run_id = tracking.trial_run(plan.run_id, trial, label, experiment.flat(), _tags(experiment, plan))
+    journal = Journal(directory / "journal", tracking.uri, run_id)
+    result = TrialResult(trial, experiment, run_id=run_id)
+    write_result(directory, result)
+    log = TrialLog(journal, report, score)
+    try:
+        with watched(directory):  # the store may have to be copied to this node first
+            stages = Stages(workspace, Path(plan.store), experiment, workers_of(plan, space, values), log.follow, say)
+        outcome = outcome_of(stages)
+        result = replace(
+            result,
+            stages=outcome.keys,
+            scores=outcome.scores,
+            summary=outcome.summary,
+            device_seconds=outcome.device_seconds,
+        )
+        log.conclude(outcome)
+        write_result(directory, replace(result, status="finished"))
+        report({score: outcome.summary[score], VALIDATION: log.validation + 1})
+    except Exception as error:
+        line = one_line(error)
+        write_result(directory, replace(result, status="failed", error=line))
+        journal.tags({"error": line})
+        raise
+    finally:
+        journal.close(timeout=30.0)
+
+
+def _ended(directory: Path, experiment: Experiment) -> TrialResult | None:
+    """The result of this very experiment, if the trial in ``directory`` has finished with it or was pruned. What failed
+    may have failed because the sweep was killed."""
+    path = directory / RESULT
+    result = read_result(path) if path.exists() else None
+    ended = result is not None and result.status in ("finished", "pruned") and result.experiment == experiment
+    return result if ended else None
+
+
+def _tags(experiment: Experiment, plan: SweepPlan) -> dict[str, str]:
+    return {
+        "arm": experiment.arm,
+        "method": experiment.method.name,
+        "domain_pair": "-".join(experiment.domains.values()),
+        "cohort": f"{Path(plan.cohort).name} {plan.cohort_digest}",
+        "seed": str(experiment.seed),
+        "experiment": experiment.digest(),
+    }
+
+
+def _sayer(directory: Path) -> Callable[[str], None]:
+    """What a trial is doing, for whoever looks at its folder (and for the sweep's own progress)."""
+
+    def say(sentence: str) -> None:
+        with (directory / "log.txt").open("a") as log:
+            log.write(f"{time.strftime('%H:%M:%S')} {sentence}\n")
+
+    return say
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,302 @@
+"""Where runs are kept: the address of the tracking store, its database made once, and the command that shows it.
+
+No address that is written down, sent to another process or seen in a list of processes holds a password: that stays in
+the environment, or in files of the user's home, on each node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from ganatomy.contracts import InputError
+from ganatomy.core.tables import absolute
+from ganatomy.tracking.outbox import locked
+
+SQLITE = "sqlite:///"
+
+URI = "MLFLOW_TRACKING_URI"
+
+INSIDE = "workspace:"
+"""Begins what a plan says of a file in its workspace: the place in there, wherever the workspace lies now."""
+
+MARK = "workspace.id"
+"""File that tells a workspace's sweeps from those of another that have the same name in the same store."""
+
+ARTIFACTS = "mlartifacts"
+"""Folder beside an embedded database that holds its artifacts."""
+
+_PLACES = {
+    "experiments": ("artifact_location",),
+    "runs": ("artifact_uri",),
+    "model_versions": ("source", "storage_location"),
+    "logged_models": ("artifact_location",),
+}
+"""Tables of MLflow, and their columns that say where artifacts lie."""
+
+_SECRET = re.compile(r"(^|_)(pass(word|wd)?|pwd|secret|token|sig)=", re.IGNORECASE)
+"""An option of an address, behind its "?", that is nobody's business."""
+
+
+def store_uri(uri: str | None, workspace: Path) -> str:
+    """``uri``, else MLFLOW_TRACKING_URI, else the SQLite store embedded in ``workspace``; SQLite paths made absolute.
+
+    A password that MLFLOW_TRACKING_URI holds is not in it: a server's is moved to where MLflow looks for it, a
+    database's is put back by ``connection``. Raises InputError for a ``uri`` with a password, for what MLflow no longer
+    takes (a plain folder) and for a database that lives in memory.
+    """
+    if uri:
+        refuse_password(uri, "tracking store")
+    named = os.environ.get(URI, "")
+    if not uri or uri == without_password(named):
+        _keep_apart(named)
+    uri = uri or without_password(named) or f"sqlite:///{absolute(workspace) / 'mlflow.db'}"
+    scheme = urlsplit(uri).scheme
+    if uri.startswith("sqlite:///") and ":memory:" not in uri:
+        return f"sqlite:///{absolute(uri.removeprefix('sqlite:///'))}"
+    if (scheme in ("", "file", "sqlite") or len(scheme) == 1) and uri != "databricks":
+        raise InputError(f"tracking store {uri!r} cannot be used", expected="sqlite:///FILE or http(s)://HOST:PORT",
+                         remedy="set MLFLOW_TRACKING_URI, or unset it to use the store in the workspace")  # fmt: skip
+    return uri
+
+
+def inner(path: Path, workspace: Path) -> str:
+    """``path`` as a plan says it: by its place in ``workspace`` where it lies there, so that of a workspace that was
+    copied or moved it is the copy's own."""
+    path, workspace = absolute(path), absolute(workspace)
+    return INSIDE + path.relative_to(workspace).as_posix() if path.is_relative_to(workspace) else str(path)
+
+
+def found_in(workspace: Path, said: str) -> Path:
+    """Inverse of ``inner``, in the workspace as it lies now. InputError for a place that is not in it."""
+    place = Path(said.removeprefix(INSIDE))
+    if said.startswith(INSIDE) and place.parts and not place.is_absolute() and ".." not in place.parts:
+        return absolute(workspace) / place
+    if not said.startswith(INSIDE) and place.is_absolute():
+        return place
+    raise InputError(f"place {said!r}", expected=f"{INSIDE}PATH, of something in the workspace, or an absolute path")
+
+
+def recorded(uri: str, workspace: Path) -> str:
+    """``uri`` as a plan says it: a database in ``workspace`` by its place there."""
+    return SQLITE + inner(Path(uri.removeprefix(SQLITE)), workspace) if uri.startswith(SQLITE) else uri
+
+
+def address(workspace: Path, said: str) -> str:
+    """Inverse of ``recorded``. InputError for a place that is not in the workspace."""
+    return f"{SQLITE}{found_in(workspace, said.removeprefix(SQLITE))}" if said.startswith(SQLITE) else said
+
+
+def settle(uri: str, workspace: Path) -> None:
+    """Have the database embedded in ``workspace`` name the artifacts beside it, where it was copied or moved here.
+
+    MLflow keeps absolute places: those of another workspace would be read, and written to, while they are there. A
+    database that is not ``workspace``'s own is left alone, and so is what another workspace recorded in this one's.
+    Raises InputError where the database cannot be written.
+    """
+    database = Path(uri.removeprefix(SQLITE))
+    if not (uri.startswith(SQLITE) and database.is_file() and _is_same(database.parent, workspace)):
+        return
+    own = database.parent / ARTIFACTS
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=60.0)) as reader:
+            if not _came_along(reader, own):
+                return
+    except sqlite3.DatabaseError:
+        return  # what is wrong with it is said by who opens it
+    try:
+        with (
+            locked(database.with_name(f".{database.name}.lock")),
+            contextlib.closing(sqlite3.connect(database, timeout=60.0, isolation_level=None)) as writer,
+        ):
+            writer.execute("BEGIN IMMEDIATE")
+            for place in _came_along(writer, own):  # looked for again: another process may have been first
+                _rename(writer, place, own.as_uri())
+            writer.execute("COMMIT")
+    except (sqlite3.OperationalError, OSError) as error:
+        raise InputError(
+            f"{database} still names artifacts where its workspace lay before, and cannot be corrected: {error}",
+            expected="a workspace that can be written", remedy="make it writable, or copy it to where it is",
+        ) from error  # fmt: skip
+
+
+def _rename(database: sqlite3.Connection, place: str, new: str) -> None:
+    """Have all that lies in ``place`` lie in ``new``; both file URIs."""
+    for table, column in _columns(database):
+        database.execute(
+            f'UPDATE "{table}" SET "{column}" = ? || substr("{column}", ?)'
+            f' WHERE "{column}" = ? OR substr("{column}", 1, ?) = ?',
+            (new, len(place) + 1, place, len(place) + 1, f"{place}/"),
+        )
+
+
+def _came_along(database: sqlite3.Connection, own: Path) -> list[str]:
+    """Places of artifacts, as file URIs, that were this workspace's before it was copied or moved: not ``own``, by
+    whatever path, and of the same workspace by the mark of its sweeps or by the artifacts that are here too."""
+    if ("experiments", "artifact_location") not in _columns(database):
+        return []
+    named = {str(place) for (place,) in database.execute("SELECT DISTINCT artifact_location FROM experiments")}
+    mark = own.with_name(MARK)
+    known = mark.read_text() if mark.is_file() else ""
+    others = [place for place in sorted(named) if place.startswith("file://") and place.endswith(f"/{ARTIFACTS}")]
+    return [place for place in others if not _is_same(_path(place), own) and _is_ours(database, place, own, known)]
+
+
+def _is_ours(database: sqlite3.Connection, place: str, own: Path, mark: str) -> bool:
+    prefix = (len(place) + 1, f"{place}/")
+    runs = [str(uri) for (uri,) in database.execute(
+        "SELECT artifact_uri FROM runs WHERE substr(artifact_uri, 1, ?) = ?", prefix)]  # fmt: skip
+    marks = {str(value) for (value,) in database.execute(
+        "SELECT value FROM tags JOIN runs USING (run_uuid) WHERE key = 'workspace' AND substr(artifact_uri, 1, ?) = ?",
+        prefix)}  # fmt: skip
+    return not runs or mark in marks or any((own / _path(uri).relative_to(_path(place))).exists() for uri in runs)
+
+
+def _path(uri: str) -> Path:
+    return Path(unquote(urlsplit(uri).path))
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two names are of one folder, by a link or not; of one that is not there yet, whether they are equal."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return absolute(one) == absolute(other)
+
+
+def _columns(database: sqlite3.Connection) -> list[tuple[str, str]]:
+    """(table, column) that say where artifacts lie, as far as this version of MLflow has them."""
+    there = [
+        (table, str(column)) for table in _PLACES for _, column, *_ in database.execute(f"PRAGMA table_info({table})")
+    ]
+    return [(table, column) for table, column in there if column in _PLACES[table]]
+
+
+def artifacts_of(uri: str, workspace: Path) -> Path:
+    """Where a store that is not a server's keeps artifacts: beside a database that is a file, in whose workspace it may
+    be; else in ``workspace``."""
+    return (Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else absolute(workspace)) / ARTIFACTS
+
+
+def shown(uri: str) -> str:
+    """``uri``, or a sentence with one in it, without the user and the password that may stand in it."""
+    text = re.sub(r"//[^/\s]*@", "//", uri)
+    return re.sub(r"(?i)([?&]\w*(?:pass(?:word|wd)?|pwd|secret|token|sig)=)[^&\s]*", r"\1…", text)
+
+
+def without_password(uri: str) -> str:
+    """``uri`` without a password, behind its user's name or among its options; of a server's, without the user too."""
+    parts = urlsplit(uri)
+    user, _, host = parts.netloc.rpartition("@")
+    options = [option for option in parts.query.split("&") if not _SECRET.search(option)]
+    if ":" not in user and "&".join(options) == parts.query:
+        return uri
+    name, colon, _ = user.partition(":")
+    if colon:
+        parts = parts._replace(netloc=f"{name}@{host}" if name and not is_served(uri) else host)
+    return parts._replace(query="&".join(options)).geturl()
+
+
+def refuse_password(uri: str, what: str) -> None:
+    """InputError where ``uri``, given on a command line or found in a plan as ``what``, holds a password."""
+    if without_password(uri) == uri:
+        return
+    places = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ~/.mlflow/credentials"
+    if uri.partition(":")[0] in ("s3", "gs", "gcs", "abfs", "abfss"):
+        places = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials"
+    elif not is_served(uri):
+        places = f"~/.pgpass of PostgreSQL, or {URI} in the environment"
+    raise InputError(
+        f"{what} {shown(uri)} is given with a password, which every user of the machine could read",
+        expected="an address without one",
+        remedy=f"put it into {places}, on every node (docs/cluster.md, Secrets)",
+    )
+
+
+def connection(uri: str) -> str:
+    """``uri`` as a client must be told it: with the password that MLFLOW_TRACKING_URI has for it on this node."""
+    named = os.environ.get(URI, "")
+    return named if named and without_password(named) == uri else uri
+
+
+def _keep_apart(named: str) -> None:
+    """Move user and password out of a server's address in the environment, to where MLflow looks for them."""
+    if is_served(named) and (clean := without_password(named)) != named:
+        parts = urlsplit(named)
+        os.environ[URI] = clean
+        if parts.password and "MLFLOW_TRACKING_PASSWORD" not in os.environ:
+            os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
+            os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+
+
+def is_served(uri: str) -> bool:
+    """True when a server stands between us and the store, so that it says where artifacts lie."""
+    return uri.partition(":")[0] in ("http", "https", "databricks")
+
+
+def create_once(uri: str, make: Callable[[str], object]) -> None:
+    """Have ``make`` build the SQLite database of ``uri`` if it is not there; other stores are somebody else's to make.
+
+    Built beside, then renamed, by one process while others wait: MLflow's own first use of a file races, and leaves
+    half a database when it is interrupted. Raises InputError when the file is something else.
+    """
+    if not uri.startswith(SQLITE):
+        return
+    database = Path(uri.removeprefix(SQLITE))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with locked(database.with_name(f".{database.name}.lock")):
+        if database.exists() and database.stat().st_size:
+            with database.open("rb") as file:
+                if file.read(16) != b"SQLite format 3\0":
+                    raise InputError(f"{database} is not an SQLite database", remedy="restore it, or move it away")
+            return
+        for left in database.parent.glob(f".{database.name}.new-*"):
+            left.unlink()  # by a builder that was killed: nobody else builds while we hold the lock
+        fresh = database.with_name(f".{database.name}.new-{uuid.uuid4().hex}")
+        try:
+            make(f"{SQLITE}{fresh}")
+            fresh.replace(database)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+def ui_command(uri: str | None, workspace: Path, port: int) -> list[str]:
+    """The command that serves the UI of a store on disk on 127.0.0.1:``port``; for a server, that opens its page."""
+    uri = store_uri(uri, workspace)
+    if urlsplit(uri).scheme in ("http", "https"):
+        return [sys.executable, "-m", "webbrowser", uri]
+    settle(uri, workspace)
+    artifacts = (
+        absolute(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else absolute(workspace)
+    ) / ARTIFACTS
+    return [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+            "--artifacts-destination", str(artifacts)]  # fmt: skip
+
+
+def ui_environment(uri: str) -> dict[str, str]:
+    """What the command for the store ``uri`` finds in its environment: the store too, as every user of the machine can
+    read a command, and an address may hold a password."""
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**os.environ, **quiet, "MLFLOW_BACKEND_STORE_URI": connection(uri)}
+
+
+def serve(command: list[str], uri: str) -> int:
+    """Run ``ui_command``'s command for the store ``uri`` until it ends or Ctrl-C does; then everything that it started
+    ends too."""
+    server = subprocess.Popen(command, env=ui_environment(uri), start_new_session=True)
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)  # its workers are of its group, and of nobody else's
+        server.wait()

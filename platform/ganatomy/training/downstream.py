@@ -1,0 +1,130 @@
+"""The models the synthetic data is for: their training as a method of its own, and their prediction on whole volumes.
+
+Every arm trains the same network, with the same optimiser, schedule and number of updates; only the data differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ganatomy.contracts import Adam, Batch, Method, Phase, Synthetic, Task, Update
+from ganatomy.core.plugins import resolve
+from ganatomy.experiment import Choice, Experiment, Sampling, Score
+from ganatomy.measures.segmentation import label_index_dice, label_index_mse, score_subject
+from ganatomy.stores.layout import Record
+from ganatomy.stores.store import Store
+from ganatomy.training.inference import predict_labels
+
+ROLE = "images"
+"""The one role of a downstream model's batches."""
+
+DECAY_FRACTION = 0.25
+"""The last quarter of a segmentor's updates decays its learning rate, in every arm: 100 epochs of pre-training and 50
+of joint training at the full rate, then 50 decaying (Cai et al. 2019, section 4.2)."""
+
+
+def build_segmentor(choice: Choice, ndim: int, classes: int) -> nn.Module:
+    """A fresh segmentor: [N, 1, *S] in [-1, 1] -> logits [N, classes, *S]. ``choice`` names any entry of
+    ``ganatomy.networks``; a dotted path to a constructor of the same signature works alike."""
+    make = cast(Callable[..., nn.Module], resolve("networks", choice.name))
+    return make(ndim=ndim, in_channels=1, classes=classes, **choice.config)
+
+
+def task_of(experiment: Experiment, classes: int) -> Task:
+    """What the experiment's method is told: the downstream network it may train online, and at which ratio."""
+    network, ndim = experiment.downstream.network, experiment.sampling.ndim
+    return Task(
+        ndim=ndim,
+        classes=classes,
+        segmentor=lambda: build_segmentor(network, ndim, classes),
+        segmentor_rate=experiment.downstream.learning_rate,
+        synthetic_ratio=experiment.mixing.ratio if experiment.arm == "joint" else 1.0,
+    )
+
+
+class Segmentation(Method):
+    """A segmentor S trained alone, by voxel-mean cross-entropy, on whatever its batches hold."""
+
+    @dataclass(frozen=True)
+    class Config:
+        """Nothing of its own: network and learning rate are the task's, as for a method that trains segmentors."""
+
+    roles: ClassVar[tuple[str, ...]] = (ROLE,)
+    generators: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__(config, task)
+        self.S = task.segmentor()
+
+    def optimisers(self) -> dict[str, Adam]:
+        """Adam with the usual betas: no adversary here."""
+        return {"S": Adam(self.task.segmentor_rate, betas=(0.9, 0.999))}
+
+    def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
+        """Constant, then linear decay over the last quarter."""
+        decay = round(segmentor_steps * DECAY_FRACTION)
+        return Phase("constant", segmentor_steps - decay), Phase("decay", decay, decay=True)
+
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        """One update of S on the batch."""
+        images = batch[ROLE]
+        with update("S") as minimise:
+            loss = functional.cross_entropy(self.S(images.image), images.label)
+            minimise(loss)
+        return {"segmentation": loss}
+
+    def synthesize(self, batch: Batch) -> list[Synthetic]:
+        """A segmentor makes no images."""
+        return []
+
+
+def segment(
+    network: nn.Module, image: NDArray[np.float32], sampling: Sampling, device: torch.device
+) -> NDArray[np.uint8]:
+    """Predicted class ids of one whole volume: [D, H, W] in [-1, 1] -> uint8 [D, H, W]."""
+    return predict_labels(network, image.copy(), sampling, multiple_of=multiple_of(network), device=device)
+
+
+def multiple_of(network: nn.Module, otherwise: int = Method.multiple_of) -> int:
+    """What the sides of a network's images must be multiples of: its attribute ``multiple_of``, where it has one."""
+    return int(getattr(network, "multiple_of", otherwise))
+
+
+def score_records(
+    network: nn.Module, store: Store, records: Iterable[Record], sampling: Sampling, device: torch.device
+) -> list[Score]:
+    """Dice and HD95 of every labelled record, one row a subject, metric and structure; misses are rows, not gaps.
+
+    Subjects and patients appear as the store knows them, by pseudonyms: scores leave the workspace, for MLflow and
+    reports.
+    """
+    rows: list[Score] = []
+    for record in records:
+        if record.labelled:
+            found, truth = segment(network, store.image(record), sampling, device), store.label(record)
+            who = record.subject, record.patient
+            rows += score_subject(found, truth, store.spacing(record), store.labels, *who)
+    return rows
+
+
+def score_label_indices(
+    network: nn.Module, store: Store, records: Iterable[Record], sampling: Sampling, device: torch.device
+) -> list[Score]:
+    """Rows ``label_index_dice`` and ``label_index_mse`` of every labelled record: scores on class ids, by slices, that
+    no other metric here can be compared with."""
+    rows: list[Score] = []
+    for record in records:
+        if record.labelled:
+            found, truth = segment(network, store.image(record), sampling, device), store.label(record)
+            who = record.subject, record.patient
+            for measure in (label_index_dice, label_index_mse):
+                rows.append(Score(*who, measure.__name__, "class ids", measure(found, truth)))
+    return rows

@@ -1,0 +1,314 @@
+"""The only training loop: precision, schedule, validation, checkpoint.
+
+A method says what is minimised and by which networks, ``optimisation`` how a network takes one step; everything else
+happens here, once, for every method and for the downstream models alike: devices, ranks, precision, learning-rate
+schedules, moving averages, early stopping, validation, checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ganatomy.contracts import Batch, Images, InputError, Method, Phase
+from ganatomy.core.standstill import moved, paused
+from ganatomy.experiment import SCORES, Training
+from ganatomy.training.optimisation import OptimisationStep, average_over_workers
+
+Record = dict[str, float]
+"""One line of a stage's history: metric name -> number, with ``step`` and ``time`` (Unix seconds)."""
+
+
+class Draws(Protocol):
+    """Where batches come from: a pure function of the position, so that resuming needs no sampler state."""
+
+    def batch(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+        """This rank's share of the global batch of ``step``."""
+        ...
+
+
+class Reporter(Protocol):
+    """Where a loop's reports and checkpoints go: a directory, or Ray Train."""
+
+    def report(self, history: Sequence[Record], save: Callable[[Path], None]) -> None:
+        """Persist a checkpoint, then publish ``history``, whose last record is new. Called by every rank together."""
+        ...
+
+    def latest(self) -> AbstractContextManager[Path | None]:
+        """The newest complete checkpoint, if any."""
+        ...
+
+
+def rate_factor(step: int, phases: Sequence[Phase]) -> float:
+    """Learning-rate factor at loop step ``step`` (0-based): 1 in constant phases, 1 - (i + 1)/(n + 1) at the i-th step
+    of a decaying phase of n steps (the CycleGAN schedule counted in steps); 0 beyond the end, never negative."""
+    for phase in phases:
+        if step < phase.steps:
+            return 1.0 - (step + 1) / (phase.steps + 1) if phase.decay else 1.0
+        step -= phase.steps
+    return 0.0
+
+
+def phase_at(step: int, phases: Sequence[Phase]) -> Phase:
+    """The phase that loop step ``step`` (0-based) belongs to."""
+    for phase in phases:
+        if step < phase.steps:
+            return phase
+        step -= phase.steps
+    raise IndexError(step)
+
+
+def choose_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type: bf16 where asked for, or (``auto``) where a GPU does it in hardware; None is plain fp32."""
+    if precision == "bf16":
+        return torch.bfloat16
+    if precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return None
+
+
+def rank_seed(seed: int, rank: int) -> int:
+    """Seed of one worker's own random stream (pools, dropout); distinct streams for distinct (seed, rank)."""
+    return (seed * 1_000_003 + rank * 7_919 + 17) % 2**63
+
+
+def check_share(batch: int, workers: int) -> None:
+    """InputError unless ``batch`` samples fall to ``workers`` in equal parts: the mean of their gradients would not be
+    that of the batch, and a worker without a sample has none."""
+    if batch % workers:
+        raise InputError(
+            f"budget.batch = {batch} for {workers} workers",
+            expected=f"a multiple of {workers}",
+            remedy="set budget.batch or --workers-per-trial",
+        )
+
+
+class Loop:
+    """Trains ``method`` through ``phases`` on the batches of ``draws``.
+
+    validate: called with the method in evaluation mode at every report, returns metrics (``val/…``); rank 0 only.
+    reports: how many times, evenly spread, the loop validates, checkpoints and reports.
+    seed: of the workers' random streams; the networks were initialised by whoever made the method, alike on each rank.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        draws: Draws,
+        phases: Sequence[Phase],
+        *,
+        training: Training,
+        batch: int,
+        reports: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+        validate: Callable[[Method, int], Record] | None = None,
+    ) -> None:
+        check_share(batch, world)
+        self.device = torch.device(device)
+        self.method, self.draws = method.to(self.device), draws
+        self.phases = tuple(phase for phase in phases if phase.steps > 0)
+        self.total = sum(phase.steps for phase in self.phases)
+        self.training, self.batch = training, batch
+        self.rank, self.world, self.validate = rank, world, validate
+        self.interval = max(1, math.ceil(self.total / reports))
+        self.update = OptimisationStep(
+            method.networks(),
+            method.optimisers(),
+            clip_norm=training.clip_norm,
+            autocast=choose_precision(training.precision, self.device),
+            device=self.device,
+        )
+        self.step = 0
+        self.history: list[Record] = []
+        self.device_seconds = 0.0
+        self.stopped = False
+        self.average = _snapshot(method, method.generators) if training.ema > 0 else {}
+        torch.manual_seed(rank_seed(seed, rank))
+        for module in method.modules():
+            if callable(seeding := getattr(module, "seed", None)):
+                seeding(seed, rank)
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    def run(self, reporter: Reporter) -> Method:
+        """Train to the end of the schedule (or the early stop), from the reporter's newest checkpoint if it has one."""
+        with reporter.latest() as checkpoint:
+            if checkpoint is not None:
+                self.load(checkpoint)
+        self.method.train()
+        losses: dict[str, list[Tensor]] = {}
+        taken, began = 0, time.perf_counter()
+        while self.step < self.total and not self.stopped:
+            for name, loss in self._one_step().items():
+                losses.setdefault(name, []).append(loss.detach().float())
+            taken += 1
+            if self.step % self.interval == 0 or self.step == self.total:
+                elapsed = time.perf_counter() - began
+                self.device_seconds += elapsed * self.world
+                # A loss of one phase is averaged over the steps that had it.
+                self._record({name: torch.stack(some).mean() for name, some in losses.items()}, taken / elapsed)
+                reporter.report(self.history, self.save)
+                losses, taken, began = {}, 0, time.perf_counter()
+        return self.method.eval()
+
+    def _one_step(self) -> dict[str, Tensor]:
+        self.update.phase = phase_at(self.step, self.phases).name
+        self.update.set_rate(rate_factor(self.step, self.phases))
+        batch = {
+            role: images.to(self.device) for role, images in self.draws.batch(self.step, self.rank, self.world).items()
+        }
+        losses = self.method.step(cast(Mapping[str, Images], batch), self.update)
+        self._follow_average()
+        self.step += 1
+        moved()
+        return losses
+
+    def _record(self, losses: dict[str, Tensor], steps_per_second: float) -> None:
+        average_over_workers(list(losses.values()))
+        record: Record = {
+            "step": self.step,
+            "time": time.time(),
+            "progress": self.step / self.total,
+            "rate": rate_factor(self.step - 1, self.phases),
+            **{f"train/{name}": float(loss) for name, loss in losses.items()},
+            "speed/samples_per_second": steps_per_second * self.batch,
+            "budget/device_seconds": self.device_seconds,
+        }
+        if self.validate is not None and self.rank == 0:
+            self.method.eval()
+            with self.averaged(), torch.random.fork_rng(devices=[]):
+                record.update(self.validate(self.method, self.step))
+            self.method.train()
+        self.history.append(record)
+        self.stopped = self._agree(self._out_of_patience())
+
+    def _out_of_patience(self) -> bool:
+        scores = [
+            record[score]
+            for record in self.history
+            for score in SCORES.values()
+            if score in record and phase_at(int(record["step"]) - 1, self.phases).may_stop
+        ]
+        patience = self.training.patience
+        return patience > 0 and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+
+    def _agree(self, verdict: bool) -> bool:
+        """Rank 0's verdict on every rank: only rank 0 validates, and all must stop together."""
+        if self.world == 1:
+            return verdict
+        shared = torch.tensor([float(verdict)], device=self.device)
+        with paused():  # rank 0 validates, and is watched while it does
+            dist.broadcast(shared, src=0)
+        return bool(shared.item())
+
+    # --- moving average ------------------------------------------------------------------------------------------
+
+    def _follow_average(self) -> None:
+        if self.average:
+            names, current = zip(*_snapshot(self.method, self.method.generators, copy=False).items(), strict=True)
+            torch._foreach_lerp_([self.average[name] for name in names], list(current), 1.0 - self.training.ema)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the generators hold their moving averages (where ``training.ema`` is on)."""
+        if not self.average:
+            yield
+            return
+        kept = _snapshot(self.method, self.method.generators)
+        self.method.load_state_dict(self.average, strict=False)
+        try:
+            yield
+        finally:
+            self.method.load_state_dict(kept, strict=False)
+
+    def final_weights(self) -> dict[str, Tensor]:
+        """What is kept of the training: every network's weights on the CPU, generators averaged where ema is on."""
+        weights = {
+            f"{name}.{key}": value.detach().cpu().contiguous()
+            for name, network in self.method.networks().items()
+            for key, value in network.state_dict().items()
+        }
+        return {**weights, **{name: value.cpu().contiguous() for name, value in self.average.items()}}
+
+    # --- checkpoints ---------------------------------------------------------------------------------------------
+
+    def save(self, directory: Path) -> None:
+        """Write this rank's part of a checkpoint into ``directory``; rank 0 also writes what all ranks share.
+
+        Everything is in it: networks, optimisers, moving averages, position, history; and per rank the random
+        streams and the replay pools. The sampler needs nothing: a batch is a function of the position.
+        """
+        networks = tuple(f"{name}." for name in self.method.networks())
+        state = self.method.state_dict()
+        own = {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "pools": {name: value for name, value in state.items() if not name.startswith(networks)},
+        }
+        _write(own, directory / f"rank-{self.rank}.pt")
+        if self.rank == 0:
+            shared = {
+                "networks": {name: value for name, value in state.items() if name.startswith(networks)},
+                "optimisers": {name: optimiser.state_dict() for name, optimiser in self.update.optimisers.items()},
+                "average": self.average,
+                "step": self.step,
+                "history": self.history,
+                "device_seconds": self.device_seconds,
+                "non_finite": self.update.non_finite,
+                "stopped": self.stopped,
+                "world": self.world,
+            }
+            _write(shared, directory / "shared.pt")
+
+    def load(self, directory: Path) -> None:
+        """Take up where the checkpoint in ``directory`` left off; bit for bit on the CPU with the same worker count.
+
+        With another number of workers, ranks beyond the saved ones start with fresh pools and random streams.
+        """
+        # On the CPU first: optimisers move what belongs on the device, and leave their step counts off it, where each
+        # would cost a synchronisation at every step.
+        shared = torch.load(directory / "shared.pt", map_location="cpu", weights_only=True)
+        part = directory / f"rank-{self.rank}.pt"
+        own: dict[str, Any] = {"pools": {}, "torch": None, "cuda": None}
+        if part.exists():
+            own = torch.load(part, map_location="cpu", weights_only=True)
+        self.method.load_state_dict({**shared["networks"], **own["pools"]}, strict=part.exists())
+        for name, state in shared["optimisers"].items():
+            self.update.optimisers[name].load_state_dict(state)
+        self.average = {name: value.to(self.device) for name, value in shared["average"].items()}
+        self.step, self.history = shared["step"], shared["history"]
+        self.device_seconds, self.stopped = shared["device_seconds"], shared["stopped"]
+        self.update.non_finite = shared["non_finite"] or {}
+        if own["torch"] is not None:
+            torch.set_rng_state(own["torch"])
+        if own["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], self.device)
+
+
+def _snapshot(method: Method, names: Sequence[str], *, copy: bool = True) -> dict[str, Tensor]:
+    """Floating-point weights and buffers of the named networks, under the method's own state-dict names."""
+    networks = method.networks()
+    return {
+        f"{name}.{key}": value.detach().clone() if copy else value.detach()
+        for name in names
+        if name in networks
+        for key, value in networks[name].state_dict().items()
+        if value.is_floating_point()
+    }
+
+
+def _write(state: Any, path: Path) -> None:
+    beside = path.with_suffix(".tmp")
+    torch.save(state, beside)
+    beside.replace(path)

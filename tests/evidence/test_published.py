@@ -1,0 +1,201 @@
+"""A paper's figures beside ours: which trials they belong to, what they come to, and when a claim is said to appear."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from ganatomy.core.plugins import available, resolve
+from ganatomy.evidence.ablation import ablation_table
+from ganatomy.evidence.published import INCOMPARABLE, ONE_SEED
+from ganatomy.evidence.report import render_text, to_json, write_html
+from ganatomy.experiment import Experiment, Score, TrialResult
+from ganatomy.measures.segmentation import predictions, summarise
+from ganatomy.measures.statistics import Effect, paired_bootstrap, paired_t
+from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable
+
+BASE = Experiment("cohort", {"A": "ct", "B": "mr"})
+REAL, JOINT = {"arm": "real"}, {"arm": "joint", "method.shape_weight": 1.0}
+WITHOUT = {"arm": "joint", "method.shape_weight": 0.0}
+S_SCORE = "synthesis/s_score/{B}"
+TABLE = PaperTable(
+    "Somebody et al. 2019, Table 9, hearts",
+    (
+        PaperFigure("U-Net, real", REAL, 0.641, "(0.160 to 0.785)"),
+        PaperFigure("U-Net, ours", JOINT, 0.673),
+        PaperFigure("PSP-Net, ours", {**JOINT, "downstream.network": "pspnet"}, 0.538),
+        PaperFigure("w/ shape consistency", JOINT, 0.696, metric=S_SCORE),
+        PaperFigure("w/o shape consistency", WITHOUT, 0.675, metric=S_SCORE),
+    ),
+    (
+        PaperClaim("ours above real", JOINT, REAL),
+        PaperClaim("real above ours", REAL, JOINT),
+        PaperClaim("shape consistency raises the S-score", JOINT, WITHOUT, S_SCORE),
+    ),
+    ("Most gaps of this table are below 1.2 points.",),
+)
+
+
+def trial(point, value, seed=0, s_score=math.nan, status="finished"):
+    made = BASE.with_values({**point, "seed": seed})
+    scores = tuple(Score(f"s{n}", f"p{n}", "dice", "lv", value + 0.01 * n + 0.001 * (n % 3) * seed) for n in range(12))
+    summary = {"val/dice": value, "synthesis/s_score/mr": s_score}
+    return TrialResult(f"{sorted(point)}{seed}", made, status, scores=scores, summary=summary)
+
+
+def sweep():
+    results = []
+    for seed, wobble in enumerate((0.0, 0.01, 0.02)):
+        results += [
+            trial(REAL, 0.5 + wobble, seed), trial({"arm": "joint"}, 0.6 + wobble, seed, s_score=0.8 + wobble),
+            trial(WITHOUT, 0.55, seed, s_score=0.7),
+        ]  # fmt: skip
+    return results
+
+
+def shown(results, table=TABLE):
+    return ablation_table(results, published=[table]).published[0]
+
+
+def test_a_figure_stands_beside_the_mean_over_the_seeds_of_its_configuration():
+    found = {(figure.name, figure.metric): figure for figure in shown(sweep()).figures}
+    real = found["U-Net, real", "val/dice"]
+    assert (real.paper, real.spread, real.seeds) == (0.641, "(0.160 to 0.785)", 3)
+    assert (real.ours, real.deviation) == pytest.approx((0.51, 0.01))
+    # The base leaves the shape weight at its default, which is what the paper's row says; {B} is the target's domain.
+    assert found["w/ shape consistency", "synthesis/s_score/mr"].ours == pytest.approx(0.81)
+
+
+def test_what_the_sweep_lacks_is_counted_and_what_has_no_result_is_left_blank():
+    results = [replace(result, status="failed", summary={}, scores=()) for result in sweep()[:1]] + sweep()[1:3]
+    printed = shown(results)
+    assert printed.absent == 1
+    assert {figure.name: figure.seeds for figure in printed.figures}["U-Net, real"] == 0
+    assert "PSP-Net" not in "".join(figure.name for figure in printed.figures)
+    assert next(finding for finding in printed.findings if finding.says == "ours above real").effect is None
+    text = render_text(ablation_table(results, published=[TABLE]))
+    assert "1 more of the table's figures" in text
+    assert "no result" in text
+
+
+def test_a_claim_about_dice_rests_on_patients_and_one_about_a_mean_on_seeds():
+    findings = {finding.says: finding for finding in shown(sweep()).findings}
+    ours = findings["ours above real"]
+    assert (ours.units, ours.effect.n, ours.paper) == ("patients", 12, pytest.approx(0.032))
+    assert ours.reading == "appears here"
+    assert findings["real above ours"].reading == "reversed here"
+    assert findings["real above ours"].effect.mean == pytest.approx(-ours.effect.mean)
+    shape = findings["shape consistency raises the S-score"]
+    assert (shape.units, shape.effect.n, shape.paper) == ("seeds", 3, pytest.approx(0.021))
+    assert shape.effect.mean == pytest.approx(0.11)
+
+
+def test_a_figure_of_all_domains_together_is_the_mean_of_theirs_in_each_trial():
+    results = [
+        replace(result, summary={"s/ct": 0.5 + seed, "s/mr": 0.7 + seed, "s_not/mr": 9.0, "s": 9.0} if seed < 2 else {})
+        for seed, result in enumerate(trial(JOINT, 0.5, seed) for seed in range(3))
+    ]
+    table = PaperTable("t", (PaperFigure("both", JOINT, 0.8, metric="s/*"),), (PaperClaim("c", JOINT, JOINT, "s/*"),))
+    printed = shown(results, table)
+    assert (printed.figures[0].metric, printed.figures[0].seeds) == ("s/*", 2)
+    assert printed.figures[0].ours == pytest.approx((0.6 + 1.6) / 2)
+    assert (printed.findings[0].units, printed.findings[0].effect.n) == ("seeds", 2)
+
+
+def test_an_effect_that_chance_explains_is_not_shown():
+    results = [trial(REAL, 0.5), trial({"arm": "joint"}, 0.5)]
+    flat = replace(TABLE, claims=TABLE.claims[:1])
+    assert shown(results, flat).findings[0].reading == "not shown here"
+
+
+def test_a_claim_about_classifiers_is_judged_by_their_patients():
+    from ganatomy.measures.roc import auc_difference
+
+    def classifier(arm, separation):
+        scores = tuple(
+            Score(f"s{n}", f"p{n}", "probability", "lesion" if n % 2 else "normal", 0.5 + separation * (n % 2) + noise)
+            for n, noise in enumerate(0.1 * math.sin(7 * k) for k in range(40))
+        )
+        made = BASE.with_values({"arm": arm, "downstream.task": "classification"})
+        return TrialResult(arm, made, "finished", scores=scores, summary={"val/auc": summarise(scores)["val/auc"]})
+
+    results = [classifier("real", 0.0), classifier("offline", 0.2)]
+    table = PaperTable("t", (), (PaperClaim("helps", {"arm": "offline"}, REAL, "val/auc"),))
+    finding = shown(results, table).findings[0]
+    expected = auc_difference(predictions([results[1].scores]), predictions([results[0].scores]))
+    assert (finding.effect, finding.p) == expected
+    assert finding.units == "patients"
+    assert finding.effect.n == 40
+
+
+def test_one_seed_is_said_to_be_one():
+    assert ONE_SEED not in shown(sweep()).caveats
+    assert ONE_SEED in shown(sweep()[:3]).caveats
+
+
+def test_of_several_configurations_that_agree_the_one_begun_first_counts():
+    """Listed points run before anything is sampled: what was sampled later does not take the place of a listed one."""
+    sampled = trial({"arm": "joint", "method.cycle_weight": 3.0}, 0.9)
+    found = shown([*sweep(), sampled]).figures
+    assert next(figure for figure in found if figure.name == "U-Net, ours").ours == pytest.approx(0.61)
+
+
+def test_the_table_is_shown_in_text_json_and_html_with_its_warning(tmp_path):
+    table = ablation_table(sweep(), published=[TABLE])
+    text, page = render_text(table), write_html(table, tmp_path / "report.html").read_text()
+    values = json.loads(to_json(table), parse_constant=pytest.fail)["published"][0]
+    assert max(map(len, text.splitlines())) <= 120
+    assert values["warning"] == INCOMPARABLE
+    assert values["findings"][0]["reading"] == "appears here"
+    assert values["figures"][0]["paper"] == 0.641
+    flat = " ".join(text.split())
+    for said in (TABLE.where, TABLE.caveats[0], INCOMPARABLE):
+        assert said in flat
+        assert said in page.replace("&#x27;", "'")
+    for word in ("0.641", "0.510", "+0.032", "appears here"):
+        assert word in text
+        assert word in page
+    assert "paper" not in render_text(ablation_table(sweep()))
+
+
+def test_students_interval_and_p_agree_with_the_t_test():
+    from scipy import stats
+
+    a, b = [0.5, 0.6, 0.8, 0.7], [0.4, 0.55, 0.5, 0.65]
+    effect, p = paired_t(a, b)
+    reference = stats.ttest_rel(a, b)
+    assert p == pytest.approx(reference.pvalue)
+    assert (effect.low, effect.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    assert effect.mean == pytest.approx(paired_bootstrap(a, b).mean)
+    assert paired_t([1.0], [0.5])[0] == Effect(0.5, -math.inf, math.inf, 1, resamples=0)
+    assert paired_t([1.0, 1.0], [1.0, 1.0])[1] == 1.0
+    assert paired_t([1.0, 1.0], [0.5, 0.5])[1] == 0.0
+
+
+PUBLISHED = [name for name, path in sorted(available("spaces").items())
+             if path.startswith("ganatomy_search_spaces") and resolve("spaces", name).published]  # fmt: skip
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_figure_of_an_installed_space_belongs_to_one_of_its_points(name, full):
+    """A figure whose point is misspelt would never be shown, and nobody would miss it."""
+    from ganatomy.evidence.published import agrees
+
+    space = resolve("spaces", name)
+    if full and space.full is None:
+        pytest.skip("one size only")
+    space = space.at_full_size() if full else space
+    domains = {role: f"{role}{state}" for role, state in space.base.domains.items()}
+    space = replace(space, base=replace(space.base, domains=domains))
+    listed = [space.experiment(values, {}) for values in space.listed({}, (0,))]
+    for table in space.published:
+        points = [figure.point for figure in table.figures]
+        points += [point for claim in table.claims for point in (claim.more, claim.less)]
+        for point in points:
+            assert sum(agrees(experiment, point) for experiment in listed) == 1, point
+        for figure in table.figures:
+            assert figure.metric.format(**domains)

@@ -1,0 +1,362 @@
+"""Promotion of real, tiny sweeps: the only reading of the test split, a verdict either way, a champion that works."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import tiny
+from mlflow import MlflowClient
+
+from ganatomy.cohorts.cohort import Cohort, Domain, Row
+from ganatomy.contracts import InputError
+from ganatomy.evidence.results import SweepPlan, conclude, outstanding, read_plan, read_results, write_result
+from ganatomy.generators.generator import load_generator
+from ganatomy.generators.registry import Registry
+from ganatomy.images.intensities import Intensity
+from ganatomy.promotion import examination as room
+from ganatomy.promotion.gate import Verdict
+from ganatomy.promotion.promotion import promote, read_readings
+from ganatomy.search_space import SearchSpace
+from ganatomy.stages import stages as stages_room
+from ganatomy.stores.preparation import prepare
+from ganatomy.stores.store import open_store
+from ganatomy.sweeps.trial import run_trial
+from ganatomy.tracking.runs import Tracking
+
+SPACE = SearchSpace("tiny", "", tiny.EXPERIMENT, lambda suggest: None)
+SPLITS = {"train": 4, "val": 3, "test": 6}
+LITTLE = {"budget.segmentor_steps": 1, "budget.generator_steps": 1}
+MUCH = {"budget.segmentor_steps": 50, "budget.generator_steps": 50}
+
+# Its generator's budget does not depend on the segmentor's, so it may be small.
+CYCLEGAN = {"method": "cyclegan", "method.generator": "unet_t1", "method.width": 0.0625,
+            "method.discriminator_layers": 1, "budget.generator_steps": 4}  # fmt: skip
+
+
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
+
+
+def make_cohort(folder: Path) -> Cohort:
+    """The tiny cases as NIfTI, already in [-1, 1]."""
+    folder.mkdir()
+    rows = []
+    for item in tiny.items(splits=SPLITS):
+        paths = folder / f"{item.patient}.nii.gz", folder / f"{item.patient}-label.nii.gz"
+        for path, array in zip(paths, (item.image, item.label)):
+            nibabel.save(nibabel.Nifti1Image(array.transpose(), np.diag([1.0, 1.0, 3.0, 1.0])), path)
+        rows.append(Row(item.patient, item.subject, item.domain, *paths, split=item.split))
+    domains = {name: Domain(name, intensity=Intensity("window", -1, 1)) for name in ("ct", "mr")}
+    return Cohort(folder, "squares", domains, {1: "square"}, rows=tuple(rows)).save()
+
+
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory, empty_database) -> Path:
+    """A workspace with two sweeps, run without Ray. Of ``helps`` only the synthetic arm has time to learn, of ``fails``
+    only the real one: what the gates must say of each is known."""
+    workspace = tmp_path_factory.mktemp("laboratory")
+    shutil.copyfile(empty_database, workspace / "mlflow.db")
+    cohort = make_cohort(workspace / "cohort")
+    store = prepare(cohort, workspace / "stores")
+    sweeps = {
+        "helps": [{"arm": "real", **LITTLE}, {"arm": "offline", **MUCH, **CYCLEGAN}],
+        "fails": [{"arm": "real", **MUCH}, {"arm": "offline", **LITTLE}, {"arm": "joint", **LITTLE}],
+        "real-only": [{"arm": "real", **LITTLE}],
+    }
+    tracking = Tracking(None, workspace)
+    for name, points in sweeps.items():
+        plan = SweepPlan(
+            name, "tiny", tiny.EXPERIMENT, str(store.path), str(cohort.path), store.digest, trials=2 * len(points),
+            seeds=(0, 1), run_id=tracking.sweep_run(name),
+        )  # fmt: skip
+        plan.save(workspace / "sweeps" / name)
+        for number, (seed, point) in enumerate((seed, point) for seed in (0, 1) for point in points):
+            values = {**point, "seed": seed}
+            run_trial(values, plan, SPACE, workspace, f"{name}-{number}", lambda metrics: None)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def champion(laboratory):
+    """What promoting the sweep that helps left."""
+    said = []
+    return promote(laboratory, "helps", "squares", say=said.append), said
+
+
+@pytest.fixture
+def one_volume(monkeypatch):
+    """Integrity starts a process for each volume; one shows as much where it is not the point."""
+    monkeypatch.setattr(room, "INTEGRITY_VOLUMES", 1)
+
+
+def readings(workspace, sweep) -> list:
+    return read_readings(workspace / "sweeps" / sweep)
+
+
+def scored_splits(workspace) -> dict[str, set[str]]:
+    """Split -> keys of the models that were scored on it."""
+    found: dict[str, set[str]] = {}
+    for path in workspace.glob("stages/*/*/stage.json"):
+        inputs = json.loads(path.read_text())["inputs"]
+        if "split" in inputs:
+            found.setdefault(inputs["split"], set()).add(inputs.get("model", inputs.get("fit")))
+    return found
+
+
+def mlflow_run(workspace, sweep):
+    client = MlflowClient(Tracking(None, workspace).uri)
+    return client, client.get_run(json.loads((workspace / "sweeps" / sweep / "sweep.json").read_text())["run_id"])
+
+
+# --- before anything is promoted ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unfinished(laboratory) -> Iterator[Path]:
+    """The sweep that fails, of whose eight trials six have ended; it is as it was afterwards."""
+    directory = laboratory / "sweeps" / "fails"
+    before = (directory / "sweep.json").read_text()
+    replace(read_plan(directory), trials=8).save(directory)
+    yield directory
+    (directory / "sweep.json").write_text(before)
+
+
+def test_a_sweep_with_trials_outstanding_is_refused_before_anything_is_read(laboratory, unfinished):
+    before = {path: path.stat().st_mtime_ns for path in laboratory.rglob("*") if path.suffix != ".db"}
+    with pytest.raises(InputError, match=r"'fails' has 2 of 8 trials outstanding") as refused:
+        promote(laboratory, "fails", "squares", force="a reason to force is none to begin")
+    assert "--resume fails" in str(refused.value)
+    assert "--as-it-stands REASON" in str(refused.value)
+    assert {path: path.stat().st_mtime_ns for path in laboratory.rglob("*") if path.suffix != ".db"} == before
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_a_sweep_is_not_judged_as_it_stands_without_a_reason(laboratory, unfinished, reason):
+    with pytest.raises(InputError, match="without a reason"):
+        promote(laboratory, "fails", "squares", as_it_stands=reason)
+    assert not readings(laboratory, "fails")
+
+
+def test_running_and_failed_trials_are_outstanding_until_the_sweep_has_noted_their_end(laboratory, tmp_path):
+    plan, results = read_plan(laboratory / "sweeps" / "fails"), read_results(laboratory / "sweeps" / "fails")
+    statuses = ("finished", "pruned", "running", "failed", "failed")
+    for number, (status, result) in enumerate(zip(statuses, results, strict=False)):
+        write_result(tmp_path / "trials" / str(number), replace(result, trial=str(number), status=status))
+    conclude(tmp_path, "4")
+    assert outstanding(tmp_path, replace(plan, trials=6)) == 3  # running, failed for now, not begun
+
+
+def test_no_trial_has_read_the_test_split(laboratory):
+    assert scored_splits(laboratory).keys() == {"val"}
+    assert not readings(laboratory, "helps")
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_a_forced_promotion_without_a_reason_is_refused_before_the_test_split_is_read(laboratory, reason):
+    with pytest.raises(InputError, match="without a reason"):
+        promote(laboratory, "fails", "squares", force=reason)
+    assert not readings(laboratory, "fails")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "models:/x", "x@champion", "a\nb", "<i>x</i>", "%2e%2e", "../../x"])
+def test_a_name_that_no_model_can_have_is_refused_before_the_test_split_is_read(laboratory, name):
+    with pytest.raises(InputError, match="model name"):
+        promote(laboratory, "fails", name)
+    assert not readings(laboratory, "fails")
+
+
+def test_nothing_to_compare_is_refused_before_the_test_split_is_read(laboratory):
+    with pytest.raises(InputError, match="no finished trial of arm offline or joint"):
+        promote(laboratory, "real-only", "squares")
+    assert not readings(laboratory, "real-only")
+
+
+def test_an_unknown_sweep_is_answered_with_the_nearest(laboratory):
+    with pytest.raises(InputError, match="did you mean 'helps'"):
+        promote(laboratory, "help", "squares")
+
+
+# --- promoted ----------------------------------------------------------------------------------------------------
+
+
+def test_what_helps_is_promoted_with_every_gate_in_figures(laboratory, champion):
+    promotion, said = champion
+    verdict = promotion.verdict
+    assert [gate.name for gate in verdict.gates] == ["utility", "memorisation", "lineage", "integrity"]
+    assert verdict.promoted, verdict.text()
+    assert verdict.forced == ""
+    assert promotion.version == 1
+    figures = {gate.name: gate.figures for gate in verdict.gates}
+    assert figures["utility"]["patients"] == SPLITS["test"]
+    assert figures["utility"]["low"] > 0
+    assert figures["lineage"] | {"parents": 8} == figures["lineage"]
+    assert figures["lineage"]["held_out"] == 2 * SPLITS["test"]
+    assert figures["integrity"]["volumes"] == 3
+    assert figures["integrity"]["largest_difference"] <= 1e-6
+    assert said[0].startswith("candidate: offline")
+
+
+def test_the_verdict_is_on_disk_in_mlflow_and_in_the_bundle(laboratory, champion):
+    promotion, _ = champion
+    stored = json.loads((laboratory / "sweeps" / "helps" / "verdict.json").read_text())
+    assert Verdict.from_dict(stored) == Verdict.from_dict(promotion.verdict.to_dict())
+    client, run = mlflow_run(laboratory, "helps")
+    assert run.data.tags["verdict"] == promotion.verdict.sentence
+    assert run.data.tags["registered_model"] == "squares version 1"
+    assert run.data.metrics["gate/promoted"] == 1
+    assert run.data.metrics["gate/utility/low"] == promotion.verdict.gates[0].figures["low"]
+    text = Path(client.download_artifacts(run.info.run_id, "verdict.json", str(promotion.bundle.parent))).read_text()
+    assert json.loads(text) == stored
+    report = json.loads((promotion.bundle / "report.json").read_text())
+    assert report["verdict"]["promoted"] is True
+    assert "shown to help" in (promotion.bundle / "MODEL_CARD.md").read_text()
+
+
+def test_the_test_split_is_read_for_the_two_compared_alone_and_that_is_recorded(laboratory, champion):
+    (reading,) = readings(laboratory, "helps")
+    assert len(reading["configurations"]) == 2
+    _, run = mlflow_run(laboratory, "helps")
+    assert run.data.tags["test_read"] >= reading["time"]
+    results = read_results(laboratory / "sweeps" / "helps")
+    compared = {result.stages["downstream"] for result in results}
+    assert len(compared) == 4  # both arms, both seeds
+    assert scored_splits(laboratory)["test"] == compared
+
+
+def test_the_candidate_was_chosen_on_validation(laboratory, champion):
+    promotion, _ = champion
+    offline = [r for r in read_results(laboratory / "sweeps" / "helps") if r.experiment.arm == "offline"]
+    best = max(offline, key=lambda result: result.summary["val/dice"])
+    assert promotion.bundle.name == best.trial
+    (version,) = Registry(Tracking(None, laboratory)).versions("squares")[:1]
+    assert version.run_id == best.run_id
+    assert version.tags["digest"] == load_generator(promotion.bundle).digest
+
+
+ELSEWHERE = """
+import sys
+import mlflow.pyfunc
+import numpy as np
+model = mlflow.pyfunc.load_model("models:/squares@champion")
+np.save(sys.argv[2], model.predict(np.load(sys.argv[1]), params={"source": "ct", "target": "mr"}))
+"""
+
+
+def test_the_champion_loads_in_a_process_that_has_only_the_package(laboratory, champion, tmp_path):
+    promotion, _ = champion
+    generator = load_generator(promotion.bundle)
+    store = open_store(read_plan(laboratory / "sweeps" / "helps").store)
+    image = store.image(store.records("ct", "test")[0])
+    np.save(tmp_path / "in.npy", image[:, None])  # [slices, 1, H, W]
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": Tracking(None, laboratory).uri}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = np.load(tmp_path / "out.npy")[:, 0]
+    assert np.abs(made - generator.synthesize(image, "A")["B"]).max() <= 1e-6
+
+
+def test_promoting_again_registers_nothing_new_but_is_recorded(laboratory, champion):
+    promotion, _ = champion
+    again = promote(laboratory, "helps", "squares")
+    assert again.version == promotion.version
+    assert again.verdict == promotion.verdict
+    assert len(Registry(Tracking(None, laboratory)).versions("squares")) == 1
+    assert len(readings(laboratory, "helps")) == 2
+
+
+# --- not promoted, forced, rolled back ---------------------------------------------------------------------------
+
+
+def test_what_is_not_shown_to_help_is_said_plainly_and_nothing_moves(laboratory, champion, one_volume):
+    promotion = promote(laboratory, "fails", "squares")
+    assert not promotion.verdict.promoted
+    assert promotion.version is None
+    assert "utility" in promotion.verdict.failed
+    assert promotion.verdict.sentence.startswith("Not promoted: the synthetic data is not shown to help")
+    assert load_generator(promotion.bundle)  # kept all the same
+    stored = json.loads((laboratory / "sweeps" / "fails" / "verdict.json").read_text())
+    assert stored["promoted"] is False
+    _, run = mlflow_run(laboratory, "fails")
+    assert run.data.tags["verdict"] == promotion.verdict.sentence
+    assert run.data.tags["registered_model"] == "none"
+    assert run.data.metrics["gate/promoted"] == 0
+    assert Registry(Tracking(None, laboratory)).find("models:/squares@champion").number == 1
+
+
+def test_a_sweep_judged_as_it_stands_says_so_and_why(laboratory, unfinished, one_volume):
+    verdict = promote(laboratory, "fails", "squares", as_it_stands=" the cluster is gone ").verdict
+    assert not verdict.promoted
+    assert (verdict.outstanding, verdict.as_it_stands) == (2, "the cluster is gone")
+    assert "while 2 trials were outstanding. Reason given: the cluster is gone" in verdict.sentence
+    stored = json.loads((unfinished / "verdict.json").read_text())
+    assert (stored["outstanding"], stored["as_it_stands"]) == (2, "the cluster is gone")
+    assert Verdict.from_dict(stored) == verdict
+
+
+def test_force_promotes_with_its_reason_recorded_and_rollback_takes_it_back(laboratory, champion, one_volume):
+    registry = Registry(Tracking(None, laboratory))
+    promotion = promote(laboratory, "fails", "squares", force="a colleague wants to look at it")
+    assert promotion.verdict.promoted
+    assert promotion.version == 2
+    assert "a colleague wants to look at it" in registry.find("models:/squares@champion").tags["verdict"]
+    assert "a colleague wants to look at it" in (promotion.bundle / "MODEL_CARD.md").read_text()
+    assert registry.find("models:/squares@champion").number == 2
+    assert registry.find("models:/squares@previous").number == 1
+    assert registry.rollback("squares") == 1
+    assert registry.find("models:/squares@champion").number == 1
+
+
+def test_a_generator_that_saw_a_test_patient_is_not_promoted(laboratory, champion, one_volume, monkeypatch):
+    """Lineage is read from what the generator and its synthetic set say of themselves."""
+    really = stages_room.Stages.synthesised
+
+    def leak(self):
+        stage = really(self)
+        records = open_store(stage.directory / "synthetic").records()
+        object.__setattr__(records[0], "patient", self.store.records("mr", "test")[0].patient)
+        monkeypatch.setattr(
+            "ganatomy.promotion.examination.open_store", lambda path: _Leaking(open_store(path), records)
+        )
+        return stage
+
+    monkeypatch.setattr(stages_room.Stages, "synthesised", leak)
+    promotion = promote(laboratory, "helps", "leaky")
+    assert promotion.verdict.failed == ("lineage",)
+    assert promotion.version is None
+
+
+class _Leaking:
+    """A store whose records are other ones."""
+
+    def __init__(self, store, records):
+        self.store, self._records = store, records
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+    def records(self, *choice):
+        return self._records if not choice else self.store.records(*choice)
+
+
+def test_few_test_patients_show_nothing(laboratory, champion, one_volume, monkeypatch):
+    really = room.patient_scores
+    monkeypatch.setattr(room, "patient_scores", lambda scores: dict(list(really(scores).items())[:4]))
+    verdict = promote(laboratory, "helps", "few").verdict
+    assert verdict.failed == ("utility",)
+    assert "fewer than 5" in verdict.gates[0].sentence
+
+
+def test_the_sweeps_plan_is_not_touched(laboratory):
+    plan = json.loads((laboratory / "sweeps" / "helps" / "sweep.json").read_text())
+    assert plan["seeds"] == [0, 1]
+    assert replace(tiny.EXPERIMENT).to_dict() == plan["base"]

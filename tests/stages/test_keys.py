@@ -1,0 +1,104 @@
+"""Keys of stages: a parameter changes those of what depends on it, and no others."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny
+from tiny import Watched, experiment
+
+from ganatomy.stages.artefacts import Artefacts, Stage, key_of
+from ganatomy.stages.outcome import outcome_of, reference_models
+from ganatomy.stages.stages import Stages
+
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tiny.make_store(tmp_path_factory.mktemp("store") / "store")
+
+
+@pytest.fixture
+def keys_of(tmp_path, store, monkeypatch):
+    """Kind -> key of the stages that an experiment would run, without running them."""
+
+    def planned(self, kind, inputs, work, **_):
+        self.keys[kind] = key_of(kind, inputs)
+        return Stage(kind, self.keys[kind], tmp_path / kind)
+
+    monkeypatch.setattr(Artefacts, "compute", planned)
+
+    def keys_of(values, store=store):
+        stages = Stages(tmp_path, store.path, experiment(**values))
+        model = stages.model()
+        references = {f"reference {role}": stage.key for role, stage in reference_models(stages).items()}
+        return {**stages.keys, "model": model.key, **references}
+
+    return keys_of
+
+
+OFFLINE, JOINT, REAL = {"arm": "offline"}, {"arm": "joint"}, {"arm": "real"}
+REFERENCES = {"reference ct", "reference mr"}
+
+
+@pytest.mark.parametrize(("values", "change", "changed"), [
+    (OFFLINE, {"mixing__ratio": 2.0}, {"downstream", "model"}),
+    (OFFLINE, {"mixing__order": "real_first"}, {"downstream", "model"}),
+    (OFFLINE, {"filter__min_dice": 0.3}, {"filter", "downstream", "model"}),
+    (OFFLINE, {"method__shape_weight": 0.0}, {"fit", "synthesise", "filter", "downstream", "model"}),
+    (OFFLINE, {"method": "cyclegan", "method__width": 0.1}, {"fit", "synthesise", "filter", "downstream", "model"}),
+    (OFFLINE, {"training__ema": 0.9}, {"fit", "synthesise", "filter", "downstream", "model"}),
+    (OFFLINE, {"budget__generator_steps": 5}, {"fit", "synthesise", "filter", "downstream", "model"}),
+    (OFFLINE, {"method__shape_weight": 1.0}, set()),  # the default, spelled out
+    (JOINT, {"mixing__ratio": 2.0}, {"fit", "model"}),
+    (JOINT, {"filter__min_dice": 0.3, "mixing__order": "real_first"}, set()),
+    (REAL, {"method__shape_weight": 0.0, "mixing__ratio": 9.0, "filter__min_dice": 0.5}, set()),
+    (REAL, {"method": "cyclegan", "budget__generator_steps": 99, "training__ema": 0.5}, set()),
+    (REAL, {"labels__gan_sees": "all", "labels__fraction": 1.0}, set()),
+    (REAL, {"labels__fraction": 0.5}, {"downstream", "model"}),
+    (REAL, {"seed": 1}, {"downstream", "model"}),
+    (REAL, {"arm": "classical"}, {"downstream", "model"}),
+    (REAL, {"target": "A"}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"downstream__learning_rate": 1e-3}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"downstream__network": "pspnet"}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"budget__segmentor_steps": 7}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"budget__batch": 1}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"sampling__foreground": 0.0}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"training__patience": 2}, {"downstream", "model", *REFERENCES}),
+    (OFFLINE, {"labels__fraction": 0.5}, {"fit", "synthesise", "filter", "downstream", "model"}),
+    (OFFLINE, {"seed": 1}, {"fit", "synthesise", "filter", "downstream", "model"}),
+    ({**OFFLINE, "labels__fraction": 0.5}, {"labels__gan_sees": "all"},
+     {"fit", "synthesise", "filter", "downstream", "model"}),
+    ({**REAL, "labels__fraction": 0.5}, {"labels__gan_sees": "all"}, set()),
+])  # fmt: skip
+def test_a_parameter_changes_the_keys_of_what_depends_on_it_and_no_others(keys_of, values, change, changed):
+    before, after = keys_of(values), keys_of({**values, **change})
+    assert {kind for kind in before | after if before.get(kind) != after.get(kind)} == changed
+
+
+def test_another_cohort_changes_every_key(keys_of, tmp_path):
+    other = tiny.make_store(tmp_path / "other", digest="another")
+    before, after = keys_of(OFFLINE), keys_of(OFFLINE, other)
+    assert before.keys() == after.keys()
+    assert not set(before.values()) & set(after.values())
+
+
+def test_a_method_without_segmentors_does_not_depend_on_their_budget(keys_of):
+    cyclegan = {**OFFLINE, "method": "cyclegan"}
+    before, after = keys_of(cyclegan), keys_of({**cyclegan, "budget__segmentor_steps": 7, "mixing__ratio": 3.0})
+    assert before["fit"] == after["fit"]
+    assert before["downstream"] != after["downstream"]
+
+
+def test_the_judge_of_the_filter_is_the_real_arms_own_model(tmp_path, store):
+    real = Watched(tmp_path, store, experiment(arm="real"))
+    outcome_of(real.stages)
+    filtered = Watched(tmp_path, store, experiment(arm="offline", filter__min_dice=0.001))
+    kept = filtered.stages.filtered()
+    assert kept.record["inputs"]["judge"] == real.stages.model().key
+    assert "downstream" not in filtered.computed
+    chosen = json.loads((kept.directory / "kept.json").read_text())
+    assert chosen["kept"] == [int(index) for index, dice in chosen["dice"].items() if dice >= 0.001]
+    assert {key for key, _ in filtered.records} == {filtered.stages.keys["fit"]}  # the judge is no progress of ours

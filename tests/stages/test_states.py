@@ -1,0 +1,128 @@
+"""Stages of methods whose roles are states of one domain: what they add to a segmentor's training, how it is judged."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ganatomy.contracts import Synthetic
+from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
+from ganatomy.phantoms.brains import brain_case
+from ganatomy.stages import synthesis
+from ganatomy.stages.outcome import outcome_of
+from ganatomy.stages.stages import SCORES, SYNTHETIC, Stages
+from ganatomy.stages.synthesis import score_healing
+from ganatomy.stores.store import open_store
+from ganatomy.stores.writing import Item, write_store
+
+SHAPE = (5, 32, 32)
+SPLITS = ("train", "train", "train", "val", "val")
+SMALL = {"width": 0.0625, "discriminator_layers": 1}
+METHODS = {
+    "pseudo_healthy": {**SMALL, "residual_blocks": 1, "segmentor_scales": 2},
+    "conditional_gan": {**SMALL, "residual_blocks": 1},
+    "cyclegan": {**SMALL, "residual_blocks": 1, "pool_size": 2},
+}
+
+
+pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    def item(number: int, split: str) -> Item:
+        brain = brain_case(0, number, SHAPE, lesion_slices=2)
+        image, label = 2 * brain.images["flair"] - 1, (brain.label > 0).astype(np.uint8)
+        return Item(f"s{number}", f"p{number}", "flair", split, image, label, lo=0.0, hi=1000.0)
+
+    items = [item(number, split) for number, split in enumerate(SPLITS)]
+    return write_store(tmp_path_factory.mktemp("brains") / "store", name="brains", labels={1: "lesion"},
+                       domains={"flair": {}}, digest="brains", items=items)  # fmt: skip
+
+
+def experiment(method: str, **values) -> Experiment:
+    base = Experiment(
+        cohort="brains",
+        domains={"P": "flair:lesion", "H": "flair:healthy", "A": "flair:lesion", "B": "flair:healthy"},
+        target="H",
+        arm="offline",
+        method=Choice(method, METHODS[method]),
+        mixing=Mixing(pretrain=0.0),
+        downstream=Downstream(Choice("unet", {"width": 4, "norm": "instance"}), learning_rate=2e-3),
+        sampling=Sampling(ndim=2, size=(32, 32), foreground=0.5),
+        budget=Budget(segmentor_steps=3, generator_steps=3, batch=2, validations=1),
+    )
+    return base.with_values({name.replace("__", "."): value for name, value in values.items()})
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_offline_arm_teaches_a_lesion_segmentor_and_the_images_are_judged(method, store, workspace):
+    stages = Stages(workspace, store.path, experiment(method))
+    summary = outcome_of(stages).summary
+    assert 0 <= summary["val/dice"] <= 1
+    assert summary["synthesis/healthiness"] <= 1
+    assert summary["synthesis/identity_scales"] == 2
+    assert -1 <= summary["synthesis/identity_of_brain"] <= summary["synthesis/identity"] <= 1
+    made = open_store(stages.synthesised().directory / SYNTHETIC)
+    healthy = [record for record in made.records() if not made.label(record).any()]
+    assert {record.patient for record in made.records()} <= {"p0", "p1", "p2"}
+    assert len(healthy) >= 6  # of three training patients with two slices each
+    (stage,) = [stage for stage in stages.artefacts.finished.values() if stage.kind == "healthiness"]
+    rows = json.loads((stage.directory / SCORES).read_text())["rows"]
+    assert [row["slices"] for row in rows] == [2, 2]  # of two validation patients
+    assert {row["patient"] for row in rows} == {"p3", "p4"}  # as the store calls them
+
+
+def test_what_is_drawn_into_healthy_slices_is_another_patients_lesion(store, workspace):
+    stages = Stages(workspace, store.path, experiment("pseudo_healthy"))
+    made = open_store(stages.synthesised().directory / SYNTHETIC)
+    shapes = {
+        record.patient: {cut.tobytes() for cut in store.label(record) if cut.any()} for record in store.records("flair")
+    }
+    drawn = [record for record in made.records() if "-H-translated" in record.subject]
+    assert drawn
+    for record in drawn:
+        label = made.label(record)
+        givers = {patient for patient, cuts in shapes.items() if label[0].tobytes() in cuts}
+        assert givers
+        assert record.patient not in givers
+        assert givers <= {"p0", "p1", "p2"}  # nobody's who is held out
+
+
+def test_an_image_taken_for_another_state_never_teaches_its_sources_label(store, workspace):
+    """CycleGAN looks at no label: healthy images made of lesions teach that there is none, others are left out."""
+    stages = Stages(workspace, store.path, experiment("cyclegan", method__use_reconstructed=False))
+    made = open_store(stages.synthesised().directory / SYNTHETIC)
+    assert len(made)
+    assert all("-A-translated" in record.subject for record in made.records())
+    assert not any(made.label(record).any() for record in made.records())
+
+
+@pytest.mark.parametrize("paint", ["nothing", "black"])
+def test_neither_a_black_nor_an_unchanged_image_wins_on_both(store, workspace, monkeypatch, paint):
+    stages = Stages(workspace, store.path, experiment("conditional_gan"))
+    method = stages.method(stages.fit())
+
+    def synthesize(batch):
+        image = batch["P"].image if paint == "nothing" else torch.full_like(batch["P"].image, -1)
+        return [Synthetic(image, "H", "P", label=torch.zeros_like(image[:, 0]).long())] if "P" in batch else []
+
+    monkeypatch.setattr(method, "synthesize", synthesize)
+    monkeypatch.setattr(synthesis, "segment", lambda judge, image, *rest: (image > 0.5).astype(np.uint8))
+    summary, rows = score_healing(method, stages.experiment, store, {"flair": object()}, "val", torch.device("cpu"))
+    assert [row["slices"] for row in rows] == [2, 2]
+    assert {row["subject"] for row in rows}.issubset({"s3", "s4"})
+    if paint == "nothing":
+        assert summary["synthesis/healthiness_relative"] == 0
+        assert summary["synthesis/identity"] == 1
+    else:
+        assert summary["synthesis/healthiness"] == 1
+        assert summary["synthesis/identity_of_brain"] < 0.2

@@ -1,0 +1,300 @@
+"""Sweeps: what is refused before anything is spent, and a driver that is killed and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ray.tune.search import Searcher
+
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.commands.sweep import Sweep, main
+from ganatomy.contracts import InputError
+from ganatomy.core.plugins import resolve
+from ganatomy.evidence.results import SweepPlan, read_plan, read_results
+from ganatomy.experiment import Choice
+from ganatomy.phantoms.hearts import make_cohort
+from ganatomy.sweeps import tuning
+from ganatomy.sweeps.tuning import AsManyAsFit
+
+ROOT = Path(__file__).parents[2]
+
+TINY = (
+    "sampling.size=[16,16]",
+    "budget.segmentor_steps=8",
+    "budget.generator_steps=8",
+    "budget.validations=2",
+    "downstream.network.width=4",
+    "method.width=0.0625",
+    "method.discriminator_layers=1",
+    "labels.fraction=0.5",
+)
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cohorts") / "phantom"
+    make_cohort(folder, patients={"ct": (4, 2, 2), "mr": (4, 2, 5)}, shape=(2, 16, 16))
+    return folder
+
+
+# --- before anything is spent ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "--space NAME --cohort DIR"),
+        ({"space": "phantom_dem"}, "did you mean 'phantom_demo'"),
+        ({"set": ("method.shape_wieght=1",)}, "method.shape_weight"),
+        ({"set": ("method.shape_weight=heavy",)}, "heavy"),
+        ({"set": ("arm=jont",)}, "did you mean 'joint'"),
+        ({"set": ("arm",)}, "NAME=VALUE"),
+        ({"full": ()}, "space phantom_demo has no full size"),
+        ({"cohort": Path("nowhere")}, "nowhere"),
+        ({"resume": "phantom"}, "no sweep 'phantom'"),
+        ({"resume": "../../phantom"}, "no sweep '../../phantom'"),
+        ({"name": "../../x"}, "sweep name '../../x'"),
+        ({"name": "/tmp/x"}, "sweep name '/tmp/x'"),
+        ({"name": "a\nb"}, r"sweep name 'a\nb'"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line_before_anything_is_written(phantom, tmp_path, capsys, options, says):
+    given = {"space": "phantom_demo", "cohort": phantom, **options} if options else {}
+    arguments = ["--workspace", str(tmp_path / "workspace")]
+    for name, value in given.items():
+        arguments += [f"--{name}", *(value if isinstance(value, tuple) else (str(value),))]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert says in said
+    assert "\n" not in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "workspace" / "sweeps").exists()
+
+
+@pytest.mark.parametrize("given", [["--space", "gupta2019_table2"], ["--space=gupta2019_table2"]])
+def test_help_with_a_space_says_what_that_space_varies(given, capsys):
+    assert main([*given, "--help"]) == 0
+    assert "arm=offline filter.min_probability=0.9" in capsys.readouterr().out
+    assert main([*given, "--full", "--help"]) == 0
+    assert "[1024, 512]" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert "--space NAME --help" in capsys.readouterr().out
+
+
+def test_help_with_a_space_that_is_not_there_names_the_nearest(capsys):
+    assert main(["--help", "--space", "gupta2019_tabl"]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean 'gupta2019_table2'" in said
+    assert said.count("\n") == 1
+
+
+def test_an_unknown_option_is_one_line(capsys):
+    assert main(["--spcae", "phantom_demo"]) == 2
+    assert "--space" in capsys.readouterr().err
+
+
+def test_a_plan_survives_its_file_and_names_are_not_taken_twice(phantom, workspace, capsys):
+    sweep = Sweep(space="phantom_demo", cohort=phantom, workspace=workspace, set=TINY, seeds=(0,))
+    first, second = sweep.planned(), sweep.planned()
+    assert "labels of 2 of 4 training patients of ct are used (labels.fraction 0.5)" in capsys.readouterr().err
+    assert read_plan(workspace / "sweeps" / first.name) == first
+    assert (first.name, second.name) == ("phantom-phantom_demo", "phantom-phantom_demo-2")
+    assert first.store == second.store
+    assert first.trials == 5
+    assert first.apart  # one of the points trains on two workers
+    with pytest.raises(InputError, match="--resume phantom-phantom_demo"):
+        replace(sweep, name=first.name).planned()
+
+
+def test_a_sweep_at_full_size_keeps_its_size_when_it_goes_on(phantom, workspace):
+    sweep = Sweep(space="shape_consistent_small", full=True, cohort=phantom, source="ct", target="mr",
+                  workspace=workspace)  # fmt: skip
+    name = sweep.planned().name
+    assert name == "phantom-shape_consistent_small-full"
+    resumed = Sweep(resume=name, workspace=workspace).resumed().search_space()
+    paper = resolve("spaces", "shape_consistent").base
+    assert resumed.base == replace(paper, cohort="phantom", domains={"A": "ct", "B": "mr"})
+    small = replace(sweep, full=False).planned().search_space()
+    assert small.base.sampling.size == (64, 64)
+
+
+def test_the_segmentor_is_chosen_on_the_command_line(phantom, workspace):
+    kept = [setting for setting in TINY if "network" not in setting]
+    chosen = ("downstream.network=segresnet", "downstream.network.width=4")
+    plan = Sweep(space="phantom_demo", cohort=phantom, workspace=workspace, set=(*kept, *chosen)).planned()
+    for values in plan.search_space().listed(plan.fixed, (0,)):
+        network = plan.search_space().experiment(values, plan.fixed).downstream.network
+        assert network == Choice("segresnet", {"width": 4})
+
+
+# --- real sweeps -------------------------------------------------------------------------------------------------
+
+
+def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "sweep.py"), "--workspace", str(workspace), "--address", "local", *arguments]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    with (workspace / "output.txt").open("a") as output:
+        return subprocess.Popen(command, stdout=output, stderr=output, env=environment, text=True)
+
+
+def finished(workspace: Path) -> dict[str, float]:
+    """Trial -> when its result was written."""
+    return {
+        path.parent.name: path.stat().st_mtime_ns
+        for path in workspace.glob("sweeps/killed/trials/*/result.json")
+        if json.loads(path.read_text())["status"] == "finished"
+    }
+
+
+def kill(driver: subprocess.Popen[str], workspace: Path, by: signal.Signals) -> None:
+    """Send the signal to the sweep's driver when one more trial has finished."""
+    output = workspace / "output.txt"
+    said, before = len(output.read_text()), len(finished(workspace))
+    deadline = time.monotonic() + 400
+    while len(finished(workspace)) == before:
+        assert driver.poll() is None, output.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    os.kill(driver.pid, by)
+    driver.wait()
+    assert ("interrupted with" in output.read_text()[said:]) == (by != signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_twice_goes_on_then_moved_and_to_more_trials_and_repeats_none(phantom, workspace):
+    from ganatomy.tracking.runs import Tracking
+
+    arguments = (
+        "--space",
+        "phantom_demo",
+        "--cohort",
+        str(phantom),
+        "--name",
+        "killed",
+        "--seeds",
+        "0",
+        "--trials",
+        "6",
+    )
+    driver, before = start(workspace, *arguments, "--scheduler", "asha", "--set", *TINY), {}
+    for by in (signal.SIGTERM, signal.SIGKILL):
+        kill(driver, workspace, by)
+        before = finished(workspace) | before  # what the first left, the second must leave too
+        assert len(before) < 6, "the sweep outran the test"
+        driver = start(workspace, "--resume", "killed")
+    assert driver.wait(timeout=500) == 0, (workspace / "output.txt").read_text()
+    results = read_results(workspace / "sweeps" / "killed")
+    assert len(results) == 6
+    assert all(result.status in ("finished", "pruned") for result in results)
+    after = finished(workspace)
+    assert {trial: after[trial] for trial in before} == before
+
+    tracking = Tracking(None, workspace)
+    runs = tracking.client.search_runs([tracking.experiment_id], "tags.kind = 'trial'")
+    assert len(runs) == 6
+    for run in runs:
+        history = tracking.client.get_metric_history(run.info.run_id, "budget/device_seconds")
+        assert len({metric.step for metric in history}) == len(history), "a metric was logged twice"
+        assert run.info.status in ("FINISHED", "KILLED")
+    assert "Traceback" not in (workspace / "output.txt").read_text()
+
+    moved = workspace.rename(workspace.with_name("moved"))
+    again = start(moved, "--resume", "killed", "--trials", "8")
+    assert again.wait(timeout=500) == 0, (moved / "output.txt").read_text()
+    assert len(read_results(moved / "sweeps" / "killed")) == read_plan(moved / "sweeps" / "killed").trials == 8
+    assert {trial: finished(moved)[trial] for trial in after} == after
+    assert not workspace.exists()
+
+
+@pytest.mark.slow
+def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(phantom, workspace):
+    from ganatomy.tracking.runs import Tracking
+
+    settings = (*TINY, "filter.min_dice=1.0", "method.shape_weight=1.0", "mixing.ratio=1.0")
+    arguments = ("--space", "phantom_demo", "--cohort", str(phantom), "--name", "failing", "--seeds", "0")
+    assert start(workspace, *arguments, "--set", *settings).wait(timeout=500) == 0
+    results = {result.experiment.arm: result for result in read_results(workspace / "sweeps" / "failing")}
+    assert results["real"].status == results["joint"].status == "finished"
+    assert results["offline"].status == "failed"
+    assert "filter.min_dice = 1 keeps none" in results["offline"].error
+    output = (workspace / "output.txt").read_text()
+    assert "lower filter.min_dice" in output
+    assert "Traceback" not in output
+    log = workspace / "sweeps" / "failing" / "trials" / results["offline"].trial / "log.txt"
+    assert log.read_text().count("filter") == 1, "what fails is tried once"
+    tracking = Tracking(None, workspace)
+    run = tracking.client.get_run(results["offline"].run_id)
+    assert run.info.status == "FAILED"
+    assert "keeps none" in run.data.tags["error"]
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    (("--workers-per-trial", "64", "--set", *TINY, "budget.batch=64"), "64 workers needs 64"),
+    (("--gpus-per-worker", "32", "--set", *TINY), "2 workers needs 64"),
+])  # fmt: skip
+def test_workers_that_the_cluster_has_no_room_for_are_refused(phantom, workspace, options, says):
+    """Waiting for them would end in a time-out, hours later."""
+    process = start(workspace, "--space", "phantom_demo", "--cohort", str(phantom), "--name", "crowd", *options)
+    assert process.wait(timeout=120) == 2
+    last = (workspace / "output.txt").read_text().strip().splitlines()[-1]
+    assert says in last
+    assert "remedy" in last
+    assert not (workspace / "sweeps" / "crowd").exists()
+
+
+def plan_of(**values) -> SweepPlan:
+    base = resolve("spaces", "phantom_demo").base
+    needed = {"name": "x", "space": "phantom_demo", "base": base, "store": "", "cohort": "", "cohort_digest": ""}
+    return SweepPlan(**{**needed, "trials": 9, **values})
+
+
+class Points(Searcher):
+    """As many points as are asked for."""
+
+    def suggest(self, trial_id):
+        return {}
+
+    def on_trial_complete(self, trial_id, result=None, error=False):
+        pass
+
+
+@pytest.mark.parametrize(("values", "together"), [
+    ({"apart": True}, (3, 7, 5)),  # one more than fits: it waits for another's stage, holding nothing
+    ({"apart": True, "workers": 2}, (1, 3, 2)),
+    ({"apart": True, "workers": 2, "concurrent": 50}, (1, 3, 2)),
+    ({"apart": True, "workers": 2, "concurrent": 2}, (1, 2, 2)),
+    ({"cpus": 2.0}, (1, 3, 2)),
+])  # fmt: skip
+def test_as_many_trials_run_as_the_nodes_have_room_for_now(monkeypatch, values, together):
+    """Nodes join and leave; whatever --concurrent says, no trial waits for workers that others hold."""
+    present = [{"Resources": {"CPU": 2.0}}]
+    monkeypatch.setattr(tuning.roll, "working", lambda: present)
+    limiter = AsManyAsFit(Points(metric="x", mode="max"), plan_of(**values))
+    live: list[str] = []
+    for count, expected in zip((1, 3, 2), together):
+        present[:] = [{"Resources": {"CPU": 2.0}}] * count
+        while len(live) > expected:
+            limiter.on_trial_complete(live.pop())
+        while (limiter.suggest(trial := f"trial-{time.monotonic_ns()}")) is not None:
+            live.append(trial)
+        assert len(live) == expected
+
+
+def test_workers_that_fit_no_node_are_refused_although_the_cluster_is_large(monkeypatch):
+    monkeypatch.setattr(tuning.roll, "working", lambda: [{"Resources": {"CPU": 3.0}}] * 4)
+    assert tuning.fitting(plan_of(cpus=3.0)) == 4
+    with pytest.raises(InputError, match="room for 0 workers of 4 CPUs"):
+        tuning.fitting(plan_of(cpus=4.0))
+
+
+def test_the_cohort_of_these_tests_is_what_it_says(phantom):
+    cohort = read_cohort(phantom)
+    assert len(cohort.patients("test", "mr")) == 5
