@@ -20,8 +20,9 @@ from tyro.conf import Positional, arg, subcommand
 
 from ganatomy.commands.audit import Audit
 from ganatomy.commands.cohort import CohortCheck, CohortImport, CohortWho, Phantom
-from ganatomy.commands.console import DONE, UNDONE, Command, described, parse, print_rows
+from ganatomy.commands.console import DONE, UNDONE, Command, code_of, described, parse, print_rows
 from ganatomy.commands.generate import Generate
+from ganatomy.commands.sweep_options import SweepOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Demo(Command):
         """Run it, then say what to look at."""
         from ganatomy.commands.demo import NAME, run_demo
 
-        demo = run_demo(self.workspace.absolute(), settings=self.set)
+        demo = run_demo(self.workspace.absolute(), settings=self.set, quiet=self.quiet)
         if demo is None:
             return UNDONE
         if demo.promotion.version is not None:
@@ -79,6 +80,7 @@ class Report(Command):
     def run(self) -> int:
         """Print, and write the page."""
         from ganatomy.core.plugins import allow
+        from ganatomy.core.terminal import detail, tell
         from ganatomy.evidence.ablation import ablation_table
         from ganatomy.evidence.report import render_text, to_json, write_html
         from ganatomy.evidence.results import read_plan, read_results, sweep_directory
@@ -86,13 +88,15 @@ class Report(Command):
         allow(*self.allow_dotted)
         directory = sweep_directory(self.workspace.absolute(), self.sweep)
         plan = read_plan(directory)
-        published = plan.published(lambda why: print(f"note: {why}", file=sys.stderr))
-        table = ablation_table(read_results(directory), published=published)
+        published = plan.published(lambda why: tell(f"note: {why}"))
+        results = read_results(directory)
+        detail(f"{len(results)} of {plan.trials} trials are in {directory}")
+        table = ablation_table(results, published=published)
         print(to_json(table) if self.json else render_text(table))
         if self.html is not None:
             facts = {"cohort": plan.cohort, "digest": plan.cohort_digest, "search space": plan.space}
             page = write_html(table, self.html, title=f"Sweep {plan.name}", facts=facts)
-            print(f"written: {page}", file=sys.stderr)
+            tell(f"written: {page}")
         return DONE
 
 
@@ -121,7 +125,7 @@ class UI(Command):
             raise InputError(
                 f"workspace {self.workspace} has no MLflow store",
                 expected="one that a sweep has written to",
-                remedy="--workspace DIR, or run python sweep.py first",
+                remedy="--workspace DIR, or run ganatomy sweep first",
             )
         command = ui_command(self.tracking_uri or None, self.workspace, self.port)
         if "--port" in command:
@@ -231,7 +235,8 @@ class Promote(Command):
         return DONE
 
     def _say(self, sentence: str) -> None:
-        print(sentence, file=sys.stderr if self.json else sys.stdout, flush=True)
+        if not self.quiet:
+            print(sentence, file=sys.stderr if self.json else sys.stdout, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,14 +267,17 @@ class Rollback(Command):
 DESCRIPTION = """Does synthetic data help my task on real, held-out patients? Which method's, how much, at what cost?
 
 $ ganatomy cohort import DIR --layout bids --out my-cohort              real images in
-$ python sweep.py --space shape_consistent --cohort my-cohort           trials on this machine or a cluster
+$ ganatomy sweep --space shape_consistent --cohort my-cohort            trials on this machine or a cluster
 $ ganatomy report latest                                                the ablation table
 $ ganatomy promote latest --name ct-mr                                  the gates, then the registry
 $ ganatomy generate models:/ct-mr@champion --cohort my-cohort --out synthetic
+
+Every command takes -v to say more of what goes on, -q to say less. ganatomy --version: version and commit.
 """
 COHORT = "Real images in (import), what is wrong with them (check), whom a pseudonym stands for (who)."
 SINGLE = {
     "demo": Demo,
+    "sweep": SweepOptions,
     "report": Report,
     "ui": UI,
     "promote": Promote,
@@ -279,6 +287,8 @@ SINGLE = {
     "phantom": Phantom,
     "doctor": Doctor,
 }
+FLAGS = {"-v", "--verbose", "-q", "--quiet", "--debug"}
+"""Options of every command that take no value."""
 OF_COHORT = {"import": CohortImport, "check": CohortCheck, "who": CohortWho}
 
 
@@ -293,16 +303,32 @@ def _commands(arguments: Sequence[str]) -> Any:
     return reduce(or_, parts, Annotated[cohort, subcommand("cohort", description=COHORT)])
 
 
+def _with_flags_last(arguments: Sequence[str]) -> list[str]:
+    """The arguments with what stands before the command, and may as well stand behind, behind it."""
+    first = next((place for place, word in enumerate(arguments) if word not in FLAGS), len(arguments))
+    return [*arguments[first:], *arguments[:first]]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry of the ``ganatomy`` command. Returns the exit code; never raises for what a user can cause."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    arguments = _with_flags_last(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if arguments[0] == "--version":
+        from ganatomy.core.installation import release
+
+        print(f"ganatomy {release()}")
+        return DONE
+    if arguments[0] == "sweep":
+        from ganatomy.commands.sweep import main as sweep
+
+        return sweep(arguments[1:], program="ganatomy sweep")
     try:
         command = parse(_commands(arguments), program="ganatomy", description=DESCRIPTION, arguments=arguments)
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else UNDONE
+        return code_of(end)
     from ganatomy.core.terminal import guarded  # it knows InputError, which stands beside torch
 
-    return guarded(command.run, workspace=command.workspace, debug=command.debug)
+    how = {name: getattr(command, name) for name in ("workspace", "debug", "verbose", "quiet")}
+    return guarded(command.run, **how)
 
 
 if __name__ == "__main__":

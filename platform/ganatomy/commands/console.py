@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -29,6 +29,9 @@ DONE, UNDONE = 0, 1
 
 WIDE = 240
 """Columns of what is not printed on a terminal."""
+
+COMPLETION = "--tyro-print-completion"
+"""Prints a script that completes words in a shell; tyro has those of bash and zsh."""
 
 _COLOURS = {"ok": "green", "warn": "yellow", "quarantine": "yellow", "fail": "red", "refuse": "red"}
 
@@ -46,6 +49,10 @@ class Command:
     """Folder of the sweeps, stores and the embedded MLflow store (or set GANATOMY_WORKSPACE)."""
     debug: bool = False
     """Show the traceback of an error."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """Say more of what goes on: what is computed and found, and where it lies."""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """Say results, warnings and errors only."""
 
 
 def described(command: type, *, whole: bool) -> str:
@@ -56,6 +63,9 @@ def described(command: type, *, whole: bool) -> str:
 
 def parse(kind: Any, *, program: str, description: str, arguments: Sequence[str]) -> Any:
     """The ``kind`` that the arguments spell. A wrong option ends the program with 2 and one line on standard error."""
+    if COMPLETION in arguments and not {"bash", "zsh"} & set(arguments):
+        print(f"error: {COMPLETION} for a shell that is not known; expected bash or zsh", file=sys.stderr)
+        raise SystemExit(2)
     style = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
     said = io.StringIO()
     try:
@@ -65,6 +75,11 @@ def parse(kind: Any, *, program: str, description: str, arguments: Sequence[str]
     finally:
         if said.getvalue():
             print(f"error: {_one_line(said.getvalue())}", file=sys.stderr)
+
+
+def code_of(end: SystemExit) -> int:
+    """The exit code of a program that parsing ended: after help or a completion script it had nothing more to do."""
+    return DONE if end.code is None else end.code if isinstance(end.code, int) else UNDONE
 
 
 def _one_line(box: str) -> str:
@@ -100,8 +115,10 @@ def screen() -> Console:
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error; yields what to tell (done, total)."""
+    """A bar on standard error, unless ``-q`` was given; yields what to tell (done, total)."""
+    from ganatomy.core.terminal import QUIET, amount  # it knows InputError, which stands beside torch
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=amount() == QUIET) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ganatomy.cohorts.claims import alone_in
@@ -35,30 +36,32 @@ class Demo:
     panel: Path
 
 
-def run_demo(workspace: Path, *, settings: Sequence[str] = ()) -> Demo | None:
+def run_demo(workspace: Path, *, settings: Sequence[str] = (), quiet: bool = False) -> Demo | None:
     """Phantom, sweep, ablation table, gates, promotion, generation, panel; goes on where an earlier call was cut short.
 
-    settings: NAME=VALUE to fix parameters of the sweep, such as a smaller budget. None when the sweep did not end.
+    settings: NAME=VALUE to fix parameters of the sweep, such as a smaller budget.  quiet: of what goes on nothing is
+    said, only what came of it. None when the sweep did not end.
     """
+    say: Callable[[str], None] = (lambda sentence: None) if quiet else partial(print, flush=True)
     with alone_in(workspace):
-        _chapter(1, "a CT/MR phantom whose truth is known: many labelled CT, few labelled MR")
+        _chapter(say, 1, "a CT/MR phantom whose truth is known: many labelled CT, few labelled MR")
         cohort = _phantom(workspace / "phantom")
-        _chapter(2, "a sweep over arm, shape weight and real/synthetic ratio; one trial trains on two workers")
+        _chapter(say, 2, "a sweep over arm, shape weight and real/synthetic ratio; one trial trains on two workers")
         if _sweep(workspace, cohort, settings) != 0:
             return None
-        _chapter(3, "the gates, on test patients that nothing has looked at before")
-        promotion = promote(workspace, SWEEP, NAME, say=print)
+        _chapter(say, 3, "the gates, on test patients that nothing has looked at before")
+        promotion = promote(workspace, SWEEP, NAME, say=say)
         for gate in promotion.verdict.gates:
             print(f"  {'passed' if gate.passed else 'FAILED'}  {gate.name}: {gate.sentence}")
         print(promotion.verdict.sentence)
-        _chapter(4, "synthetic MR of the CT patients, with their labels")
+        _chapter(say, 4, "synthetic MR of the CT patients, with their labels")
         synthetic = _generate(promotion, cohort, workspace / "synthetic")
         panel = write_png(workspace / "panel.png", _picture(cohort, synthetic))
         return Demo(promotion, synthetic, panel)
 
 
-def _chapter(number: int, title: str) -> None:
-    print(f"\n{number}. {title}", flush=True)
+def _chapter(say: Callable[[str], None], number: int, title: str) -> None:
+    say(f"\n{number}. {title}")
 
 
 def _phantom(folder: Path) -> Cohort:

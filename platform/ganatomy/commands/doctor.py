@@ -54,7 +54,7 @@ def examine(workspace: Path, *, tracking_uri: str = "", address: str = "", cohor
         ("python", python),
         ("packages", packages),
         ("devices", devices),
-        ("memory", memory),
+        ("trials", trials),
         ("shared memory", lambda: shared_memory(Path("/dev/shm"))),
         ("workspace", lambda: writable(workspace)),
         ("disc", lambda: disc(workspace)),
@@ -130,7 +130,6 @@ def devices() -> Iterator[Check]:
     """Accelerators, what they are, and whether they compute in bf16."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
@@ -143,11 +142,41 @@ def devices() -> Iterator[Check]:
         )
         yield Check("device", "warn", f"an NVIDIA driver is here, but torch {torch.__version__} sees no GPU", remedy)
     else:
-        yield Check("device", "ok", f"CPU only, {cores} cores, fp32")
+        yield Check("device", "ok", f"CPU only, {cores()} cores, fp32")
 
 
-def memory() -> Iterator[Check]:
-    """Memory that processes may still take, inside the bound of a container where there is one."""
+def trials() -> Iterator[Check]:
+    """How many trials train here at once, a core each as usual, and whether memory bears as many."""
+    free, total = _memory()
+    found = f"{free / GIB:.1f} of {total / GIB:.1f} GiB available"
+    if free < TRIAL_BYTES:
+        yield Check("memory", "fail", found, "close other programs, or use a machine with 4 GiB free")
+        return
+    yield Check("memory", "ok", found)
+    at_once, counted = cores(), os.cpu_count() or 1
+    bearable = max(1, int(free / TRIAL_BYTES) - 1)  # beside Ray itself, and a trial that waits for another's stage
+    found = f"{at_once} at once: {at_once} cores, one a trial"
+    if bearable < at_once:
+        yield Check("trials", "warn", f"{found}; memory bears {bearable}", f"sweep with --concurrent {bearable}")
+    elif at_once < counted:
+        found = f"{found}; the machine has {counted}, of which this process may use no more, and Ray may count them all"
+        yield Check("trials", "warn", found, f"sweep with --concurrent {at_once}")
+    else:
+        yield Check("trials", "ok", f"{found}; memory would bear {bearable}")
+
+
+def cores(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use, inside the bound of a container where there is one: at least one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if (bound := group / "cpu.max").exists():
+        quota, period = bound.read_text().split()
+        if quota != "max":
+            allowed = min(allowed, int(quota) // int(period))
+    return max(1, allowed)
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes that processes may still take and bytes in all, inside the bound of a container where there is one."""
     total = free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if (table := Path("/proc/meminfo")).exists():
         lines = dict(line.split(":", 1) for line in table.read_text().splitlines())
@@ -156,13 +185,7 @@ def memory() -> Iterator[Check]:
     if (bound := group / "memory.max").exists() and (limit := bound.read_text().strip()) != "max":
         total = min(total, int(limit))
         free = min(free, int(limit) - int((group / "memory.current").read_text()))
-    found = f"{free / GIB:.1f} of {total / GIB:.1f} GiB available, room for {int(free / TRIAL_BYTES)} trials at once"
-    if free < TRIAL_BYTES:
-        yield Check("memory", "fail", found, "close other programs, or use a machine with 4 GiB free")
-    elif free < 3 * TRIAL_BYTES:
-        yield Check("memory", "warn", found, "keep --concurrent 1")
-    else:
-        yield Check("memory", "ok", found)
+    return free, total
 
 
 def shared_memory(folder: Path) -> Iterator[Check]:

@@ -91,6 +91,7 @@ class Generate(Command):
         from ganatomy.cohorts.claims import alone_in
         from ganatomy.contracts import InputError
         from ganatomy.core.plugins import allow
+        from ganatomy.core.terminal import detail
         from ganatomy.generators.generator import load_generator
 
         allow(*self.allow_dotted)
@@ -100,6 +101,7 @@ class Generate(Command):
         if not (self.count or self.labels):
             self._check_one_source()  # before anything is fetched
         generator = load_generator(self._bundle())
+        detail(f"generator: {generator.directory}, by {generator.experiment.method.name}")
         with alone_in(self.out):
             return self._made(generator)
 
@@ -123,6 +125,7 @@ class Generate(Command):
 
     def _translate(self, generator: Generator) -> int:
         """Plan, make, and write the cohort of what was made."""
+        from ganatomy.core.terminal import detail
         from ganatomy.generation.jobs import plan_generation
         from ganatomy.generation.translated import finish_generation
 
@@ -145,6 +148,9 @@ class Generate(Command):
         failed = [result for result in results if result.status == "failed"]
         for result in failed:
             print(f"error: {result.error}", file=sys.stderr)
+        for result in results:
+            if result.row is not None:
+                detail(f"{result.status} {result.row.image}")
         cohort = None if isinstance(source, Path) else source
         made = finish_generation(generator, results, self.out, cohort, self.keep_names)
         if isinstance(source, Path):

@@ -1,6 +1,6 @@
 """The sweep command: what a sweep is given, checked and written down as its plan before anything is spent.
 
-``python sweep.py`` and ``ray submit cluster.yaml sweep.py`` are this module's ``main``.
+``ganatomy sweep``, ``python sweep.py`` and ``ray submit cluster.yaml sweep.py`` are this module's ``main``.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import ray
 
@@ -21,14 +20,15 @@ from ganatomy.cluster.joining import start_ray
 from ganatomy.cohorts.claims import alone_in, assert_reserved, numbered, reserved
 from ganatomy.cohorts.reading import read_cohort
 from ganatomy.cohorts.roles import cast_roles
-from ganatomy.commands.console import described, parse
+from ganatomy.commands.console import code_of, described, parse
 from ganatomy.commands.repeated_options import typed_in
+from ganatomy.commands.sweep_options import SweepOptions
 from ganatomy.contracts import InputError
 from ganatomy.core.installation import CACHE, SOURCES, demanded
 from ganatomy.core.names import checked_name
 from ganatomy.core.plugins import allow, available
 from ganatomy.core.standstill import STANDSTILL, USUAL_S
-from ganatomy.core.terminal import BAD_INPUT, guarded, one_line
+from ganatomy.core.terminal import BAD_INPUT, detail, guarded, one_line, tell
 from ganatomy.evidence.results import PLAN, SweepPlan, read_plan, sweep_directory
 from ganatomy.experiment import Experiment
 from ganatomy.search_space import SearchSpace, load_space, named_in, parse_settings
@@ -44,81 +44,14 @@ from ganatomy.training.tasks import labelled_patients
 
 OF_A_RUN = frozenset(
     ("resume", "trials", "concurrent", "standstill_s", "address", "nodes", "workspace", "store_cache", "store_url",
-     "allow_dotted", "debug")
+     "allow_dotted", "debug", "verbose", "quiet")
 )  # fmt: skip
 """Options that a resumed sweep may be given anew; the rest is what it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """Run all trials of a search space on a cohort, on this machine or on the Ray cluster this runs on.
-
-    $ python sweep.py --space shape_consistent --cohort my-cohort --trials 40
-    $ python sweep.py --space shape_consistent --cohort my-cohort --set method.shape_weight=0.5 --seeds 0 1 2
-    $ python sweep.py --resume my-cohort-shape_consistent
-    $ ray submit cluster.yaml sweep.py --space shape_consistent --cohort /data/my-cohort --trials 400
-
-    Stages that trials share are computed once. Neither Ctrl-C nor a kill loses anything: --resume goes on.
-    """
-
-    space: str = ""
-    """Name of an installed search space, or package.module:NAME of your own."""
-    cohort: Path | None = None
-    """Folder of a cohort (see `ganatomy cohort import`)."""
-    full: bool = False
-    """The study at the paper's size: its networks, images and schedules, where the space runs smaller by default."""
-    trials: int = 0
-    """How many trials; 0: the space's listed points, each with every seed. With --resume, more than it began with."""
-    seeds: tuple[int, ...] = ()
-    """Seeds of the replicates of each listed point; the space's own if not given. Sampled points use the first."""
-    set: tuple[str, ...] = ()
-    """NAME=VALUE, …: fix parameters instead of sampling them, e.g. method.shape_weight=0.5 budget.batch=8. Of a space's
-    listed points those remain that have the value; where none has it, all get it."""
-    source: str = ""
-    """Domain that images are translated from; by default the one with more labelled training patients."""
-    target: str = ""
-    """Domain that the downstream model works in; by default the other one, or the only one."""
-    domains: tuple[str, ...] = ()
-    """ROLE=DOMAIN …: which domain plays which role of the method, where --source and --target do not say it;
-    DOMAIN:lesion and DOMAIN:healthy are its slices with and without anything labelled."""
-    workers_per_trial: int = 1
-    """Ray Train workers that train one trial together."""
-    cpus_per_worker: float = 1.0
-    """CPUs of one worker."""
-    gpus_per_worker: float = 0.0
-    """GPUs of one worker; a fraction lets several trials share one."""
-    concurrent: int = 0
-    """Trials at the same time; 0: as many as fit."""
-    scheduler: Literal["auto", "asha", "none"] = "auto"
-    """ASHA stops unpromising trials early; auto: only where points are sampled, so that ablations are complete."""
-    seed: int = 0
-    """Seed of Optuna's sampler."""
-    name: str = ""
-    """Name of the sweep; COHORT-SPACE[-full] if not given, with a number if that is taken."""
-    resume: str = ""
-    """Name of a sweep to go on with (`latest`: the newest), interrupted, or ended and to have more --trials; finished
-    trials are not repeated. What would make it another sweep is refused beside it."""
-    tracking_uri: str = ""
-    """MLflow server or store; MLFLOW_TRACKING_URI, else an SQLite store in the workspace."""
-    address: str = ""
-    """Ray cluster to run on; RAY_ADDRESS, else a running one on this machine, else one of its own."""
-    nodes: int = 0
-    """Wait, at most ten minutes, until so many nodes have joined the cluster."""
-    workspace: Path = field(default_factory=lambda: Path(os.environ.get("GANATOMY_WORKSPACE") or "workspace"))
-    """Folder of sweeps, stores, stages and the embedded MLflow store; on a cluster, one that every node sees."""
-    store_cache: str = ""
-    """Folder on each node's own disc that the prepared cohort is copied to before it is read, once; a node's own
-    GANATOMY_STORE_CACHE if not given, else it is read where it lies."""
-    store_url: str = ""
-    """Also put the prepared cohort there (s3://BUCKET/FOLDER), for such copies to come from; GANATOMY_STORE_URL."""
-    standstill_s: float | None = None
-    """End a process that computes and takes no step for so many seconds (1800 if not given, or what a resumed
-    sweep began with); what it did is taken up from its last checkpoint. 0: never."""
-    allow_dotted: tuple[str, ...] = ()
-    """package.module:NAME …: code that a resumed sweep was begun with, and that is not installed under a name. What
-    --space and --set say is allowed by being typed; what stands in a file is not."""
-    debug: bool = False
-    """Show tracebacks."""
+class Sweep(SweepOptions):
+    """What a sweep is given, and what is done with it."""
 
     def run(self, typed: Collection[str] = ()) -> int:
         """Run or resume; 0 when all trials came to an end, 1 when none finished, 130 when interrupted.
@@ -134,6 +67,7 @@ class Sweep:
                 plan = settled(plan)
                 if plan.trials > (begun := read_plan(directory)).trials:
                     replace(begun, trials=plan.trials).save(directory)
+            detail(f"plan: {directory / PLAN}; cohort: {plan.cohort}; store: {plan.store}; runs: {plan.tracking_uri}")
             return run_sweep(plan, self.workspace.absolute())
 
     def resumed(self, typed: Collection[str] = ()) -> SweepPlan:
@@ -154,7 +88,7 @@ class Sweep:
         read_asked(directory)  # what it cannot go on with is said before anything is started
         plan.check_named()
         for sentence in plan.elsewhere(self.workspace.absolute()):
-            _say(sentence)
+            tell(sentence)
         return replace(
             plan,
             trials=max(plan.trials, self.trials),
@@ -171,7 +105,7 @@ class Sweep:
         places = {name: place for name, place in ((CACHE, self.store_cache), (URL, self.store_url)) if place}
         running.callback(ray.shutdown)
         start_ray(self.address, {SOURCES: demanded(packages), STANDSTILL: f"{plan.standstill_s:g}", **places})
-        nodes.await_nodes(self.nodes, _say)
+        nodes.await_nodes(self.nodes, tell)
         question = running.enter_context(
             nodes.inquiry(
                 packages,
@@ -182,10 +116,10 @@ class Sweep:
         )
         agreed = nodes.alive()
         if len(agreed) > 1:
-            agreed = nodes.check_nodes(question, _say)
+            agreed = nodes.check_nodes(question, tell)
             # Drivers stay on the head node, and work whose node dies is done again elsewhere.
             plan = replace(plan, apart=True)
-        running.enter_context(roll.roll_called(question, _say, agreed))
+        running.enter_context(roll.roll_called(question, tell, agreed))
         fitting(plan)
         return plan
 
@@ -284,17 +218,13 @@ def _tell_labels(store: Store, experiments: Sequence[Experiment]) -> None:
             told.add(f"labels of {used} of {known} training patients of {domain} are used "
                      f"(labels.fraction {experiment.labels.fraction:g})")  # fmt: skip
     for sentence in sorted(told):
-        _say(sentence)
+        tell(sentence)
 
 
 def _packages(plan: SweepPlan) -> list[str]:
     """The packages whose sources decide what the sweep computes."""
     named = (available("spaces").get(plan.space, plan.space), plan.base.method.name, plan.base.downstream.network.name)
     return nodes.packages_of(*named)
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -318,24 +248,33 @@ def _space(name: str, full: bool) -> SearchSpace:
 def _help(given: Sequence[str]) -> str:
     """What the command is for, and what it can be given here; of a space that is named, what it varies."""
     spaces = ", ".join(sorted(available("spaces")))
-    text = f"{described(Sweep, whole=True)}\n\nInstalled spaces: {spaces}."
+    text = f"{described(SweepOptions, whole=True)}\n\nInstalled spaces: {spaces}."
     words = " ".join(given).replace("--space=", "--space ").split()
     if not {"-h", "--help"} & set(words) or "--space" not in words[:-1]:
         return f"{text} What one varies: --space NAME --help."
     return f"{text}\n\n{_space(words[words.index('--space') + 1], '--full' in words).described()}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of sweep.py. Returns the exit code."""
+def main(arguments: Sequence[str] | None = None, *, program: str = "sweep.py") -> int:
+    """Entry of sweep.py, and of ``ganatomy sweep``. Returns the exit code.
+
+    program: what the user called it by.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        options = parse(Sweep, program="sweep.py", description=_help(given), arguments=given)
+        options = parse(Sweep, program=program, description=_help(given), arguments=given)
     except InputError as error:  # a space that is not there
         print(f"error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else BAD_INPUT
-    return guarded(partial(options.run, typed_in(Sweep, given)), workspace=options.workspace, debug=options.debug)
+        return code_of(end)
+    return guarded(
+        partial(options.run, typed_in(Sweep, given)),
+        workspace=options.workspace,
+        debug=options.debug,
+        verbose=options.verbose,
+        quiet=options.quiet,
+    )
 
 
 if __name__ == "__main__":

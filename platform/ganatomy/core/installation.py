@@ -1,4 +1,4 @@
-"""What a machine has and sees: versions, a hash of the sources, whether files are the same ones that others see.
+"""What a machine has and sees: release, commit, versions, a hash of the sources, and whether others see the same files.
 
 Standard library only: ``look`` is sent whole to the nodes of a cluster, so that one that lacks the package can say so.
 """
@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +31,37 @@ CACHE = "GANATOMY_STORE_CACHE"
 
 APPEARING_S = 5.0
 """How long a file that was just written elsewhere may take to appear on a network file system."""
+
+COMMIT = "commit.txt"
+"""In the package as a wheel or a source archive brings it: the commit that it was built from."""
+
+UNKNOWN = "unknown"
+
+
+def release() -> str:
+    """Version and commit of this package, as ``0.1.0 (commit 0ce5490f1d2a)``."""
+    from ganatomy import __version__
+
+    return f"{__version__} (commit {commit()})"
+
+
+def commit() -> str:
+    """The commit that the sources of this package are of, with ``+changes`` where they differ from it.
+
+    Written down when a wheel was built, else asked of git where this is a checkout, else ``unknown``.
+    """
+    package = Path(__file__).resolve().parents[1]
+    if (package / COMMIT).is_file():
+        return (package / COMMIT).read_text().strip()
+    house = package.parents[1]
+    if package.parent.name != "platform" or not (house / ".git").exists():  # another repository's may lie further up
+        return UNKNOWN
+    describe = ["git", "-C", str(house), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+changes"]
+    try:
+        said = subprocess.run(describe, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return UNKNOWN
+    return said.stdout.strip() or UNKNOWN
 
 
 def look(question: Mapping[str, Any]) -> dict[str, Any]:

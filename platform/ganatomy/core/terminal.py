@@ -1,4 +1,9 @@
-"""How a command ends: exit codes, and one clear line for any error; a traceback only where it was asked for."""
+"""What a command says meanwhile and how it ends: exit codes, and one clear line for any error; a traceback only where
+it was asked for.
+
+Results stand on standard output. What goes on is told on standard error: ``tell``, and ``detail`` where ``-v`` asks for
+more. ``-q`` leaves results, warnings and errors.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +19,53 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ganatomy.contracts import InputError, shortened
+from ganatomy.core.installation import release
 from ganatomy.core.names import on_one_line
 
 DONE, UNDONE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """The job is done; it could not be done; what was asked for is wrong; Ctrl-C."""
 
+QUIET, USUAL, MORE = 0, 1, 2
+_amount = USUAL
 
-def guarded(run: Callable[[], int], *, workspace: Path, debug: bool = False) -> int:
-    """Run a command and return its exit code; never raises for anything that a user can cause."""
+
+def amount() -> int:
+    """How much this process says: QUIET, USUAL or MORE."""
+    return _amount
+
+
+def tell(sentence: str) -> None:
+    """Say what goes on, on standard error, unless ``-q`` was given. What names a remedy is a warning: it is said."""
+    if _amount > QUIET or "; remedy: " in sentence:
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def detail(sentence: str) -> None:
+    """Say what only ``-v`` asks for."""
+    if _amount >= MORE:
+        tell(sentence)
+
+
+def guarded(
+    run: Callable[[], int], *, workspace: Path, debug: bool = False, verbose: bool = False, quiet: bool = False
+) -> int:
+    """Run a command, which says as much as it was told to, and return its exit code; never raises for anything that a
+    user can cause."""
+    global _amount
+    _amount = MORE if verbose else QUIET if quiet else USUAL
+    began = time.monotonic()
+    code = _ended(run, workspace, debug, contradicting=verbose and quiet)
+    detail(f"exit code {code} after {time.monotonic() - began:.1f} s")
+    return code
+
+
+def _ended(run: Callable[[], int], workspace: Path, debug: bool, *, contradicting: bool) -> int:
     heed_termination()
     try:
+        if contradicting:
+            raise InputError("both --verbose and --quiet", expected="one of them, or neither")
+        if _amount >= MORE:
+            detail(f"ganatomy {release()}; workspace {workspace.absolute()}")
         return int(run())
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept; a sweep goes on with --resume, any other command when called "

@@ -126,7 +126,7 @@ def sweep_directory(workspace: Path, name: str) -> Path:
         raise InputError(
             f"no sweep {name!r} in workspace {workspace}",
             expected=nearest(name, known),
-            remedy="--workspace DIR if it lies elsewhere, or run python sweep.py first",
+            remedy="--workspace DIR if it lies elsewhere, or run ganatomy sweep first",
         )
     return workspace / "sweeps" / chosen
 

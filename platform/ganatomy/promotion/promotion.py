@@ -132,7 +132,7 @@ def _left_out(directory: Path, as_it_stands: str | None) -> int:
         raise InputError(
             f"sweep {plan.name!r} has {left} of {plan.trials} trials outstanding",
             expected="a sweep whose trials have all ended: the test patients are read once",
-            remedy=f"wait for it, or python sweep.py --resume {plan.name}; of one that will never be finished, "
+            remedy=f"wait for it, or ganatomy sweep --resume {plan.name}; of one that will never be finished, "
             "--as-it-stands REASON judges what is there",
         )
     return left

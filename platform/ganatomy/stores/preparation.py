@@ -26,6 +26,7 @@ from ganatomy.cohorts.pseudonyms import Pseudonyms, pseudonyms_of
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import digest as digest_of
 from ganatomy.core.single_flight import single_flight
+from ganatomy.core.terminal import QUIET, amount
 from ganatomy.images.files import read_grid, room_for
 from ganatomy.images.imaging import Prepared, box_in
 from ganatomy.stores.store import Store
@@ -152,7 +153,7 @@ def _say_once(name: str) -> Callable[[], None]:
     said: list[str] = []
 
     def waiting() -> None:
-        if not said and sys.stderr.isatty():
+        if not said and sys.stderr.isatty() and amount() > QUIET:
             said.append(name)
             Console(stderr=True).print(f"waiting for another process that prepares cohort {name}")
 
@@ -164,7 +165,7 @@ def _reporting(progress: Progress | None, total: int) -> Iterator[Progress]:
     if progress is not None:
         yield progress
         return
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or amount() == QUIET:
         yield lambda done, total, subject: None
         return
     rate = TextColumn("{task.fields[rate]:.1f} images/s")

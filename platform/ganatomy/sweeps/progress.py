@@ -16,7 +16,7 @@ from ray import tune
 
 from ganatomy.cluster.roll import working
 from ganatomy.core.standstill import noted
-from ganatomy.core.terminal import one_line
+from ganatomy.core.terminal import MORE, QUIET, amount, one_line
 from ganatomy.evidence.results import (
     RESULT,
     SweepPlan,
@@ -36,6 +36,9 @@ from ganatomy.training.distributed import read_history
 QUIET_S = 20.0
 """A line about running trials at least this often, so that nobody wonders whether anything happens."""
 
+FOLLOWED_S = 1.0
+"""How often ``-v`` looks for what running trials say that they do."""
+
 STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "KILLED"}
 
 
@@ -52,6 +55,7 @@ class SweepProgress(tune.Callback):
         self.plan, self.directory, self.tracking = plan, directory, tracking
         self.began = self.spoke = time.monotonic()
         self.latest: dict[str, dict[str, Any]] = {}
+        self.followed, self.told = self.began, dict[str, int]()
         # Once: of thousands of trials, all of them at every event would be all it does.
         results = read_results(directory)
         self.done_before = {result.trial for result in results if is_concluded(directory, result.trial)}
@@ -82,6 +86,11 @@ class SweepProgress(tune.Callback):
     def on_step_end(self, iteration: int, trials: Sequence[Any], **_: Any) -> None:
         """Between events: a line when it has been quiet for long."""
         working()  # nodes come and go when no trial is left to start, too
+        if amount() >= MORE and time.monotonic() - self.followed > FOLLOWED_S:
+            self.followed = time.monotonic()
+            for trial in trials:
+                if trial.status == "RUNNING":
+                    self._follow(trial.config[TRIAL])
         if time.monotonic() - self.spoke > QUIET_S:
             running = [trial.config[TRIAL] for trial in trials if trial.status == "RUNNING"]
             self._say(f"{self._counts()}; running: {'; '.join(map(self._doing, running)) or 'none'}; {self._outlook()}")
@@ -92,7 +101,7 @@ class SweepProgress(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """Its process died; what it was doing is taken up by another."""
-        self._say(f"{self._counts()}; the driver of [{self._name(trial.config[TRIAL])}] died; another takes it up")
+        self._warn(f"{self._counts()}; the driver of [{self._name(trial.config[TRIAL])}] died; another takes it up")
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """A trial failed; the sweep goes on."""
@@ -110,13 +119,13 @@ class SweepProgress(tune.Callback):
         self._log_report(results)
         self.tracking.terminate(self.plan.run_id, "KILLED" if missing else "FINISHED")
         if late:
-            self._say(
+            self._warn(
                 f"tracking server away: {len(late)} runs have metrics to send; --resume {self.plan.name} sends them"
             )
         if missing:
-            self._say(
+            self._warn(
                 f"interrupted with {missing} of {self.plan.trials} trials to go; nothing is lost: "
-                f"python sweep.py --resume {self.plan.name}{self._where()}"
+                f"ganatomy sweep --resume {self.plan.name}{self._where()}"
             )
         else:
             self._say(f"sweep {self.plan.name} done in {_duration(time.time() - began)}")
@@ -149,7 +158,7 @@ class SweepProgress(tune.Callback):
             write_result(folder, TrialResult(trial, self.plan.base, status, error))
             conclude(self.directory, trial)
             self._count(trial)
-            self._say(f"{self._counts()}; trial {trial} failed before it began: {error}; {self._outlook()}")
+            self._warn(f"{self._counts()}; trial {trial} failed before it began: {error}; {self._outlook()}")
             return
         result = read_result(folder / RESULT)
         if result.status == "running":
@@ -166,7 +175,9 @@ class SweepProgress(tune.Callback):
         ranked_by = self.plan.score
         score = f" {ranked_by} {result.summary[ranked_by]:.3f}" if ranked_by in result.summary else ""
         reason = f": {result.error}" if result.error else ""
-        self._say(f"{self._counts()}; {result.status}{score} [{self._name(trial)}]{reason}; {self._outlook()}")
+        self._follow(trial)
+        tell = self._warn if result.status == "failed" else self._say
+        tell(f"{self._counts()}; {result.status}{score} [{self._name(trial)}]{reason}; {self._outlook()}")
 
     def _count(self, trial: str) -> None:
         """A trial that ended before the driver was killed may end once more, where Tune had not written it down."""
@@ -220,7 +231,22 @@ class SweepProgress(tune.Callback):
         path = self.directory / "trials" / trial / "name"
         return path.read_text() if path.exists() else trial
 
+    def _follow(self, trial: str) -> None:
+        """With ``-v``, what the trial has said since: stages that it computes, waits for or finds."""
+        log = self.directory / "trials" / trial / "log.txt"
+        if amount() < MORE or not log.exists():
+            return
+        said = log.read_text().splitlines()
+        for line in said[self.told.get(trial, 0) :]:
+            self._say(f"[{self._name(trial)}] {line.partition(' ')[2]}")
+        self.told[trial] = len(said)
+
     def _say(self, sentence: str) -> None:
+        if amount() > QUIET:
+            self._warn(sentence)
+
+    def _warn(self, sentence: str) -> None:
+        """What is said however little is asked for."""
         self.spoke = time.monotonic()
         print(f"[{_duration(self.spoke - self.began)}] {sentence}", file=sys.stderr, flush=True)
 
