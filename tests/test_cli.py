@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +21,14 @@ from pathlib import Path
 import pytest
 from command_line import GANATOMY, error_line
 
-from ganatomy import cli
+from ganatomy import __version__, cli
 from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.core.terminal import guarded
+from ganatomy.core.terminal import guarded, tell
 from ganatomy.evidence.results import SweepPlan, write_result
 from ganatomy.experiment import Experiment, Score, TrialResult
 
+HOUSE = Path(__file__).resolve().parent.parent
 COMMANDS = [*cli.SINGLE, *(f"cohort {name}" for name in cli.OF_COHORT)]
 
 
@@ -64,6 +68,94 @@ def test_the_help_of_a_command_teaches_by_example(command, capsys):
 def test_a_wrong_option_is_one_line_that_knows_the_right_one(arguments, said, capsys):
     assert cli.main(arguments) == 2
     assert said in error_line(capsys)
+
+
+def test_it_says_its_version_and_commit(capsys):
+    assert cli.main(["--version"]) == 0
+    assert re.fullmatch(rf"ganatomy {re.escape(__version__)} \(commit \S+\)\n", capsys.readouterr().out)
+    declared = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]["version"]
+    assert __version__ == declared
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_shell_is_told_what_completes(shell, capsys, tmp_path):
+    assert cli.main(["--tyro-print-completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(word in script for word in (*cli.SINGLE, *cli.OF_COHORT, "--standstill-s"))
+    if shutil.which(shell):
+        (tmp_path / "script").write_text(script)
+        subprocess.run([shell, "-n", tmp_path / "script"], check=True)
+
+
+def test_a_shell_for_which_there_is_no_completion_is_said_so(capsys):
+    assert cli.main(["--tyro-print-completion", "tcsh"]) == 2
+    assert "bash or zsh" in error_line(capsys)
+
+
+# --- the same sweep, from either door ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--space", "phantom_demo", "--help"],
+        ["--space", "phantom_dmeo", "--help"],
+        [],
+        ["--spcae", "x"],
+        ["--space", "a", "--space", "b"],
+        ["--resume", "nothing", "--workspace", "nowhere"],
+        ["--space", "phantom_demo", "--cohort", "nowhere", "--workers-per-trial", "0"],
+        ["--space", "phantom_demo", "--cohort", "nowhere", "--set", "a=1", "--set", "b=2"],
+    ],
+)
+def test_ganatomy_sweep_answers_as_sweep_py_does(arguments, capsys, tmp_path, monkeypatch):
+    from ganatomy.commands import sweep
+
+    monkeypatch.chdir(tmp_path)
+    code = sweep.main(arguments)
+    theirs = capsys.readouterr()
+    assert cli.main(["sweep", *arguments]) == code
+    ours = capsys.readouterr()
+    assert ours.err == theirs.err.replace("sweep.py --help", "ganatomy sweep --help")
+    assert ours.out.partition("\n")[2] == theirs.out.partition("\n")[2]  # but for how it was called
+    assert code == (0 if "--help" in arguments and "phantom_dmeo" not in arguments else 2)
+
+
+# --- how much is said --------------------------------------------------------------------------------------------
+
+
+def test_more_and_less_is_said_before_or_behind_the_command(sweep, tmp_path, capsys):
+    command = ["report", "ct-mr", "--workspace", str(sweep), "--html", str(tmp_path / "page.html")]
+    results, said = {}, {}
+    for flag in ("", "-v", "--verbose", "-q", "--quiet"):
+        for words in ([*command, *[flag] * bool(flag)], [*[flag] * bool(flag), *command]):
+            assert cli.main(words) == 0
+            results[flag, words[0]], said[flag, words[0]] = capsys.readouterr()
+    assert len(set(results.values())) == 1  # a result is not a matter of how much is said
+    for (flag, _), text in said.items():
+        assert ("written: " in text) == (flag not in ("-q", "--quiet"))
+        assert (f"2 of 2 trials are in {sweep / 'sweeps' / 'ct-mr'}" in text) == (flag in ("-v", "--verbose"))
+    assert not said["-q", "-q"]
+    assert re.search(r"^ganatomy \S+ \(commit \S+\); workspace ", said["-v", "-v"])
+
+
+def test_more_and_less_at_once_is_refused(sweep, capsys):
+    assert cli.main(["report", "ct-mr", "--workspace", str(sweep), "-v", "-q"]) == 2
+    assert "both --verbose and --quiet" in capsys.readouterr().err
+
+
+def test_an_error_and_what_has_a_remedy_is_said_however_little_is_asked_for(tmp_path, capsys):
+    assert cli.main(["-q", "cohort", "check", str(tmp_path / "nothing")]) == 2
+    assert "remedy: " in error_line(capsys)
+
+    def run() -> int:
+        tell("node 7 has joined")
+        tell("node 7 has no room; remedy: free some")
+        return 0
+
+    assert guarded(run, workspace=tmp_path, quiet=True) == 0
+    assert capsys.readouterr().err == "node 7 has no room; remedy: free some\n"
 
 
 # --- errors ------------------------------------------------------------------------------------------------------

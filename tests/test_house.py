@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 HOUSE = Path(__file__).resolve().parent.parent
 ROOTS = {
@@ -169,6 +170,42 @@ def test_every_ganatomy_command_of_the_pages_is_understood():
     assert lines
     for words in sorted(set(lines)):
         assert main([*words.split(), "--help"]) == 0, words
+
+
+def test_the_words_of_a_sweep_are_in_the_glossary_and_the_readme_leads_there():
+    assert "(docs/glossary.md)" in (HOUSE / "README.md").read_text()
+    defined = re.findall(r"^\| ([^|]+) \|", (HOUSE / "docs" / "glossary.md").read_text(), re.MULTILINE)
+    words = {word.strip() for cell in defined for word in cell.split(",")}
+    for word in ("arm", "downstream model", "stage", "store", "S-score", "missed", "device seconds", "reading",
+                 "mixing", "filter", "trial", "sweep", "gate", "champion"):  # fmt: skip
+        assert word in words
+
+
+def test_the_package_says_whose_it_is_and_how_to_cite_it():
+    """The fields that the format of CITATION.cff asks for, the five papers, and no two versions or licences."""
+    project = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]
+    cited = yaml.safe_load((HOUSE / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert cited["type"] == "software"
+    assert cited["authors"][0]["name"]
+    papers = cited["references"]
+    assert {paper["authors"][0]["family-names"] for paper in papers} == {"Cai", "Zhang", "Gupta", "Xia", "Qu"}
+    assert all({"type", "title", "authors", "year"} <= paper.keys() for paper in papers)
+    assert "END OF TERMS AND CONDITIONS" in (HOUSE / "LICENSE").read_text()
+    assert re.search(r"^## \[(Unreleased|\d+\.\d+\.\d+)\]", (HOUSE / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_every_paper_is_cited_in_full_in_the_page_of_its_method():
+    pages = {"Cai": "shape_consistent", "Zhang": "shape_consistent", "Gupta": "unit_lesion", "Xia": "pseudo_healthy",
+             "Qu": "multimodal_mr"}  # fmt: skip
+    for paper in yaml.safe_load((HOUSE / "CITATION.cff").read_text())["references"]:
+        names = [author["family-names"] for author in paper["authors"]]
+        page = (HOUSE / "docs" / f"{pages[names[0]]}.md").read_text().partition("\n## ")[0]
+        text = " ".join(page.split())
+        known = [paper["doi"]] if "doi" in paper else [one["value"] for one in paper.get("identifiers", [])]
+        assert all(f". {name}" in text for name in names)
+        assert all(word in text for word in (paper["title"], str(paper["year"]), *known))
 
 
 def locked() -> dict[str, list[str]]:

@@ -120,6 +120,50 @@ def test_a_workspace_inside_a_file_fails(tmp_path):
     assert str(tmp_path / "file") in check.found
 
 
+@pytest.mark.parametrize(
+    ("cores", "free", "expected", "said", "remedy"),
+    [
+        (2, 23, "ok", "2 at once: 2 cores, one a trial; memory would bear 18", ""),
+        (1, 23, "ok", "1 at once", ""),
+        (2, 3, "warn", "2 at once: 2 cores, one a trial; memory bears 1", "--concurrent 1"),
+        (64, 24, "warn", "memory bears 19", "--concurrent 19"),
+    ],
+)
+def test_as_many_trials_are_counted_as_cores_carry(cores, free, expected, said, remedy, monkeypatch):
+    """And fewer where memory bears fewer, with the option that keeps a sweep within it."""
+    monkeypatch.setattr(doctor, "cores", lambda: cores)
+    monkeypatch.setattr(doctor.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(doctor, "_memory", lambda: (free * doctor.GIB, 32 * doctor.GIB))
+    [memory, trials] = doctor.trials()
+    assert (memory.name, memory.status, trials.name, trials.status) == ("memory", "ok", "trials", expected)
+    assert said in trials.found
+    assert remedy in trials.remedy
+    assert bool(trials.remedy) == (expected == "warn")
+
+
+def test_where_ray_counts_cores_that_this_process_may_not_use_a_sweep_is_to_be_told(monkeypatch):
+    monkeypatch.setattr(doctor, "cores", lambda: 2)
+    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(doctor, "_memory", lambda: (100 * doctor.GIB, 100 * doctor.GIB))
+    [_, trials] = doctor.trials()
+    assert trials.status == "warn"
+    assert "the machine has 64" in trials.found
+    assert "--concurrent 2" in trials.remedy
+
+
+def test_without_memory_for_one_trial_it_fails(monkeypatch):
+    monkeypatch.setattr(doctor, "_memory", lambda: (doctor.GIB, 2 * doctor.GIB))
+    assert statuses(doctor.trials()) == ["fail"]
+
+
+def test_a_container_that_is_given_fewer_cores_has_fewer(tmp_path):
+    here = doctor.cores(tmp_path)
+    assert 1 <= here <= (os.cpu_count() or 1)
+    for bound, expected in (("max 100000", here), ("150000 100000", 1), ("50000 100000", 1)):
+        (tmp_path / "cpu.max").write_text(bound + "\n")
+        assert doctor.cores(tmp_path) == expected
+
+
 def test_a_small_shared_memory_folder_is_warned_about(tmp_path, monkeypatch):
     usage = doctor.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=64 * 2**20))

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import ray
 
+from ganatomy.core import terminal
 from ganatomy.evidence.results import SweepPlan, conclude, read_results, write_result
 from ganatomy.experiment import Experiment, TrialResult
 from ganatomy.sweeps import progress
@@ -163,3 +164,33 @@ def test_a_line_about_a_stage_under_way_says_how_far_it_is(workspace, ray_cluste
         sweeping.drive().on_step_end(1, running)
         line = capsys.readouterr().err
         assert f"trial-000 computing fit 5ed4{says}; trial-001 waiting for fit 5ed4;" in line
+
+
+def test_more_is_said_of_what_trials_do_where_it_is_asked_for_and_less_too(workspace, ray_cluster, capsys, monkeypatch):
+    sweeping = Sweeping(workspace, 4)
+    first, *failing = sweeping.trials
+    folder = sweeping.directory / "trials" / first
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text("10:00:00 computing fit 5ed4\n")
+    running = [SimpleNamespace(config={TRIAL: first}, status="RUNNING")]
+    monkeypatch.setattr(progress, "FOLLOWED_S", -1.0)
+
+    def said(amount: int) -> str:
+        monkeypatch.setattr(terminal, "_amount", amount)
+        driving = sweeping.drive()
+        driving.setup()
+        driving.on_step_end(1, running)
+        driving.on_step_end(2, running)
+        sweeping.finish(first, 0.5)
+        end(driving, first)
+        driving.on_trial_error(1, [], SimpleNamespace(config={TRIAL: failing[amount]}, get_error=lambda: None))
+        return capsys.readouterr().err
+
+    usual, more, least = said(terminal.USUAL), said(terminal.MORE), said(terminal.QUIET)
+    assert "4 trials" in usual
+    assert "finished val/dice 0.500" in usual
+    assert "[trial-000] computing fit 5ed4" not in usual
+    assert more.count("[trial-000] computing fit 5ed4") == 1
+    assert "finished val/dice 0.500" in more
+    [line] = least.splitlines()
+    assert "failed" in line

@@ -154,6 +154,7 @@ class SweepProgress(tune.Callback):
 
     def _end(self, trial: str, status: Any, error: str = "") -> None:
         folder = self.directory / "trials" / trial
+        self._follow(trial)
         if not (folder / RESULT).exists():  # no experiment could be made of its values, or no run for it
             write_result(folder, TrialResult(trial, self.plan.base, status, error))
             conclude(self.directory, trial)
@@ -175,7 +176,6 @@ class SweepProgress(tune.Callback):
         ranked_by = self.plan.score
         score = f" {ranked_by} {result.summary[ranked_by]:.3f}" if ranked_by in result.summary else ""
         reason = f": {result.error}" if result.error else ""
-        self._follow(trial)
         tell = self._warn if result.status == "failed" else self._say
         tell(f"{self._counts()}; {result.status}{score} [{self._name(trial)}]{reason}; {self._outlook()}")
 
@@ -183,6 +183,7 @@ class SweepProgress(tune.Callback):
         """A trial that ended before the driver was killed may end once more, where Tune had not written it down."""
         self.ended += trial not in self.done_before
         self.latest.pop(trial, None)
+        self.told.pop(trial, None)
 
     def _counts(self) -> str:
         return f"{len(self.done_before) + self.ended}/{self.plan.trials} trials"
