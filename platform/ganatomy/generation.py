@@ -21,7 +21,7 @@ from ganatomy.cohort import Cohort, Row, prepare_image
 from ganatomy.contracts import InputError
 from ganatomy.donors import fits, label_like, label_shown
 from ganatomy.durable import put_in_place
-from ganatomy.generation_jobs import Job, by_name, by_pseudonym, plan_generation, rows_before
+from ganatomy.generation_jobs import DESCRIPTION, Job, by_name, by_pseudonym, plan_generation, rows_before
 from ganatomy.generator import Generator, load_generator
 from ganatomy.imaging import Prepared, load_image, to_native
 from ganatomy.inference import MAX_VOXELS
@@ -99,7 +99,7 @@ def write_cohort(
     description = {"Name": made.name, "BIDSVersion": "1.9.0", "DatasetType": "derivative", "License": made.licence,
                    "GeneratedBy": [maker(generator)],
                    "PatientNames": "those of the cohort" if keep_names else "pseudonyms"}  # fmt: skip
-    write_json(out / "dataset_description.json", description)
+    write_json(out / DESCRIPTION, description)
     return made.save()
 
 
