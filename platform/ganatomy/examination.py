@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ganatomy import gate
 from ganatomy.classification import class_of
 from ganatomy.cohort import Cohort
 from ganatomy.cohort_reading import read_cohort
-from ganatomy.contracts import Method
+from ganatomy.contracts import InputError, Method
 from ganatomy.distributed import Workers
 from ganatomy.drawing import Offers, as_volume, fitted, size_for
 from ganatomy.experiment import Experiment, TrialResult, replicates
@@ -28,6 +28,7 @@ from ganatomy.gate import GateResult
 from ganatomy.generator import Generator, save_generator
 from ganatomy.lesion_patches import part, role_in, rules_of
 from ganatomy.metrics import LESION, NORMAL, nearest_distances, patient_scores, predictions
+from ganatomy.plain_values import plain
 from ganatomy.pseudonyms import KEY, pseudonyms_of
 from ganatomy.reloading import Example, differences_when_drawn_elsewhere, differences_when_reloaded, drawn_arrays
 from ganatomy.results import SweepPlan, read_plan, sweeps
@@ -48,6 +49,16 @@ class Bench:
     def __init__(self, workspace: Path, plan: SweepPlan, say: Callable[[str], None]) -> None:
         self.workspace, self.plan, self.say = workspace, plan, say
         self.store: Store = open_store(plan.store)
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        """The cohort of the sweep, as it stands now."""
+        return read_cohort(self.plan.cohort)
+
+    def check_rules(self) -> None:
+        """InputError where the cohort says now that images are prepared otherwise than those of the store were: a
+        generator would be handed over with rules that it was neither trained nor judged by."""
+        _check_rules(self.cohort, self.store)
 
     def stages(self, result: TrialResult) -> Stages:
         """The trial's, which may train nothing."""
@@ -92,7 +103,7 @@ class Bench:
         """
         stages = self.stages(result)
         taught, fit = stages.taught(), stages.fit()
-        cohort, borrowed = read_cohort(self.plan.cohort), taught is not stages
+        cohort, borrowed = self.cohort, taught is not stages
         generator = save_generator(
             directory,
             stages.method(fit),
@@ -216,9 +227,8 @@ class Bench:
         theirs = next((names for names in map(pseudonyms_of, folders) if names.identity == taught.key), None)
         if theirs is None:
             return None
-        cohort = read_cohort(self.plan.cohort)
-        ours = pseudonyms_of(cohort.path)
-        return {ours(name): theirs(name) for name in cohort.patients()}
+        ours = pseudonyms_of(self.cohort.path)
+        return {ours(name): theirs(name) for name in self.cohort.patients()}
 
     def _folders_of(self, store: Store) -> list[str]:
         """Of the cohorts that ``store`` was prepared from, by the sweeps of the workspace."""
@@ -267,6 +277,23 @@ class Bench:
         """Those that the synthetic set was drawn of, int64 [M, *S]."""
         pool = label_pool(self.store, experiment, experiment.target)
         return Offers.of(pool, size_for(method, experiment.sampling.size)).labels
+
+
+def _check_rules(cohort: Cohort, store: Store) -> None:
+    """InputError where ``store`` was not prepared by the rules of ``cohort``, as far as a store tells of them."""
+    changed = [name for name, domain in cohort.domains.items() if store.domains.get(name) != plain(domain)]
+    wanted = cohort.spacing or (0.0, 0.0, 0.0)
+    steps = {tuple(reversed(store.spacing(record))) for record in store.records()}
+    if not all(np.allclose(step, np.where(wanted, wanted, step), rtol=1e-3) for step in steps):
+        changed.append("spacing")
+    if dict(cohort.labels) != store.labels:
+        changed.append("labels")
+    if changed:
+        raise InputError(
+            f"{cohort.path / 'cohort.yaml'} was changed after the sweep: {', '.join(changed)}",
+            expected="the rules by which its images were prepared, which the generator is to keep",
+            remedy="put them back, or sweep anew",
+        )
 
 
 # --- who was seen ------------------------------------------------------------------------------------------------
