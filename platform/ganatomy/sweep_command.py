@@ -30,7 +30,7 @@ from ganatomy.names import checked_name
 from ganatomy.plugins import allow, available
 from ganatomy.preparation import prepare
 from ganatomy.proposals import read_asked
-from ganatomy.results import PLAN, SweepPlan, read_plan, sweep_directory
+from ganatomy.results import LATEST, PLAN, SweepPlan, read_plan, sweep_directory
 from ganatomy.roles import cast_roles
 from ganatomy.search_space import SearchSpace, load_space, named_in, parse_settings
 from ganatomy.standstill import STANDSTILL, USUAL_S
@@ -171,6 +171,8 @@ class Sweep:
         cohort = read_cohort(self.cohort)
         usual = f"{cohort.name}-{space.name}" + "-full" * self.full
         name = checked_name(self.name or usual, "sweep name", remedy="--name")
+        if name == LATEST:  # promote, report and --resume would take another for it
+            raise InputError("a sweep called latest", expected="any other name: it is what the newest is called")
         base = cast_roles(space.base, cohort, self.domains, self.source, self.target)
         space = replace(space, base=base)
         space.check_fixed(fixed)
