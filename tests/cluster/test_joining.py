@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+import stat
 
 import pytest
 
-from ganatomy.cluster.joining import start_ray
+from ganatomy.cluster.joining import keep_token_private, start_ray
 from ganatomy.contracts import InputError
 
 
@@ -23,3 +24,15 @@ def test_a_cluster_that_does_not_answer_is_told_in_one_line(by, monkeypatch, cap
     with pytest.raises(InputError, match=rf"no Ray cluster answers at {address}.*ray up cluster\.yaml"):
         start_ray(address if by == "option" else "")
     assert capfd.readouterr().err == ""
+
+
+def test_the_token_of_a_cluster_is_for_its_owner_alone(tmp_path, monkeypatch):
+    """Ray writes it for all to read, and whoever has it runs code as its owner."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keep_token_private()
+    assert stat.S_IMODE((tmp_path / ".ray").stat().st_mode) == 0o700
+    token = tmp_path / ".ray" / "auth_token"
+    token.write_text("token")
+    token.chmod(0o644)
+    keep_token_private()
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600

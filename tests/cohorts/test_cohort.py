@@ -76,8 +76,10 @@ def test_parquet_tables_are_read(cohort):
     (cohort.path / "images.csv").unlink()
     read = read_cohort(cohort.path)
     assert read == cohort
+    before = (cohort.path / "images.parquet").read_bytes()
     read.save()
     assert not (cohort.path / "images.parquet").exists()  # one table, never two that may disagree
+    assert (cohort.path / "images.parquet.replaced").read_bytes() == before  # it may have held more than we read
     assert read_cohort(cohort.path) == cohort
 
 

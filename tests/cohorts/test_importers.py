@@ -225,6 +225,18 @@ def test_an_existing_cohort_is_replaced_only_when_asked(registered, tmp_path):
     assert import_cohort(registered, "folders", out, **FOLDERS, name="other", overwrite=True)[0] == read_cohort(out)
 
 
+@pytest.mark.parametrize("name", ["images.parquet", "check.json"])
+def test_a_file_of_somebody_where_the_cohort_would_write_is_left_alone(registered, tmp_path, name):
+    """The table that is imported may itself lie in ``--out``."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_bytes(b"somebody's work")
+    with pytest.raises(InputError, match=f"{name} exists"):
+        import_cohort(registered, "folders", out, **FOLDERS)
+    assert [file.name for file in out.iterdir()] == [name]
+    assert (out / name).read_bytes() == b"somebody's work"
+
+
 # --- real sets ---------------------------------------------------------------------------------------------------
 
 real = pytest.mark.skipif(not DATA.is_dir(), reason="the real sets (../shared/data) are not on this machine")

@@ -12,6 +12,7 @@ from ganatomy import cli
 from ganatomy.cohorts.layouts import read_json as read_object
 from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError
+from ganatomy.core import plain_files
 from ganatomy.core.plain_files import MOST_YAML, read_json, read_yaml
 from ganatomy.core.tables import MAX_ROWS, read_table
 from ganatomy.core.terminal import one_line
@@ -57,6 +58,15 @@ def test_yaml_that_multiplies_or_does_not_end_is_one_short_line(cohort, capsys, 
     line = error_line(capsys)
     assert str(file) in line
     assert len(line) < 1500
+
+
+def test_yaml_of_many_values_is_refused_before_they_take_three_hundred_times_their_bytes(cohort, monkeypatch):
+    monkeypatch.setattr(plain_files, "_VALUES", 1000)
+    (cohort / "many.yaml").write_text("a: [" + "1," * 990 + "]")
+    assert len(read_yaml(cohort / "many.yaml")["a"]) == 990
+    (cohort / "many.yaml").write_text("a: [" + "1," * 1000 + "]")
+    with pytest.raises(InputError, match="more than 1000 values"):
+        read_yaml(cohort / "many.yaml")
 
 
 def test_plain_yaml_is_what_it_was(cohort):
@@ -134,6 +144,31 @@ def test_a_field_without_an_end_and_a_file_without_an_end_are_one_line(tmp_path)
         sparse.truncate(10**12)
     with pytest.raises(InputError, match="a table of at most"):
         read_table(tmp_path / "sparse.csv")
+
+
+def test_a_text_that_a_parquet_file_stores_once_counts_as_often_as_it_stands_there(tmp_path):
+    """500 bytes of a file were 8 GB of memory, of which there was no end but the machine's."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    once = pyarrow.array([0] * 20_000, pyarrow.int32())
+    for text in (pyarrow.array(["x" * 200_000]), pyarrow.array([b"x" * 200_000], pyarrow.binary(200_000))):
+        parquet.write_table(pyarrow.table({"patient": pyarrow.DictionaryArray.from_arrays(once, text)}),
+                            tmp_path / "t.parquet", compression="zstd")  # fmt: skip
+        assert (tmp_path / "t.parquet").stat().st_size < 5000
+        with pytest.raises(InputError, match="4000000000 bytes; expected a table of at most"):
+            read_table(tmp_path / "t.parquet")
+
+
+def test_a_parquet_file_says_what_a_csv_file_would_and_lists_in_it_are_left_out(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"patient": ["a", None], "n": [1, 2], "f": [1.5, None], "b": [True, False], "lists": [[1], [2, 3]],
+               "kind": pyarrow.array(["u", "u"]).dictionary_encode(),
+               "k": pyarrow.array([7, 7]).dictionary_encode()}  # fmt: skip
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet")
+    (first, second) = (values for _, values in read_table(tmp_path / "t.parquet"))
+    assert first == {"patient": "a", "n": "1", "f": "1.5", "b": "True", "kind": "u", "k": "7"}
+    assert (second["patient"], second["f"], second["kind"]) == ("", "", "u")
 
 
 def test_a_long_table_ends_a_check_with_one_line(cohort, capsys, monkeypatch):

@@ -294,6 +294,17 @@ def test_files_beside_the_image_are_not_overwritten_either(generator, source, tm
     assert run_job(generator.directory, replace(job, overwrite=True)).status == "made"
 
 
+@pytest.mark.parametrize("name", ["dataset_description.json", "images.csv", "boxes.csv", "annotations.coco.json"])
+def test_the_folder_of_another_data_set_is_refused_as_it_is(generator, source, tmp_path, name) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text('{"Name": "somebody\'s BIDS data set"}')
+    with pytest.raises(InputError, match=f"{name} is somebody else's"):
+        generate(generator, source, out, overwrite=True)
+    assert [file.name for file in out.iterdir()] == [name]
+    assert "somebody's" in (out / name).read_text()
+
+
 def test_a_changed_source_or_generator_is_refused(bundles, generator, source, tmp_path) -> None:
     out = tmp_path / "out"
     generate(generator, source, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickletools
@@ -265,6 +266,22 @@ def test_installed_methods_survive_the_bundle(tmp_path: Path, name: str, ndim: i
         expected = synthesize_volume(method, image, source, chosen.sampling)[target, "translated"]
         np.testing.assert_array_equal(made.synthesize(image, source)[target], expected)
         assert expected.std() > 0
+
+
+def test_settings_that_ask_for_networks_of_a_hundred_gigabytes_are_refused_before_they_are_built(tmp_path) -> None:
+    chosen = replace(experiment(2), method=Choice("shape_consistent", {"width": 0.0625}))
+    method = chosen.method_class()(chosen.method_config(), task_of(chosen, 3))
+    made = save_generator(
+        tmp_path / "bundle", method, chosen, cohort=cohort(tmp_path), store=store(tmp_path / "store"), stages={}
+    )
+    config, fingerprint = (made.directory / name for name in ("config.json", "fingerprint.json"))
+    values = json.loads(config.read_text())
+    values["experiment"]["method"]["config"]["width"] = 60
+    config.write_text(json.dumps(values))
+    digest = hashlib.blake2b(config.read_bytes(), digest_size=16).hexdigest()
+    fingerprint.write_text(json.dumps({**json.loads(fingerprint.read_text()), "config": digest}))
+    with pytest.raises(InputError, match=r"config\.json asks for networks of \d+ GiB"):
+        load_generator(made.directory)
 
 
 @pytest.fixture

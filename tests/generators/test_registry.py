@@ -310,9 +310,12 @@ def test_a_model_that_names_no_generator_is_refused(tracking, run, code, tmp_pat
         with pytest.raises(InputError, match=says):
             registry.download("models:/ct-mr@champion")
     (described,) = (tmp_path / "mlartifacts").rglob("MLmodel")
-    described.write_text("flavors: 3\n")
-    with pytest.raises(InputError, match="names none"):
-        registry.download("models:/ct-mr@champion")
+    levels = "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 10)}]\n" for n in range(1, 11))
+    bomb = f"b0: &b0 [{'x' * 50}]\n{levels}flavors: {{python_function: {{artifacts: {{generator: {{path: *b10}}}}}}}}\n"
+    for text in ("flavors: 3\n", "flavors: {python_function: {artifacts: {generator: {path: 3}}}}\n", bomb):
+        described.write_text(text)
+        with pytest.raises(InputError, match="names none"):
+            registry.download("models:/ct-mr@champion")
 
 
 def test_a_bundle_with_a_link_in_it_is_not_registered(tracking, run, code, tmp_path):

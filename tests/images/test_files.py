@@ -201,3 +201,11 @@ def test_images_held_at_once_are_no_more_than_one_may_take(tmp_path, monkeypatch
     for thread in threads:
         thread.join(30)
     assert most == [2]
+
+
+def test_an_image_that_is_large_on_its_way_to_a_small_grid_alone_is_refused(monkeypatch):
+    monkeypatch.setenv(MAX_IMAGE, "0.01")
+    flat = Native(np.random.default_rng(0).random((2, 300, 300), np.float32), np.eye(4))
+    with pytest.raises(InputError, match=rf"on its way to another grid.*300 x 300 x 300 voxels.*set {MAX_IMAGE}"):
+        prepare(flat, Intensity(), size=(300, 2, 2))
+    assert prepare(flat, Intensity(), size=(20, 20, 2)).image.shape == (2, 20, 20)

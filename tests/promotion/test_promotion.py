@@ -174,6 +174,26 @@ def test_a_name_that_no_model_can_have_is_refused_before_the_test_split_is_read(
     assert not readings(laboratory, "fails")
 
 
+@pytest.mark.parametrize(
+    ("line", "instead", "said"),
+    [("high: 1\n", "high: 2\n", "ct, mr"), ("spacing: null", "spacing: [1, 1, 2]", "spacing"),
+     ("1: square", "1: disc", "labels")],
+)  # fmt: skip
+def test_a_cohort_whose_rules_were_changed_since_is_refused_before_the_test_split_is_read(
+    laboratory, line, instead, said
+):
+    file = laboratory / "cohort" / "cohort.yaml"
+    before = file.read_text()
+    assert line in before
+    file.write_text(before.replace(line, instead))
+    try:
+        with pytest.raises(InputError, match=f"cohort.yaml was changed after the sweep: {said};"):
+            promote(laboratory, "helps", "squares")
+    finally:
+        file.write_text(before)
+    assert not readings(laboratory, "helps")
+
+
 def test_nothing_to_compare_is_refused_before_the_test_split_is_read(laboratory):
     with pytest.raises(InputError, match="no finished trial of arm offline or joint"):
         promote(laboratory, "real-only", "squares")

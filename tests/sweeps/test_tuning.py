@@ -63,6 +63,7 @@ def phantom(tmp_path_factory) -> Path:
         ({"resume": "../../phantom"}, "no sweep '../../phantom'"),
         ({"name": "../../x"}, "sweep name '../../x'"),
         ({"name": "/tmp/x"}, "sweep name '/tmp/x'"),
+        ({"name": "latest"}, "a sweep called latest"),
         ({"name": "a\nb"}, r"sweep name 'a\nb'"),
     ],
 )

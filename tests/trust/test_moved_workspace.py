@@ -209,6 +209,7 @@ def test_a_workspace_reached_by_a_link_is_the_same_one(laboratory, tmp_path):
     assert len(places(moved)) == 1
     assert Path(places(moved).pop()).samefile(moved)
     tracking.log_text(read_plan(moved / "sweeps" / "helps").run_id, "said.txt", "here")
+    assert tracking.drain_all() == []
     assert list((moved / "mlartifacts").rglob("said.txt"))
 
 
@@ -233,6 +234,7 @@ def test_runs_recorded_in_another_workspaces_database_lie_beside_it_and_move_wit
     copy = shutil.copytree(laboratory, tmp_path / "copy")
     guest = Tracking(f"sqlite:///{copy / 'mlflow.db'}", tmp_path / "guest", "theirs")
     guest.log_text(guest.sweep_run("theirs"), "said.txt", "here")
+    assert guest.drain_all() == []
     assert list((copy / "mlartifacts").rglob("said.txt"))
     moved = copy.rename(tmp_path / "moved")
     Tracking(None, moved)

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import shutil
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from generators.test_generator import Affine, cohort, experiment, store
+from images.test_files import confined
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import nn
@@ -30,6 +32,11 @@ from ganatomy.generation.translated import generate
 from ganatomy.generators.generator import Generator, save_generator
 
 MARKER = "MRN4711234"
+AUDIT = """
+from ganatomy.generation.audit import audit
+for file, finding in audit(Path(sys.argv[1])).findings:
+    print(file, finding)
+"""
 FREE = {"descrip": 80, "aux_file": 24, "intent_name": 16, "data_type": 10, "db_name": 18, "unused_str": 15}
 GRID = np.array([[0, -2.0, 0, 7], [1.5, 0, 0, -3], [0, 0, 2.0, 11], [0, 0, 0, 1]])
 
@@ -306,6 +313,18 @@ def plant(folder: Path, what: str) -> None:
         image.write_bytes(gzip.compress(gzip.decompress(image.read_bytes())[:-20] + f"{MARKER}-one".encode().ljust(20)))
     elif what == "name in UTF-16":
         (folder / "note.bin").write_bytes(b"\0\0\0" + f"{MARKER}-one".encode("utf-16-le"))
+    elif what == "name in JSON":
+        (folder / "note.json").write_text(json.dumps({"from": "Jürgen"}))
+    elif what == "name in Latin-1":
+        (folder / "note.bin").write_bytes(b"\0\0\0" + "Jürgen".encode("latin-1"))
+    elif what == "objects in arrays":
+        np.savez_compressed(folder / "a.npz", a=np.zeros(9), b=np.array([{}], object))
+    elif what == "arrays that cannot be read":
+        (folder / "a.npy").write_bytes(b"\x93NUMPY\x01\0")
+    elif what == "a header without an end":
+        header = nib.Nifti1Header()
+        header["magic"], header["vox_offset"] = b"n+1", 3e9
+        (folder / "a.nii").write_bytes(header.binaryblock + b"\0" * 4)
     elif what == "name of a file":
         (folder / f"{MARKER}-one.txt").write_text("")
     elif what == "gzip header":
@@ -338,7 +357,9 @@ def plant(folder: Path, what: str) -> None:
 FOUND = {
     "header text": "db_name = 'ward 7'", "extension": "header extension", "behind the voxels": "6 bytes behind",
     "name inside": f"name '{MARKER}-one'", "name in UTF-16": f"name '{MARKER}-one'",
-    "name of a file": "in the file's name",
+    "name in JSON": "name 'Jürgen'", "name in Latin-1": "name 'Jürgen'",
+    "objects in arrays": "a pickle inside", "arrays that cannot be read": "arrays that cannot be read",
+    "a header without an end": "voxels from byte 3e+09 on", "name of a file": "in the file's name",
     "gzip header": "ward7", "path": "absolute path", "windows path": "absolute path, C:",
     "metadata": "metadata 'PatientID'", "pickle": "pickle", "key": "undoes pseudonyms", "DICOM": "DICOM",
     "link": "a link to /etc", "named table": "named otherwise", "table that leads elsewhere": "outside of the folder",
@@ -350,7 +371,7 @@ def clean(generator, tmp_path_factory) -> tuple[Path, Path]:
     """A set that is clean, and the cohort that it is of."""
     folder = tmp_path_factory.mktemp("clean")
     image = np.random.default_rng(0).uniform(-200, 200, (8, 9, 6)).astype(np.int16)
-    row = Row(f"{MARKER}-one", f"{MARKER}-one", "ct", write_volume(folder / "ct.nii", image), None, "train",
+    row = Row("Jürgen", f"{MARKER}-one", "ct", write_volume(folder / "ct.nii", image), None, "train",
               mask=write_volume(folder / "mask.nii", np.ones((8, 9, 6), np.uint8)))  # fmt: skip
     made = Cohort(folder / "c", "heart", generator.rules.domains, generator.rules.labels, rows=(row,)).save()
     generate(generator, made, folder / "out")
@@ -365,6 +386,22 @@ def test_what_should_not_be_there_is_found(clean, tmp_path, capsys, what):
     assert cli.main(["audit", str(folder), "--cohort", str(clean[1])]) == 1
     found = audit(folder, read_cohort(clean[1])).findings
     assert any(FOUND[what] in finding for _, finding in found), found
+
+
+def test_an_audit_takes_no_more_memory_than_a_file_has_bytes(clean, tmp_path):
+    """Arrays and headers that unpack to 1 GiB, in a process that has 300 MiB."""
+    folder = shutil.copytree(clean[0], tmp_path / "set")
+    np.savez_compressed(folder / "a.npz", a=np.zeros(2**30, np.uint8))
+    header = nib.Nifti1Header()
+    header.set_data_shape((2, 2, 2))
+    header["magic"], header["vox_offset"] = b"n+1", 2.0**30
+    with gzip.open(folder / "a.nii.gz", "wb") as file:
+        file.write(header.binaryblock + b"\1\0\0\0" + struct.pack("<ii", 2**30 - 352, 6))
+        for _ in range(1024):
+            file.write(bytes(2**20))
+    done = confined(AUDIT, folder)
+    assert done.returncode == 0, done.stderr
+    assert "voxels from byte 1.07374e+09 on" in done.stdout
 
 
 def test_an_audit_without_the_cohort_says_that_no_name_was_looked_for(clean, capsys):

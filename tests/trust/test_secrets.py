@@ -49,6 +49,12 @@ def phantom(tmp_path_factory) -> Path:
         (f"mysql+pymysql://:{MARK}@db.lab/mlflow", "mysql+pymysql://db.lab/mlflow"),
         (f"postgresql://db.lab/mlflow?user=ann&password={MARK}", "postgresql://db.lab/mlflow?user=ann"),
         (f"s3://KEY:{MARK}@bucket/stores?scheme=http", "s3://KEY@bucket/stores?scheme=http"),
+        (f"s3://KEY:half/{MARK}+x@bucket/stores", "s3://KEY@bucket/stores"),
+        (f"postgresql://ann:half/{MARK}@db.lab/mlflow", "postgresql://ann@db.lab/mlflow"),
+        (f"postgresql://ann:half?{MARK}@db.lab/mlflow?a=b", "postgresql://ann@db.lab/mlflow?a=b"),
+        (f"http://ann:5000{MARK}@mlflow.lab:5000", "http://mlflow.lab:5000"),
+        (f"postgresql://ann@db.lab/mlflow?sslpassword={MARK}", "postgresql://ann@db.lab/mlflow"),
+        (f"http://mlflow.lab/?api_key={MARK}&a=b", "http://mlflow.lab/?a=b"),
     ],
 )  # fmt: skip
 def test_a_password_is_taken_out_and_never_shown(uri, clean):
@@ -61,7 +67,9 @@ def test_a_password_is_taken_out_and_never_shown(uri, clean):
 
 @pytest.mark.parametrize(
     "uri",
-    ["sqlite:////data/mlflow.db", "http://mlflow.lab:5000", "postgresql://ann@db.lab/mlflow", "databricks",
+    ["sqlite:////data/mlflow.db", "sqlite:////data/a:b@c/mlflow.db", "http://mlflow.lab:5000/a@b",
+     "postgresql://db.lab:5432/mlflow?user=a@b", "s3://bucket/a:b@c", "http://mlflow.lab:5000",
+     "postgresql://ann@db.lab/mlflow", "databricks",
      "s3://bucket/stores?endpoint_override=127.0.0.1:9000&scheme=http&design=1"],
 )  # fmt: skip
 def test_an_address_without_a_password_stays_as_it_is(uri):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 import ray
 
@@ -28,6 +30,7 @@ def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # with verbose=0: Tune itself prints nothing
     # A trial that failed before its first validation has no score, and must not end the sweep.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    keep_token_private()
     bound = {MAX_IMAGE: os.environ[MAX_IMAGE]} if MAX_IMAGE in os.environ else {}  # workers elsewhere read images too
     ray.init(
         address=address or None,
@@ -37,7 +40,16 @@ def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -
         logging_level=logging.ERROR,
         runtime_env={"env_vars": {**TRAIN_ENVIRONMENT, **bound, ALLOWED: " ".join(allowed()), **(environment or {})}},
     )
+    keep_token_private()
     heed_termination()
+
+
+def keep_token_private() -> None:
+    """Ray makes the token, with which anybody can run code as this user, for all users of the machine to read."""
+    folder = Path.home() / ".ray"
+    with contextlib.suppress(OSError):  # no home to write in, or somebody else's
+        folder.mkdir(mode=0o700, exist_ok=True)  # so that the token is nobody else's from its first byte
+        (folder / "auth_token").chmod(0o600)
 
 
 def _check_reachable(address: str) -> None:

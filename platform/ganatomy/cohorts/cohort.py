@@ -147,6 +147,7 @@ class Cohort:
     def save(self, path: Path | None = None) -> Cohort:
         """Write the cohort to its folder (or to ``path``), table first, each file beside and then renamed.
 
+        A table ``images.parquet`` that it was read from is kept as ``images.parquet.replaced``.
         Returns the cohort as it now stands on disk. Raises InputError as ``read_cohort`` would.
         """
         cohort = self if path is None else dataclasses.replace(self, path=Path(path))
@@ -154,7 +155,9 @@ class Cohort:
         cohort.path.mkdir(parents=True, exist_ok=True)
         write_atomically(cohort.path / "images.csv", _table_text([*cohort.rows, *cohort.set_aside], cohort.path))
         write_atomically(cohort.path / "cohort.yaml", _yaml_text(cohort))
-        (cohort.path / "images.parquet").unlink(missing_ok=True)  # what was read from there is in images.csv now
+        before = cohort.path / "images.parquet"
+        if before.exists():  # images.csv is the table now; columns of its own that somebody kept there are not in it
+            before.replace(before.with_name(f"{before.name}.replaced"))
         return cohort
 
 

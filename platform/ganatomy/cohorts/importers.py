@@ -115,7 +115,8 @@ def import_cohort(
 
 
 def _refuse_taken(out: Path, overwrite: bool) -> None:
-    taken = next((file for file in ("cohort.yaml", "images.csv") if (out / file).exists()), None)
+    written = ("cohort.yaml", "images.csv", "images.parquet", "check.json")
+    taken = next((file for file in written if (out / file).exists()), None)
     if taken and not overwrite:
         raise InputError(f"{out / taken} exists", expected="a new folder", remedy="another --out, or --overwrite")
 

@@ -29,7 +29,7 @@ from ganatomy.core.names import checked_name
 from ganatomy.core.plugins import allow, available
 from ganatomy.core.standstill import STANDSTILL, USUAL_S
 from ganatomy.core.terminal import BAD_INPUT, detail, guarded, one_line, tell
-from ganatomy.evidence.results import PLAN, SweepPlan, read_plan, sweep_directory
+from ganatomy.evidence.results import LATEST, PLAN, SweepPlan, read_plan, sweep_directory
 from ganatomy.experiment import Experiment
 from ganatomy.search_space import SearchSpace, load_space, named_in, parse_settings
 from ganatomy.stores.preparation import prepare
@@ -137,6 +137,8 @@ class Sweep(SweepOptions):
         cohort = read_cohort(self.cohort)
         usual = f"{cohort.name}-{space.name}" + "-full" * self.full
         name = checked_name(self.name or usual, "sweep name", remedy="--name")
+        if name == LATEST:  # promote, report and --resume would take another for it
+            raise InputError("a sweep called latest", expected="any other name: it is what the newest is called")
         base = cast_roles(space.base, cohort, self.domains, self.source, self.target)
         space = replace(space, base=base)
         space.check_fixed(fixed)

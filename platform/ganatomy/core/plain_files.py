@@ -13,7 +13,7 @@ from ganatomy.contracts import InputError
 MOST_JSON, MOST_YAML = 32 * 2**20, 8 * 2**20
 """Bytes of a file: what describes 100,000 images stays below; YAML is read slowly and holds 10,000 findings."""
 
-_DEPTH, _SCALAR = 32, 400
+_DEPTH, _SCALAR, _VALUES = 32, 400, 200_000
 
 
 def read_text(path: Path, most: int) -> str:
@@ -37,8 +37,8 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds: plain values only, without aliases, written out.
 
-    Raises InputError where it is no YAML, larger than ``MOST_YAML``, nested deeper than 32, or has an alias, an anchor
-    or a key twice; OSError where it cannot be read.
+    Raises InputError where it is no YAML, larger than ``MOST_YAML``, nested deeper than 32, of more than 200,000
+    values, or has an alias, an anchor or a key twice; OSError where it cannot be read.
     """
     try:
         return yaml.load(read_text(path, MOST_YAML), _Plain)
@@ -47,9 +47,9 @@ def read_yaml(path: Path) -> Any:
 
 
 class _Plain(yaml.SafeLoader):
-    """YAML without what multiplies: aliases, depth, numbers of a megabyte."""
+    """YAML without what multiplies: aliases, depth, numbers of a megabyte, values of two bytes that take 600 each."""
 
-    depth = 0
+    depth = values = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
@@ -58,6 +58,9 @@ class _Plain(yaml.SafeLoader):
                                        problem_mark=event.start_mark)  # fmt: skip
         if self.depth >= _DEPTH:
             raise yaml.MarkedYAMLError(problem=f"nested deeper than {_DEPTH}", problem_mark=event.start_mark)
+        self.values += 1
+        if self.values > _VALUES:
+            raise yaml.MarkedYAMLError(problem=f"more than {_VALUES} values", problem_mark=event.start_mark)
         self.depth += 1
         try:
             return super().compose_node(parent, index)

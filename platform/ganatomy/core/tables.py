@@ -37,14 +37,7 @@ def read_table(table: Path) -> list[tuple[int, dict[str, str]]]:
     bound = _max_rows()
     try:
         if table.suffix.lower() == ".parquet":
-            import pandas  # its parquet reader; loaded only where somebody has such a table
-            from pyarrow import parquet
-
-            about = parquet.read_metadata(table)
-            unpacked = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
-            _check_size(table, max(unpacked, table.stat().st_size))
-            _check_cells(table, about.num_rows, about.num_columns, bound)
-            frame = pandas.read_parquet(table)
+            frame = _read_parquet(table, bound)
             texts = frame.astype(object).where(frame.notna(), "").astype(str).to_dict("records")
             return [(number, dict(values)) for number, values in enumerate(texts, start=1)]
         _check_size(table, table.stat().st_size)
@@ -57,6 +50,35 @@ def read_table(table: Path) -> list[tuple[int, dict[str, str]]]:
             return rows
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{table} cannot be read as a table: {error}", expected="CSV, TSV or Parquet") from error
+
+
+def _read_parquet(table: Path, bound: int) -> Any:
+    """A pandas frame of the columns of single values. A text that is stored once and stands in many rows is kept once,
+    and bounded as often as it stands there: a file of 500 bytes may say 100 GB so."""
+    from pyarrow import compute, parquet, types  # loaded only where somebody has such a table
+
+    about = parquet.read_metadata(table)
+    unpacked = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
+    _check_size(table, max(unpacked, table.stat().st_size))
+    _check_cells(table, about.num_rows, about.num_columns, bound)
+    fields = [field for field in parquet.read_schema(table) if not types.is_nested(field.type)]
+    kinds = [field.type.value_type if types.is_dictionary(field.type) else field.type for field in fields]
+    widths = [kind.byte_width for kind in kinds if types.is_fixed_size_binary(kind)]
+    _check_size(table, sum(widths) * about.num_rows)
+    names = [field.name for field in fields]
+    read, size = parquet.read_table(table, columns=names, read_dictionary=names), 0
+    for chunk in (chunk for column in read.columns if types.is_dictionary(column.type) for chunk in column.chunks):
+        if _is_text(chunk.type.value_type):
+            lengths = compute.cast(compute.binary_length(chunk.dictionary), "int64")
+            size += compute.sum(compute.take(lengths, chunk.indices)).as_py() or 0
+    _check_size(table, size)
+    return read.to_pandas()
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind)
 
 
 def _max_rows() -> int:

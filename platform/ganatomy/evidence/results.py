@@ -26,6 +26,9 @@ PLAN = "sweep.json"
 RESULT = "result.json"
 CONCLUDED = "concluded"
 
+LATEST = "latest"
+"""What the newest sweep of a workspace may be called by."""
+
 
 @dataclass(frozen=True)
 class SweepPlan:
@@ -121,7 +124,7 @@ def sweeps(workspace: Path) -> list[str]:
 def sweep_directory(workspace: Path, name: str) -> Path:
     """Folder of the sweep ``name`` (``latest``: the newest); InputError with the nearest name if there is none."""
     known = sweeps(workspace)
-    chosen = known[-1] if name == "latest" and known else name
+    chosen = known[-1] if name == LATEST and known else name
     if chosen not in known:
         raise InputError(
             f"no sweep {name!r} in workspace {workspace}",

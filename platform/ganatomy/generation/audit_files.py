@@ -19,7 +19,8 @@ from nibabel.filebasedimages import ImageFileError
 from PIL import Image
 
 from ganatomy.cohorts.pseudonyms import KEY
-from ganatomy.images.files import RASTER
+from ganatomy.contracts import InputError
+from ganatomy.images.files import RASTER, open_volume
 
 PIECE = 1 << 22
 LEAST_NAME, LEAST_INSIDE = 4, 6
@@ -33,6 +34,8 @@ _PATHS = re.compile(
     r"""|\\\\[\w.-]+\\[\w.\\ -]+)""",
     re.MULTILINE,
 )
+_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})(?<!\\u[dD][89a-fA-F]..)")
+"""A letter as JSON and YAML may write it; halves of one are left as they are."""
 _GRID = {"sizeof_hdr", "dim", "datatype", "bitpix", "pixdim", "vox_offset", "scl_slope", "scl_inter", "xyzt_units",
          "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
          "srow_x", "srow_y", "srow_z", "magic", "eol_check"}  # fmt: skip
@@ -63,7 +66,7 @@ class Names:
         inside = [name for name in known if len(name) >= LEAST_INSIDE]
         words = [name for name in known if LEAST_NAME <= len(name) < LEAST_INSIDE]
         self._longest = max((4 * len(name) for name in known), default=0)
-        self._inside = _any([name.encode(code) for name in inside for code in ("utf-8", "utf-16-le", "utf-16-be")])
+        self._inside = _any([form for name in inside for form in _forms(name)])
         self._words = _any([name.encode() for name in words], rb"(?<![A-Za-z0-9])", rb"(?![A-Za-z0-9])")
 
     def in_text(self, text: str) -> set[str]:
@@ -82,6 +85,12 @@ class Names:
         return {_decoded(match) for match in found}
 
 
+def _forms(name: str) -> set[bytes]:
+    """A name as programmes write it; in Latin-1 where that knows its letters, as headers of scanners do."""
+    older = {name.encode("latin-1")} if all(ord(letter) < 256 for letter in name) else set()
+    return older | {name.encode(code) for code in ("utf-8", "utf-16-le", "utf-16-be")}
+
+
 def _any(words: list[bytes], before: bytes = b"", after: bytes = b"") -> re.Pattern[bytes] | None:
     if not words:
         return None
@@ -91,7 +100,10 @@ def _any(words: list[bytes], before: bytes = b"", after: bytes = b"") -> re.Patt
 
 def _decoded(name: bytes) -> str:
     code = "utf-16-le" if name[1::2].count(0) * 2 == len(name) else "utf-16-be" if name[::2].count(0) else "utf-8"
-    return name.decode(code, "replace")
+    try:
+        return name.decode(code)
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
 
 
 def carried(path: Path, root: Path, names: Names) -> Carried:
@@ -106,7 +118,7 @@ def carried(path: Path, root: Path, names: Names) -> Carried:
         found.append("a key that undoes pseudonyms")
     known = names.in_bytes(_stored(path)) | names.in_bytes(_unpacked(path))
     if (text := _text(path)) is not None:
-        known |= names.in_text(text)
+        known |= names.in_text(text) | names.in_text(_ESCAPED.sub(lambda found: chr(int(found[1], 16)), text))
         found += [f"an absolute path, {match}" for match in dict.fromkeys(_PATHS.findall(text))]
     found += [f"the name {name!r} of the cohort" for name in sorted(known)]
     return Carried(file, path.stat().st_size, kind, tuple(holds), tuple(dict.fromkeys(found)))
@@ -197,22 +209,30 @@ def _pickled(path: Path, start: bytes) -> bool:
 
 
 def _objects(path: Path) -> list[str]:
+    """By the headers alone: the arrays themselves may be a thousand times as large as their file."""
     try:
-        np.load(path, allow_pickle=False, mmap_mode="r")
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                for name in arrays.files:
-                    arrays[name]
-    except ValueError:
-        return ["a pickle inside, which can run code when it is read"]
-    return []
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                held = [_holds_objects(file) for name in archive.namelist() for file in [archive.open(name)]]
+        else:
+            with path.open("rb") as file:
+                held = [_holds_objects(file)]
+    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+        return ["arrays that cannot be read, or a pickle, which can run code when it is read"]
+    return ["a pickle inside, which can run code when it is read"] if any(held) else []
+
+
+def _holds_objects(file: Any) -> bool:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return bool(read(file)[2].hasobject)
 
 
 def _nifti(path: Path) -> tuple[str, list[str], list[str]]:
     """A volume's header: every field that says more than where its voxels lie and how they are stored."""
     try:
-        image: Any = nibabel.load(path)
-    except (OSError, ImageFileError, EOFError, zlib.error, ValueError) as error:
+        image: Any = open_volume(path)
+    except (OSError, ImageFileError, EOFError, zlib.error, ValueError, InputError) as error:
         return "volume", [], [f"an image that cannot be read: {str(error).splitlines()[0]}"]
     header = image.header
     if not isinstance(image, nibabel.Nifti1Pair):

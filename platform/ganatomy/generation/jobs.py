@@ -20,6 +20,12 @@ DONORS = 20
 """At most so many patients are tried for a label that fits."""
 
 
+DESCRIPTION = "dataset_description.json"
+"""Written first into every folder of synthetic images, so that an interrupted one is known again."""
+
+_WRITTEN = ("images.csv", "images.parquet", "boxes.csv", "annotations.coco.json")
+
+
 @dataclass(frozen=True)
 class Job:
     """One image to make. Plain values, so that it can be sent anywhere; who is shown stands in them by pseudonym.
@@ -254,10 +260,25 @@ def _check_ours(digest: str, job: Job) -> None:
 
 
 def rows_before(out: Path) -> list[Row]:
-    """Rows of earlier generations into the same folder whose files are still there."""
+    """Rows of earlier generations into the same folder whose files are still there.
+
+    InputError where the folder is somebody else's: a cohort of real images, or with files that would be written over.
+    """
+    _refuse_others(out)
     if not (out / "cohort.yaml").is_file():
         return []
     rows = read_cohort(out, require_files=False).rows
     if not all(row.synthetic for row in rows):
         raise InputError(f"{out} holds a cohort of real images", expected="a folder of its own", remedy="another --out")
     return [row for row in rows if row.image.is_file()]
+
+
+def _refuse_others(out: Path) -> None:
+    """InputError where a data set, a table or boxes lie in ``out`` that no generation left there."""
+    makers = read_sidecar(out / DESCRIPTION).get("GeneratedBy")
+    if isinstance(makers, list) and any(isinstance(one, dict) and one.get("Name") == "ganatomy" for one in makers):
+        return
+    tables = () if (out / "cohort.yaml").exists() else _WRITTEN
+    if taken := next((name for name in (DESCRIPTION, *tables) if (out / name).exists()), None):
+        raise InputError(f"{out / taken} is somebody else's, and would be written over",
+                         expected="a new folder, or that of an earlier generation", remedy="another --out")  # fmt: skip

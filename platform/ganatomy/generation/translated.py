@@ -22,7 +22,7 @@ from ganatomy.contracts import InputError
 from ganatomy.core.durable import put_in_place
 from ganatomy.core.names import fitted_name
 from ganatomy.core.tables import absolute, write_json
-from ganatomy.generation.jobs import Job, by_name, by_pseudonym, plan_generation, rows_before
+from ganatomy.generation.jobs import DESCRIPTION, Job, by_name, by_pseudonym, plan_generation, rows_before
 from ganatomy.generation.outputs import file_digest, like_source, read_sidecar, smallest, stored_labels, stored_mask
 from ganatomy.generators.generator import Generator, load_generator
 from ganatomy.images.imaging import Prepared, load_image, to_native
@@ -99,7 +99,7 @@ def write_cohort(
     description = {"Name": made.name, "BIDSVersion": "1.9.0", "DatasetType": "derivative", "License": made.licence,
                    "GeneratedBy": [maker(generator)],
                    "PatientNames": "those of the cohort" if keep_names else "pseudonyms"}  # fmt: skip
-    write_json(out / "dataset_description.json", description)
+    write_json(out / DESCRIPTION, description)
     return made.save()
 
 

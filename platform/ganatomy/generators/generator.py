@@ -41,6 +41,10 @@ FORMAT = 1
 WEIGHTS, CONFIG, FINGERPRINT = "weights.safetensors", "config.json", "fingerprint.json"
 REPORT, CARD = "report.json", "MODEL_CARD.md"
 
+_USUAL_BYTES, _MANIFOLD = 2**30, 32
+"""Bytes of networks that are built whatever the file of weights has; and how many times that file beyond: it lacks the
+discriminators and segmentors of the training."""
+
 
 @dataclass(frozen=True)
 class Generator:
@@ -233,6 +237,7 @@ def _from_config(
 ) -> Generator:
     experiment = Experiment.from_dict(config["experiment"])
     with torch.random.fork_rng(devices=[]):
+        _check_room(experiment, config, directory)
         method = experiment.method_class()(experiment.method_config(), task_of(experiment, config["classes"]))
     _load_weights(method, directory / WEIGHTS, config["networks"])
     # What is not in the bundle has random weights: using it by mistake must fail.
@@ -343,6 +348,22 @@ def _check_whole(directory: Path, fingerprint: Mapping[str, Any]) -> None:
         if not (directory / name).is_file() or _hash((directory / name).read_bytes()) != fingerprint.get(key):
             raise InputError(f"generator {directory} is damaged: {name} is not what its fingerprint says",
                              expected="the files as they were saved", remedy="fetch it again")  # fmt: skip
+
+
+def _check_room(experiment: Experiment, config: Mapping[str, Any], directory: Path) -> None:
+    """InputError where the networks are far larger than the weights that are there: a page of settings can ask for more
+    than the machine has. They are built without memory to be measured; what cannot be built so is not measured."""
+    try:
+        with torch.device("meta"):
+            method = experiment.method_class()(experiment.method_config(), task_of(experiment, config["classes"]))
+    except (NotImplementedError, RuntimeError):  # it computes while it is built
+        return
+    needed = sum(value.numel() * value.element_size() for value in (*method.parameters(), *method.buffers()))
+    file = (directory / WEIGHTS).stat().st_size
+    if needed > max(_USUAL_BYTES, _MANIFOLD * file):
+        asked = f"asks for networks of {needed / 2**30:.3g} GiB, and {WEIGHTS} has {file} bytes"
+        raise InputError(f"{directory / CONFIG} {asked}",
+                         expected="those that were saved", remedy="promote it again")  # fmt: skip
 
 
 def _load_weights(method: Method, path: Path, names: Iterable[str]) -> None:

@@ -81,7 +81,7 @@ def read_grid(path: Path) -> Grid | None:
             with Image.open(path) as picture:
                 shape = _raster_shape(path, picture)
             return Grid(shape, (1.0, 1.0, 1.0), check_room(str(path), shape))
-        file = _open_volume(path)
+        file = open_volume(path)
         sides = (*(abs(float(side)) or 1.0 for side in file.header.get_zooms()[:3]), 1.0, 1.0)[:3]
         return Grid(tuple(file.shape), sides, check_room(str(path), file.shape, _itemsize(file)))
     return None
@@ -99,7 +99,7 @@ def read_voxels(path: Path, as_label: bool) -> tuple[Array, Array]:
 
 
 def _read_volume(path: Path) -> tuple[Array, Array]:
-    file = _open_volume(path)
+    file = open_volume(path)
     affine = getattr(file, "affine", None)
     if affine is None:
         raise InputError(f"{path} holds a {type(file).__name__}", expected="an image on a voxel grid")
@@ -112,7 +112,7 @@ def _read_volume(path: Path) -> tuple[Array, Array]:
     return voxels, np.asarray(affine, dtype=np.float64)
 
 
-def _open_volume(path: Path) -> Any:
+def open_volume(path: Path) -> Any:
     """nibabel's image, of which only the header is read; what stands before the voxels is bounded first."""
     if not path.is_file():
         raise InputError(f"{path} cannot be read: there is no such file", remedy="correct its path, or take it out")

@@ -284,6 +284,8 @@ def _sample(volume: Array, shape: Sequence[int], scale: Array, offset: Array, or
     Axis by axis: the grids are parallel, so (tri)linear interpolation separates and costs three passes.
     """
     for axis in range(3):
+        # On the way it may be larger than at both ends: 2 x 9,000 x 9,000 voxels to 9,000 x 2 x 2.
+        check_room("an image on its way to another grid", (*shape[: axis + 1], *volume.shape[axis + 1 :]))
         side, positions = volume.shape[axis], scale[axis] * np.arange(shape[axis]) + offset[axis]
         outside = (positions < -0.5 - 1e-6) | (positions > side - 0.5 + 1e-6)
         if order and scale[axis] > 1:  # averages what a coarser voxel covers; without it fine texture aliases

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ganatomy.cohorts.cohort import Cohort
 from ganatomy.cohorts.pseudonyms import KEY, pseudonyms_of
 from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError, Method
+from ganatomy.core.plain_values import plain
 from ganatomy.evidence.results import SweepPlan, read_plan, sweeps
 from ganatomy.experiment import Experiment, TrialResult, replicates
 from ganatomy.generators.generator import Generator, save_generator
@@ -54,8 +55,9 @@ class Bench:
         self.workspace, self.plan, self.say = workspace, plan, say
         self.store: Store = open_store(plan.store)
 
+    @cached_property
     def cohort(self) -> Cohort:
-        """The sweep's cohort, which says whose images the generator learnt from. InputError where it is gone."""
+        """The cohort of the sweep, as it stands now. InputError where it is gone."""
         try:
             return read_cohort(self.plan.cohort)
         except InputError as error:
@@ -63,6 +65,11 @@ class Bench:
                 f"the cohort of sweep {self.plan.name} cannot be read: {error}",
                 remedy="put it back where it was, or write where it is now into sweep.json of the sweep, as cohort",
             ) from error
+
+    def check_rules(self) -> None:
+        """InputError where the cohort says now that images are prepared otherwise than those of the store were: a
+        generator would be handed over with rules that it was neither trained nor judged by."""
+        _check_rules(self.cohort, self.store)
 
     def stages(self, result: TrialResult) -> Stages:
         """The trial's, which may train nothing."""
@@ -107,7 +114,7 @@ class Bench:
         """
         stages = self.stages(result)
         taught, fit = stages.taught(), stages.fit()
-        cohort, borrowed = self.cohort(), taught is not stages
+        cohort, borrowed = self.cohort, taught is not stages
         generator = save_generator(
             directory,
             stages.method(fit),
@@ -231,9 +238,8 @@ class Bench:
         theirs = next((names for names in map(pseudonyms_of, folders) if names.identity == taught.key), None)
         if theirs is None:
             return None
-        cohort = self.cohort()
-        ours = pseudonyms_of(cohort.path)
-        return {ours(name): theirs(name) for name in cohort.patients()}
+        ours = pseudonyms_of(self.cohort.path)
+        return {ours(name): theirs(name) for name in self.cohort.patients()}
 
     def _folders_of(self, store: Store) -> list[str]:
         """Of the cohorts that ``store`` was prepared from, by the sweeps of the workspace."""
@@ -282,6 +288,23 @@ class Bench:
         """Those that the synthetic set was drawn of, int64 [M, *S]."""
         pool = label_pool(self.store, experiment, experiment.target)
         return Offers.of(pool, size_for(method, experiment.sampling.size)).labels
+
+
+def _check_rules(cohort: Cohort, store: Store) -> None:
+    """InputError where ``store`` was not prepared by the rules of ``cohort``, as far as a store tells of them."""
+    changed = [name for name, domain in cohort.domains.items() if store.domains.get(name) != plain(domain)]
+    wanted = cohort.spacing or (0.0, 0.0, 0.0)
+    steps = {tuple(reversed(store.spacing(record))) for record in store.records()}
+    if not all(np.allclose(step, np.where(wanted, wanted, step), rtol=1e-3) for step in steps):
+        changed.append("spacing")
+    if dict(cohort.labels) != store.labels:
+        changed.append("labels")
+    if changed:
+        raise InputError(
+            f"{cohort.path / 'cohort.yaml'} was changed after the sweep: {', '.join(changed)}",
+            expected="the rules by which its images were prepared, which the generator is to keep",
+            remedy="put them back, or sweep anew",
+        )
 
 
 # --- who was seen ------------------------------------------------------------------------------------------------

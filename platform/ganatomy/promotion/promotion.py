@@ -75,7 +75,7 @@ def promote(
     candidate, baseline = choose(table, results, plan.name)
     for result in (*candidate, *baseline):
         result.experiment.validate()  # what it names may not be here, or not be allowed
-    bench.cohort()
+    bench.check_rules()
     names = [table.row(configuration).name for configuration in (table.candidate, table.baseline)]
     say(f"candidate: {names[0]}; it must beat: {names[1]}")
 

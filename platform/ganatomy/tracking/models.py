@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ganatomy.contracts import InputError
 from ganatomy.core.names import confined
+from ganatomy.core.plain_files import read_yaml
 from ganatomy.tracking.client import says
 from ganatomy.tracking.runs import Tracking
 from ganatomy.tracking.server import connection, shown
@@ -29,6 +30,9 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 BUNDLE = "generator"
 """Name under which the model's code finds the generator's folder: ``context.artifacts["generator"]``."""
+
+MLMODEL = "MLmodel"
+"""File of every model of MLflow, which says what it is made of."""
 
 
 def log_model(tracking: Tracking, bundle: Path, code: Path, ndim: int, run_id: str, tags: Mapping[str, str]) -> str:
@@ -60,13 +64,13 @@ def log_model(tracking: Tracking, bundle: Path, code: Path, ndim: int, run_id: s
 
 def _clean(model: Path, model_id: str) -> None:
     """Take this machine's paths out of a saved model; what loads it looks at the last part of each only."""
-    described = yaml.safe_load((model / "MLmodel").read_text())
+    described = yaml.safe_load((model / MLMODEL).read_text())
     flavor = described["flavors"]["python_function"]
     flavor["model_code_path"] = Path(flavor["model_code_path"]).name
     for artifact in flavor["artifacts"].values():
         artifact["uri"] = artifact["path"]
     described |= {"model_id": model_id, "model_uuid": model_id}
-    (model / "MLmodel").write_text(yaml.safe_dump(described, sort_keys=False))
+    (model / MLMODEL).write_text(yaml.safe_dump(described, sort_keys=False))
     for cache in model.rglob("__pycache__"):
         shutil.rmtree(cache)
 
@@ -114,8 +118,10 @@ def fetch_model(tracking: Tracking, name: str, number: int, out: Path) -> Path:
     except MlflowException as error:
         raise InputError(f"{version} cannot be fetched: {shown(str(error))}", remedy=remedy) from error
     try:
-        named = str(Model.load(str(model)).flavors["python_function"]["artifacts"][BUNDLE]["path"])
-    except (MlflowException, yaml.YAMLError, KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+        named = read_yaml(model / MLMODEL)["flavors"]["python_function"]["artifacts"][BUNDLE]["path"]
+        if not isinstance(named, str):
+            raise TypeError("a path is a text")
+    except (InputError, KeyError, TypeError, OSError) as error:
         raise InputError(f"{version} is no generator: its MLmodel names none", remedy=remedy) from error
     bundle = confined(named, model, f"the MLmodel of {version}", remedy=remedy)
     if not bundle.is_dir():

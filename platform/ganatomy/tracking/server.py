@@ -43,8 +43,12 @@ _PLACES = {
 }
 """Tables of MLflow, and their columns that say where artifacts lie."""
 
-_SECRET = re.compile(r"(^|_)(pass(word|wd)?|pwd|secret|token|sig)=", re.IGNORECASE)
+_SECRET = r"[\w.-]*?(?:pass(?:word|wd|phrase)?|pwd|secret|token|sig|signature|(?:secret|access|account|api)[_-]?key)="
 """An option of an address, behind its "?", that is nobody's business."""
+
+_LOGIN = re.compile(r"(?<=://)([^/?#:@\s]*):(?!\d{1,5}(?:[/?#]|$))(?:[^?#\s]*|[^@\s]*)@")
+"""User and password in front of a host. A password may hold any sign that an address is parted by: databases and stores
+read it up to the "@" (PostgreSQL's ``u:a/b?c@host``, keys of S3)."""
 
 
 def store_uri(uri: str | None, workspace: Path) -> str:
@@ -188,21 +192,19 @@ def artifacts_of(uri: str, workspace: Path) -> Path:
 
 def shown(uri: str) -> str:
     """``uri``, or a sentence with one in it, without the user and the password that may stand in it."""
-    text = re.sub(r"//[^/\s]*@", "//", uri)
-    return re.sub(r"(?i)([?&]\w*(?:pass(?:word|wd)?|pwd|secret|token|sig)=)[^&\s]*", r"\1…", text)
+    text = re.sub(r"//[^/\s]*@", "//", _LOGIN.sub("", uri))
+    return re.sub(rf"(?i)([?&]{_SECRET})[^&\s]*", r"\1…", text)
 
 
 def without_password(uri: str) -> str:
     """``uri`` without a password, behind its user's name or among its options; of a server's, without the user too."""
-    parts = urlsplit(uri)
-    user, _, host = parts.netloc.rpartition("@")
-    options = [option for option in parts.query.split("&") if not _SECRET.search(option)]
-    if ":" not in user and "&".join(options) == parts.query:
-        return uri
-    name, colon, _ = user.partition(":")
-    if colon:
-        parts = parts._replace(netloc=f"{name}@{host}" if name and not is_served(uri) else host)
-    return parts._replace(query="&".join(options)).geturl()
+    clean = _LOGIN.sub(lambda login: f"{login[1]}@" if login[1] and not is_served(uri) else "", uri)
+    place, _, query = clean.partition("?")
+    options = query.split("&")
+    known = [option for option in options if not re.match(f"(?i){_SECRET}", option)]
+    if known != options:
+        clean = "?".join(part for part in (place, "&".join(known)) if part)
+    return clean
 
 
 def refuse_password(uri: str, what: str) -> None:
@@ -239,7 +241,7 @@ def _keep_apart(named: str) -> None:
 
 def is_served(uri: str) -> bool:
     """True when a server stands between us and the store, so that it says where artifacts lie."""
-    return uri.partition(":")[0] in ("http", "https", "databricks")
+    return uri.strip().partition(":")[0].lower() in ("http", "https", "databricks")
 
 
 def create_once(uri: str, make: Callable[[str], object]) -> None:
