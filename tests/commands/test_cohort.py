@@ -11,6 +11,7 @@ from command_line import error_line, make_phantom
 from ganatomy import cli
 from ganatomy.cohorts.reading import read_cohort
 from ganatomy.commands import cohort as cohort_commands
+from ganatomy.commands.console import Command
 from ganatomy.phantoms import hearts
 
 
@@ -57,5 +58,5 @@ def test_every_option_of_an_import_reaches_the_import():
 
     from ganatomy.cohorts.importers import import_cohort
 
-    offered = set(cohort_commands.CohortImport.__dataclass_fields__) - {"workspace", "debug"}
+    offered = set(cohort_commands.CohortImport.__dataclass_fields__) - set(Command.__dataclass_fields__)
     assert offered == set(inspect.signature(import_cohort).parameters) - {"progress"}
