@@ -29,10 +29,9 @@ def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -
     """
     global _ours
     _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
-    bound = {MAX_IMAGE: os.environ[MAX_IMAGE]} if MAX_IMAGE in os.environ else {}  # workers elsewhere read images too
-    variables = {**TRAIN_ENVIRONMENT, **bound, ALLOWED: " ".join(allowed()), **(environment or {})}
+    told = {**variables(), **(environment or {})}
     if ray.is_initialized():
-        _check_told(variables)
+        _check_told(told)
         return
     # Failed trials are told by SweepProgress, in one line each.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -47,7 +46,7 @@ def start_ray(address: str = "", environment: Mapping[str, str] | None = None) -
         num_cpus=max(2, os.cpu_count() or 1) if address == "local" else None,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": variables},
+        runtime_env={"env_vars": told},
     )
     keep_token_private()
     _ours = True
@@ -67,10 +66,16 @@ def connected() -> str:
     return str(ray.get_runtime_context().gcs_address) if ray.is_initialized() else ""
 
 
-def _check_told(variables: Mapping[str, str]) -> None:
+def variables() -> dict[str, str]:
+    """The environment of all workers: what Train needs, what this process may import, how large an image may be."""
+    bound = {MAX_IMAGE: os.environ[MAX_IMAGE]} if MAX_IMAGE in os.environ else {}
+    return {**TRAIN_ENVIRONMENT, **bound, ALLOWED: " ".join(allowed())}
+
+
+def _check_told(wanted: Mapping[str, str]) -> None:
     """InputError where the workers of the Ray that this process is connected to do not have these variables."""
     told = ray.get_runtime_context().runtime_env.env_vars()
-    lacking = [name for name, value in variables.items() if value and told.get(name) != value]
+    lacking = [name for name, value in wanted.items() if value and told.get(name) != value]
     if lacking:
         raise InputError(
             f"this process is connected to a Ray whose workers do not know {', '.join(lacking)}",

@@ -14,8 +14,8 @@ class Options:
     """Names, defaults and meaning are those of the command's options."""
 
     workspace: Path = field(default_factory=default_workspace)
-    """Folder of sweeps, stores, stages and the embedded MLflow store (or set GANATOMY_WORKSPACE); on a cluster, one that
-    every node sees."""
+    """Folder of sweeps, stores, stages and the embedded MLflow store (or set GANATOMY_WORKSPACE); on a cluster, one
+    that every node sees."""
     space: str = ""
     """Name of an installed search space, or package.module:NAME of your own."""
     cohort: Path | None = None
