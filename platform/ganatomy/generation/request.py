@@ -118,6 +118,7 @@ class GenerationRequest:
         from ganatomy.core.plugins import allow
         from ganatomy.core.terminal import detail
         from ganatomy.generators.generator import load_generator
+        from ganatomy.generators.registry import bundle_of
 
         allow(*self.allow_dotted)
         if self.keep_names and self.cohort is None:
@@ -125,7 +126,7 @@ class GenerationRequest:
                              remedy="leave it out: who is who is said on this screen")  # fmt: skip
         if not (self.count or self.labels):
             self._check_one_source()  # before anything is fetched
-        generator = load_generator(self._bundle())
+        generator = load_generator(bundle_of(self.model, self.workspace, self.tracking_uri))
         detail(f"generator: {generator.directory}, by {generator.experiment.method.name}")
         with alone_in(self.out):
             return self._made(generator, following)
@@ -278,15 +279,6 @@ class GenerationRequest:
             short=max(0, self.count - len(results)),
             who={row.image: row.subject for row in pool.rows} if cohort is None else {},
         )
-
-    def _bundle(self) -> Path:
-        if not self.model.startswith("models:/") and Path(self.model).is_dir():
-            return Path(self.model).absolute()
-        from ganatomy.generators.registry import Registry, parsed
-        from ganatomy.tracking.runs import Tracking
-
-        parsed(self.model)  # before a store is opened, or made
-        return Registry(Tracking(self.tracking_uri or None, self.workspace.absolute())).download(self.model)
 
     def _names(self) -> Pseudonyms:
         """Of files, which have no cohort whose key they could be under."""
