@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ganatomy.api.cohorts import phantom, who
     from ganatomy.api.generating import audit, generate, load_generator, rollback
     from ganatomy.api.images import ImageDataset, dataset
-    from ganatomy.api.sweeping import Sweep, load_sweep, sweep, sweeps
+    from ganatomy.api.sweeping import Sweep, list_sweeps, load_sweep, sweep
     from ganatomy.cohorts.cohort import Cohort, prepare_image
     from ganatomy.cohorts.importers import import_cohort
     from ganatomy.cohorts.inspection import Findings, check_cohort
@@ -38,7 +38,7 @@ _ROOMS = {
     "api.cohorts": ("phantom", "who"),
     "api.generating": ("audit", "generate", "load_generator", "rollback"),
     "api.images": ("ImageDataset", "dataset"),
-    "api.sweeping": ("Sweep", "load_sweep", "sweep", "sweeps"),
+    "api.sweeping": ("Sweep", "list_sweeps", "load_sweep", "sweep"),
     "cohorts.cohort": ("Cohort", "prepare_image"),
     "cohorts.importers": ("import_cohort",),
     "cohorts.inspection": ("Findings", "check_cohort"),
@@ -53,8 +53,8 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "Audit", "Cohort", "Findings", "Generated", "Generator", "ImageDataset", "InputError", "Promotion", "Sweep",
-    "__version__", "audit", "check_cohort", "dataset", "generate", "import_cohort", "load_generator", "load_sweep",
-    "phantom", "prepare_image", "read_cohort", "rollback", "sweep", "sweeps", "who",
+    "__version__", "audit", "check_cohort", "dataset", "generate", "import_cohort", "list_sweeps", "load_generator",
+    "load_sweep", "phantom", "prepare_image", "read_cohort", "rollback", "sweep", "who",
 ]  # fmt: skip
 
 

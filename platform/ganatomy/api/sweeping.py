@@ -15,9 +15,8 @@ from ganatomy.contracts import InputError
 from ganatomy.core.installation import default_workspace
 from ganatomy.core.plugins import allow
 from ganatomy.core.terminal import INTERRUPTED, detail, tell
-from ganatomy.evidence.ablation import Ablation, ablation_table, relevant
-from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory
-from ganatomy.evidence.results import sweeps as names_of
+from ganatomy.evidence.ablation import Ablation, ablation_table
+from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps
 
 if TYPE_CHECKING:
     import pandas
@@ -91,19 +90,13 @@ class Sweep:
         """
         import pandas
 
-        ablation = self.ablation()
+        row_of = {trial: row for row in self.ablation().rows for trial in row.trials}
         rows: list[dict[str, Any]] = []
         for result in read_results(self.directory):
-            if result.status == "finished":
-                experiment = result.experiment
-                about = {
-                    "name": ablation.name_of(experiment),
-                    "configuration": relevant(experiment).configuration(),
-                    "arm": experiment.arm,
-                    "seed": experiment.seed,
-                    "trial": result.trial,
-                }
-                rows += [about | vars(score) for score in result.scores]
+            if (row := row_of.get(result.trial)) is not None:
+                about = {"name": row.name, "configuration": row.configuration, "arm": row.arm}
+                trial = {"seed": result.experiment.seed, "trial": result.trial}
+                rows += [{**about, **trial, **vars(score)} for score in result.scores]
         usual = ["name", "configuration", "arm", "seed", "trial", "patient", "subject", "metric", "label", "value"]
         return pandas.DataFrame(rows, columns=[*usual, "missed"])
 
@@ -300,9 +293,9 @@ def load_sweep(name: str = "latest", workspace: Path | str | None = None, *, all
     return Sweep(directory.parents[1], directory.name)
 
 
-def sweeps(workspace: Path | str | None = None) -> list[str]:
+def list_sweeps(workspace: Path | str | None = None) -> list[str]:
     """Names of all sweeps of the workspace, the newest last."""
-    return names_of(_workspace(workspace))
+    return sweeps(_workspace(workspace))
 
 
 # --- how ---------------------------------------------------------------------------------------------------------
