@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse(_commands(arguments), program="ganatomy", description=DESCRIPTION, arguments=arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else UNDONE
-    from ganatomy.core.terminal import guarded  # it knows InputError, which stands beside torch
+    from ganatomy.core.terminal import guarded
 
     return guarded(command.run, workspace=command.workspace, debug=command.debug)
 
