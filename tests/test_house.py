@@ -66,7 +66,7 @@ def test_the_arrows_hold():
 
 PURE, ALONE = "A method is pure PyTorch", "A method knows no other method"
 BREACHES = [
-    ("platform/ganatomy/contracts.py", "import ganatomy.training.loop", "The arrows of the platform"),
+    ("platform/ganatomy/contracts/errors.py", "import ganatomy.training.loop", "The arrows of the platform"),
     ("platform/ganatomy/attic.py", "pass", "The arrows of the platform"),
     ("platform/ganatomy/core/names.py", "import ganatomy.core.terminal", "No circle in any package"),
     ("platform/ganatomy/phantoms/bones.py", "import ganatomy.phantoms.hearts", "A phantom knows no other"),

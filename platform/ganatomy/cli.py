@@ -310,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse(_commands(arguments), program="ganatomy", description=DESCRIPTION, arguments=arguments)
     except SystemExit as end:
         return code_of(end)
-    from ganatomy.core.terminal import guarded  # it knows InputError, which stands beside torch
+    from ganatomy.core.terminal import guarded
 
     how = {name: getattr(command, name) for name in ("workspace", "debug", "verbose", "quiet")}
     return guarded(command.run, **how)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ganatomy.contracts import InputError, Method
+from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import assign, build, check, digest, flatten, plain
 from ganatomy.core.plugins import nearest, resolve
+
+if TYPE_CHECKING:
+    from ganatomy.contracts import Method
 
 State = Literal["", "lesion", "healthy"]
 STATES: tuple[State, ...] = ("lesion", "healthy")
@@ -283,7 +286,7 @@ class Experiment:
 
     def method_class(self) -> type[Method]:
         """The method's class."""
-        return cast(type[Method], resolve("methods", self.method.name))
+        return cast("type[Method]", resolve("methods", self.method.name))
 
     def method_config(self) -> Any:
         """The method's frozen Config with this experiment's settings over the paper's defaults."""

@@ -10,16 +10,17 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from ganatomy.core.standstill import moved
 from ganatomy.experiment import Score
 from ganatomy.measures import roc
+
+if TYPE_CHECKING:
+    import torch
 
 Volume = NDArray[Any]
 
@@ -247,6 +248,8 @@ def nearest_distances(
     Leaving out the same patient makes synthetic-to-real and real-to-real comparable: a faithful translation of a
     patient scanned in both domains is no copy of that scan, and a second visit is no evidence of variety.
     """
+    import torch  # here and below: a table of scores is read without it
+
     grid = _common_grid([*images, *reference], side)
     first, second = _signatures(images, grid), _signatures(reference, grid)
     distances = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
@@ -264,6 +267,9 @@ def _common_grid(images: Sequence[Volume], side: int) -> tuple[int, int, int]:
 
 def _signatures(images: Sequence[Volume], grid: tuple[int, int, int]) -> torch.Tensor:
     """[n, prod(grid)] float64 rows of mean 0 and norm 1 (a constant image stays 0: it resembles nothing)."""
+    import torch
+    from torch.nn import functional
+
     rows = torch.empty(len(images), math.prod(grid), dtype=torch.float64)
     for row, image in zip(rows, images):
         small = functional.adaptive_avg_pool3d(torch.from_numpy(np.array(image, np.float64))[None, None], grid)
@@ -293,6 +299,8 @@ def _flat_axes(shape: Sequence[int]) -> list[int]:
 
 def _flat(image: Volume) -> torch.Tensor:
     """[1, 1, *S] with the axes of ``_flat_axes``; a copy, since a memory-mapped image may not be written to."""
+    import torch
+
     sides = [image.shape[axis] for axis in _flat_axes(image.shape)]
     return torch.from_numpy(np.array(image, order="C").reshape(1, 1, *sides))
 

@@ -57,7 +57,8 @@ def run_sweep(plan: SweepPlan, workspace: Path, tell: Callable[[str], object] = 
     return 130 if unfinished else 0
 
 
-def _trainable(plan: SweepPlan, workspace: Path) -> Any:
+def trainable(plan: SweepPlan, workspace: Path) -> Any:
+    """What Tune runs in each trial's process: it is pickled, with all that it names."""
     space = plan.search_space()
 
     def trial(values: dict[str, Any]) -> None:
@@ -85,7 +86,7 @@ def _tuner(plan: SweepPlan, workspace: Path, proposals: Proposals, progress: Swe
         reduction_factor=3,
     )
     return tune.Tuner(
-        _trainable(plan, workspace),
+        trainable(plan, workspace),
         tune_config=tune.TuneConfig(
             search_alg=AsManyAsFit(proposals, plan),
             scheduler=asha if plan.scheduler == "asha" else None,
