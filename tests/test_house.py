@@ -244,7 +244,7 @@ def test_the_lock_pins_everything_exactly_and_agrees_with_the_ranges():
 def test_every_entry_point_leads_somewhere():
     from ganatomy.core.plugins import available, resolve
 
-    for group in ("methods", "networks", "spaces"):
+    for group in ("methods", "networks", "spaces", "tasks"):
         named = available(group)
         assert named
         for name in named:

@@ -17,16 +17,11 @@ from numpy.typing import NDArray
 
 from ganatomy.core.standstill import moved
 from ganatomy.experiment import Score
-from ganatomy.measures import roc
 
 if TYPE_CHECKING:
     import torch
 
 Volume = NDArray[Any]
-
-PROBABILITY = "probability"
-"""Metric of a classifier's rows: p(lesion) of a subject, whose label is the truth, ``lesion`` or ``normal``."""
-LESION, NORMAL = "lesion", "normal"
 
 # --- segmentation ------------------------------------------------------------------------------------------------
 
@@ -142,12 +137,9 @@ def summarise(scores: Iterable[Score], split: str = "val") -> dict[str, float]:
     """Numbers to log: ``val/dice``, ``val/dice/<label>``, ``val/hd95``, ``val/missed``, ``val/worst``, ``val/best``.
 
     Dice and HD95 are means over subjects of case scores; worst and best are the extreme case Dice; missed counts the
-    structures that no voxel was found of. Rows of a classifier give ``val/auc`` and, at the operating point that fits
-    them best, ``val/sensitivity`` and ``val/specificity``. What no row speaks of is left out rather than logged as NaN.
+    structures that no voxel was found of. What no row speaks of is left out rather than logged as NaN.
     """
     scores = list(scores)
-    if any(score.metric == PROBABILITY for score in scores):
-        return _discrimination(scores, split)
     cases = case_scores(scores)
     distances = case_scores(scores, "hd95")
     summary: dict[str, float] = {}
@@ -160,23 +152,6 @@ def summarise(scores: Iterable[Score], split: str = "val") -> dict[str, float]:
     if scores:
         summary[f"{split}/missed"] = float(sum(score.missed for score in scores if score.metric == "dice"))
     return summary
-
-
-def predictions(several: Iterable[Iterable[Score]]) -> roc.Predictions:
-    """The rows of several classifiers, or of one, on the subjects that all of them scored."""
-    return roc.replicates(
-        [
-            {row.subject: (row.patient, row.label == LESION, row.value) for row in rows if row.metric == PROBABILITY}
-            for rows in several
-        ]
-    )
-
-
-def _discrimination(scores: Sequence[Score], split: str) -> dict[str, float]:
-    found = predictions([scores])
-    point = roc.operating_point(found.probabilities[0], found.truth)
-    return {f"{split}/auc": found.auc, f"{split}/sensitivity": point.sensitivity,
-            f"{split}/specificity": point.specificity}  # fmt: skip
 
 
 def s_score(synthetic: Iterable[Score], real: Iterable[Score], domain: str) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -163,6 +164,15 @@ def rank_test(a: Values, b: Values) -> float:
     from scipy import stats  # see permutation_test
 
     return float(stats.mannwhitneyu(a, b, alternative="less").pvalue)
+
+
+def averaged(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Key -> mean over the mappings that have it, keys in the order that they are met in."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for one in several:
+        for key, value in one.items():
+            values[key].append(value)
+    return {key: math.fsum(found) / len(found) for key, found in values.items()}
 
 
 def group_medians(values: Values, groups: Sequence[str]) -> NDArray[np.float64]:

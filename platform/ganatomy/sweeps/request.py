@@ -33,8 +33,8 @@ from ganatomy.sweeps.proposals import read_asked
 from ganatomy.sweeps.tuning import fitting, run_sweep
 from ganatomy.tracking.runs import Tracking
 from ganatomy.tracking.server import refuse_password
-from ganatomy.training.classification import scored_images
 from ganatomy.training.loop import check_share
+from ganatomy.training.models import scored_images
 from ganatomy.training.tasks import labelled_patients
 
 OF_A_RUN = frozenset(
@@ -221,8 +221,9 @@ def _tell_labels(store: Store, experiments: Sequence[Experiment]) -> None:
 
 def _packages(plan: SweepPlan) -> list[str]:
     """The packages whose sources decide what the sweep computes."""
-    named = (available("spaces").get(plan.space, plan.space), plan.base.method.name, plan.base.downstream.network.name)
-    return nodes.packages_of(*named)
+    base = plan.base
+    named = (base.method.name, base.downstream.network.name, base.downstream.task)
+    return nodes.packages_of(available("spaces").get(plan.space, plan.space), *named)
 
 
 @contextlib.contextmanager
