@@ -175,8 +175,8 @@ class Finding:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Finding:
-        """Inverse of ``to_dict``: a missing limit is infinitely far away."""
-        known: dict[str, Any] = {"low": -math.inf, "high": math.inf}
+        """Inverse of ``to_dict``: a missing limit is infinitely far away, a missing p NaN."""
+        known: dict[str, Any] = {"low": -math.inf, "high": math.inf, "p_helps": math.nan, "p_harms": math.nan}
         known.update((name, value) for name, value in values.items() if value is not None)
         known |= {"trainings": tuple(values["trainings"]), "means": tuple(map(tuple, values["means"]))}
         known["pairs"] = tuple(tuple(pair) for pair in values["pairs"])
