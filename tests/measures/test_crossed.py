@@ -210,6 +210,7 @@ def test_more_patients_do_not_make_luck_smaller():
     found = contrast(scores_of(a), scores_of(b))
     assert float(found.error) > 0.5 * math.sqrt(sum(float(part) for part in found.training) / 3)
     assert float(found.least_shown(times=2)) > 0.9 * float(found.least_shown()) > 0.03
+    assert float(found.least_shown(trainings=(6, 6))) < 0.75 * float(found.least_shown())
 
 
 def test_parts_are_those_that_the_scores_were_drawn_with():

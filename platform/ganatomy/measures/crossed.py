@@ -3,6 +3,7 @@
 A training is drawn as a patient is: every trained model scores all patients, and its luck is in all of them. Radiology
 knows this as multi-reader multi-case analysis; read "training" for "reader" and "patient" for "case". The trainings of
 the two sides are other trainings: the luck of both counts, and they are no pairs, whatever their seeds are called.
+(Paired by seed instead, 3 trainings a side passed 4.2 % of null differences where 3.0 % were meant, and found less.)
 
 With S the covariance that the drawing of patients gives the means of all trainings (``Side.pulls``), per side s of r_s
 trainings: V_s the variance of its means, E_s the mean variance less the mean covariance in S (the ANOVA's residual mean
@@ -23,6 +24,10 @@ estimate out of T = (estimate - truth) / error; it is used where it is the more 
 
 The limits are the same formula solved for the truth, so that interval and p cannot disagree. Where nothing varies at
 all (two perfect classifiers, one table twice) there is no measure of certainty: limits infinite, p 1.
+
+No variance is borrowed from other configurations. Simulated, with 3 trainings a side, shrinking the luck towards what
+the sweep's trainings varied by found +5 points in 42 % of studies instead of 28 %; but a search prefers whoever has
+most luck, and where a fifth of 40 candidates had far more than the rest, 5.7 % of null differences passed, not 2.8 %.
 
 All functions take arrays with any leading axes (many studies at once) and know no files.
 Sources: Satterthwaite, Biometrics Bulletin 2, 1946; Obuchowski & Rockette, Communications in Statistics 24, 1995;
@@ -163,12 +168,14 @@ class Contrast:
         share = n / self.count_freedom if self.count_freedom else 1.0
         return _combined(drawn, luck, residual, counts, self.patient_freedom * share, n)
 
-    def least_shown(self, alpha: float = 0.025, power: float = 0.8, times: float = 1.0) -> Floats:
+    def least_shown(
+        self, alpha: float = 0.025, power: float = 0.8, times: float = 1.0, trainings: Sequence[int] | None = None
+    ) -> Floats:
         """The smallest true effect that a study like this one shows with probability ``power``.
 
-        times: with so many times the patients (2: twice as many), as many trainings.
+        times: with so many times the patients (2: twice as many).  trainings: with other numbers of them, a side each.
         """
-        error, freedom = self.planned(times)
+        error, freedom = self.planned(times, trainings)
         return np.asarray((quantile(freedom, alpha) + quantile(freedom, 1 - power)) * error)
 
 
