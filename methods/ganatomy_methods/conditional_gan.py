@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ganatomy.contracts import Adam, Batch, Method, Phase, Synthetic, Task, Update
-from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator
+from ganatomy_methods.common.adversarial import constant_then_decay, discrimination
+from ganatomy_methods.common.losses import lsgan_generator
 from ganatomy_methods.common.pathology import PathologyDiscriminator, PathologyGenerator
 from ganatomy_methods.common.settings import require_within
 
@@ -63,9 +64,7 @@ class ConditionalGAN(Method):
 
     def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
         """Half of the generator's steps at constant rate, half decaying; there is no segmentor."""
-        decay = generator_steps // 2
-        phases = Phase("constant", generator_steps - decay), Phase("decay", decay, decay=True)
-        return tuple(phase for phase in phases if phase.steps)
+        return constant_then_decay(generator_steps)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """Update G, then D_x. Returns both objectives."""
@@ -76,10 +75,9 @@ class ConditionalGAN(Method):
             minimise(adversarial)
 
         with update("D_x") as minimise:
-            scores = self.D_x(torch.cat([x_h, fake_h.detach()]))
-            discrimination = lsgan_discriminator(*scores.split([len(x_h), len(fake_h)]))
-            minimise(discrimination)
-        return {"adversarial": adversarial.detach(), "discriminator": discrimination.detach()}
+            judged = discrimination(self.D_x, x_h, fake_h.detach())
+            minimise(judged)
+        return {"adversarial": adversarial.detach(), "discriminator": judged.detach()}
 
     @torch.no_grad()
     def synthesize(self, batch: Batch) -> list[Synthetic]:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ganatomy.contracts import Adam, Batch, Method, Phase, Synthetic, Task, Update
+from ganatomy_methods.common.adversarial import both_ways, constant_then_decay, discrimination
 from ganatomy_methods.common.buffers import ReplayPool
-from ganatomy_methods.common.losses import l1, lsgan_discriminator, lsgan_generator
+from ganatomy_methods.common.losses import l1, lsgan_generator
 from ganatomy_methods.common.networks import PatchDiscriminator, ResnetGenerator, UNetGenerator
 from ganatomy_methods.common.settings import require_within
 
@@ -81,9 +82,7 @@ class CycleGAN(Method):
 
     def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
         """Half of the generators' steps at constant rate, half decaying (100 + 100 epochs); there is no segmentor."""
-        decay = generator_steps // 2
-        phases = Phase("constant", generator_steps - decay), Phase("decay", decay, decay=True)
-        return tuple(phase for phase in phases if phase.steps)
+        return constant_then_decay(generator_steps)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """Update G, then D. Returns the terms of each objective. Equation numbers are those of Zhu et al. 2017."""
@@ -105,26 +104,13 @@ class CycleGAN(Method):
         losses |= {"adversarial": adversarial.detach(), "cycle": cycle.detach()}
 
         with update("D_A", "D_B") as minimise:  # eq. 1, the other side; G fixed
-            discrimination_A = self._discrimination(D_A, x_A, self.pool_A(fake_A))
-            discrimination_B = self._discrimination(D_B, x_B, self.pool_B(fake_B))
+            discrimination_A = discrimination(D_A, x_A, self.pool_A(fake_A))
+            discrimination_B = discrimination(D_B, x_B, self.pool_B(fake_B))
             minimise(discrimination_A + discrimination_B)
         losses["discriminator"] = (discrimination_A + discrimination_B).detach()
         return losses
 
-    @staticmethod
-    def _discrimination(D: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        real_score, fake_score = D(torch.cat([real, fake])).split([len(real), len(fake)])
-        return lsgan_discriminator(real_score, fake_score)
-
     @torch.no_grad()
     def synthesize(self, batch: Batch) -> list[Synthetic]:
         """Translations of the roles present and, with ``use_reconstructed``, their reconstructions."""
-        made: list[Synthetic] = []
-        for role, other, there, back in (("A", "B", self.G_B, self.G_A), ("B", "A", self.G_A, self.G_B)):
-            if role not in batch:
-                continue
-            fake = there(batch[role].image)
-            made.append(Synthetic(fake.float(), role=other, source=role))
-            if self.config.use_reconstructed:
-                made.append(Synthetic(back(fake).float(), role=role, source=role, kind="reconstructed"))
-        return made
+        return both_ways(batch, self.G_A, self.G_B, reconstructed=self.config.use_reconstructed)

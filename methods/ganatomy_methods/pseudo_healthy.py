@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ganatomy.contracts import UNLABELLED, Adam, Batch, Images, InputError, Method, Phase, Synthetic, Task, Update
+from ganatomy_methods.common.adversarial import constant_then_decay, discrimination
 from ganatomy_methods.common.losses import (
     l1,
-    lsgan_discriminator,
     lsgan_generator,
     soft_dice,
     weighted_least_squares,
@@ -105,9 +105,7 @@ class PseudoHealthy(Method):
 
     def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
         """Half of the generators' steps at constant rate, half decaying; S learns with G and R, not downstream."""
-        decay = generator_steps // 2
-        phases = Phase("constant", generator_steps - decay), Phase("decay", decay, decay=True)
-        return tuple(phase for phase in phases if phase.steps)
+        return constant_then_decay(generator_steps)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """Update G, R and S, then D_x and D_m. Returns the terms of each objective."""
@@ -136,7 +134,7 @@ class PseudoHealthy(Method):
 
         with update("D_x", *(() if paired else ("D_m",))) as minimise:
             # L_GAN1, the other side: the real images count once for each of the fakes
-            judgements = {"discriminator": _sum(self._discrimination(x_h, fake.detach()) for fake in fakes)}
+            judgements = {"discriminator": _sum(discrimination(self.D_x, x_h, fake.detach()) for fake in fakes)}
             if not paired:
                 judgements["mask_discriminator"] = self._mask_discrimination(batch, map_p.detach())  # L_GAN2
             minimise(_sum(judgements.values()))
@@ -145,10 +143,6 @@ class PseudoHealthy(Method):
     def _reconstruct(self, healthy: Tensor, mask: Tensor) -> Tensor:
         """R(x, m), or R(x) in the ablation without the mask."""
         return self.R(torch.cat([healthy, mask], dim=1) if self.config.mask_input else healthy)
-
-    def _discrimination(self, real: Tensor, fake: Tensor) -> Tensor:
-        real_score, fake_score = self.D_x(torch.cat([real, fake])).split([len(real), len(fake)])
-        return lsgan_discriminator(real_score, fake_score)
 
     def _mask_terms(self, batch: Batch, map_p: Tensor) -> dict[str, Tensor]:
         """What teaches S the shape of pathology: L_Seg for images with a mask, L_GAN2 for those without."""

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update, labelled
+from ganatomy_methods.common.adversarial import both_ways, discrimination
 from ganatomy_methods.common.buffers import ReplayPool
-from ganatomy_methods.common.losses import cross_entropy, l1, lsgan_discriminator, lsgan_generator
+from ganatomy_methods.common.losses import cross_entropy, l1, lsgan_generator
 from ganatomy_methods.common.networks import PatchDiscriminator, UNetGenerator
 from ganatomy_methods.common.settings import require_within
 
@@ -127,8 +128,8 @@ class ShapeConsistent(Method):
         losses |= {"adversarial": adversarial.detach(), "cycle": cycle.detach()}
 
         with update("D_A", "D_B") as minimise:  # eq. 7, the other side; G fixed
-            discrimination_A = self._discrimination(D_A, x_A, self.pool_A(fake_A))
-            discrimination_B = self._discrimination(D_B, x_B, self.pool_B(fake_B))
+            discrimination_A = discrimination(D_A, x_A, self.pool_A(fake_A))
+            discrimination_B = discrimination(D_B, x_B, self.pool_B(fake_B))
             minimise(discrimination_A + discrimination_B)
         losses["discriminator"] = (discrimination_A + discrimination_B).detach()
 
@@ -142,11 +143,6 @@ class ShapeConsistent(Method):
             synthetic["A"].append((rec_A.detach(), y_A))
             synthetic["B"].append((rec_B.detach(), y_B))
         return losses | self._step_segmentors(batch, update, synthetic)
-
-    @staticmethod
-    def _discrimination(D: torch.nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        real_score, fake_score = D(torch.cat([real, fake])).split([len(real), len(fake)])
-        return lsgan_discriminator(real_score, fake_score)
 
     def _step_segmentors(
         self, batch: Batch, update: Update, synthetic: dict[str, list[tuple[Tensor, Tensor]]]
@@ -177,12 +173,4 @@ class ShapeConsistent(Method):
     @torch.no_grad()
     def synthesize(self, batch: Batch) -> list[Synthetic]:
         """Translations of the roles present and, with ``use_reconstructed``, their reconstructions."""
-        made: list[Synthetic] = []
-        for role, other, there, back in (("A", "B", self.G_B, self.G_A), ("B", "A", self.G_A, self.G_B)):
-            if role not in batch:
-                continue
-            fake = there(batch[role].image)
-            made.append(Synthetic(fake.float(), role=other, source=role))
-            if self.config.use_reconstructed:
-                made.append(Synthetic(back(fake).float(), role=role, source=role, kind="reconstructed"))
-        return made
+        return both_ways(batch, self.G_A, self.G_B, reconstructed=self.config.use_reconstructed)

@@ -79,24 +79,15 @@ class Report(Command):
 
     def run(self) -> int:
         """Print, and write the page."""
-        from ganatomy.core.plugins import allow
-        from ganatomy.core.terminal import detail, tell
-        from ganatomy.evidence.ablation import ablation_table
-        from ganatomy.evidence.report import render_text, to_json, write_html
-        from ganatomy.evidence.results import read_plan, read_results, sweep_directory
+        from ganatomy.api.sweeping import load_sweep
+        from ganatomy.core.terminal import tell
+        from ganatomy.evidence.report import render_text, to_json
 
-        allow(*self.allow_dotted)
-        directory = sweep_directory(self.workspace.absolute(), self.sweep)
-        plan = read_plan(directory)
-        published = plan.published(lambda why: tell(f"note: {why}"))
-        results = read_results(directory)
-        detail(f"{len(results)} of {plan.trials} trials are in {directory}")
-        table = ablation_table(results, published=published)
+        sweep = load_sweep(self.sweep, self.workspace, allow_dotted=self.allow_dotted)
+        table = sweep.ablation()
         print(to_json(table) if self.json else render_text(table))
         if self.html is not None:
-            facts = {"cohort": plan.cohort, "digest": plan.cohort_digest, "search space": plan.space}
-            page = write_html(table, self.html, title=f"Sweep {plan.name}", facts=facts)
-            tell(f"written: {page}")
+            tell(f"written: {sweep.report(self.html, table)}")
         return DONE
 
 
@@ -208,17 +199,13 @@ class Promote(Command):
 
     def run(self) -> int:
         """Judge, then print the verdict."""
-        from ganatomy.core.plugins import allow
-        from ganatomy.promotion.promotion import promote
+        from ganatomy.api.sweeping import load_sweep
 
-        allow(*self.allow_dotted)
-        promotion = promote(
-            self.workspace.absolute(),
-            self.sweep,
+        promotion = load_sweep(self.sweep, self.workspace, allow_dotted=self.allow_dotted).promote(
             self.name,
             force=self.force,
             as_it_stands=self.as_it_stands,
-            uri=self.tracking_uri or None,
+            tracking_uri=self.tracking_uri,
             say=self._say,
         )
         verdict = promotion.verdict
@@ -253,11 +240,9 @@ class Rollback(Command):
 
     def run(self) -> int:
         """Move the aliases."""
-        from ganatomy.generators.registry import Registry, check_name
-        from ganatomy.tracking.runs import Tracking
+        from ganatomy.api.generating import rollback
 
-        check_name(self.name)  # before a store is opened, or made
-        number = Registry(Tracking(self.tracking_uri or None, self.workspace.absolute())).rollback(self.name)
+        number = rollback(self.name, workspace=self.workspace, tracking_uri=self.tracking_uri)
         print(f"models:/{self.name}@champion is version {number}")
         return DONE
 
@@ -325,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse(_commands(arguments), program="ganatomy", description=DESCRIPTION, arguments=arguments)
     except SystemExit as end:
         return code_of(end)
-    from ganatomy.core.terminal import guarded  # it knows InputError, which stands beside torch
+    from ganatomy.core.terminal import guarded
 
     how = {name: getattr(command, name) for name in ("workspace", "debug", "verbose", "quiet")}
     return guarded(command.run, **how)

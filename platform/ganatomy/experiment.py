@@ -5,11 +5,14 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from ganatomy.contracts import InputError, Method
+from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import assign, build, check, digest, flatten, plain
 from ganatomy.core.plugins import nearest, resolve
+
+if TYPE_CHECKING:
+    from ganatomy.contracts import Method
 
 State = Literal["", "lesion", "healthy"]
 STATES: tuple[State, ...] = ("lesion", "healthy")
@@ -17,9 +20,6 @@ STATES: tuple[State, ...] = ("lesion", "healthy")
 Arm = Literal["real", "classical", "offline", "joint"]
 ARMS: tuple[Arm, ...] = typing.get_args(Arm)
 SYNTHETIC_ARMS: tuple[Arm, ...] = ("offline", "joint")
-
-SCORES = {"segmentation": "val/dice", "classification": "val/auc"}
-"""Downstream task -> name of what it is ranked by: mean Dice, or the area under the ROC curve."""
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
@@ -103,18 +103,27 @@ class Transfer:
 class Downstream:
     """The model the synthetic data is for.
 
-    network: any entry of ``ganatomy.networks`` (or a dotted path).  task: ``segmentation``, by labels; or
-    ``classification``, which images show a lesion: whole images, brought to ``sampling.size``, by their class.
+    network: any entry of ``ganatomy.networks`` (or a dotted path).  task: any of ``ganatomy.tasks``, such as
+    ``segmentation``, by labels; or ``classification``, which images show a lesion: whole images, brought to
+    ``sampling.size``, by their class.
     """
 
     network: Choice = field(default_factory=lambda: Choice("unet"))
     learning_rate: float = 2e-4
-    task: Literal["segmentation", "classification"] = "segmentation"
+    task: str = "segmentation"
+
+    def asked(self) -> Any:
+        """The task, a ``ganatomy.downstream.task.DownstreamTask``: here alone its name becomes that object. InputError
+        where there is none."""
+        found = resolve("tasks", self.task)
+        if not callable(getattr(found, "summarise", None)):
+            raise InputError(f"downstream.task = {self.task} is a {type(found).__name__}", expected="a DownstreamTask")
+        return found
 
     @property
     def score(self) -> str:
         """Name of the number that experiments are ranked by, on real validation patients of the target domain."""
-        return SCORES[self.task]
+        return str(self.asked().score)
 
 
 @dataclass(frozen=True)
@@ -261,29 +270,23 @@ class Experiment:
         if self.arm == "joint":
             check(not self.transfer.generator, "transfer.generator", self.transfer.generator,
                   "none: a joint model is trained on its own cohort")  # fmt: skip
-        self._check_task(method)
+        self._check_task()
         self.method_config()
         resolve("networks", self.downstream.network.name)
         return self
 
-    def _check_task(self, method: type[Method]) -> None:
-        """Refuse what the downstream task has no use for."""
-        task = self.downstream.task
-        unused = "min_probability" if task == "segmentation" else "min_dice"
-        check(not getattr(self.filter, unused), f"filter.{unused}", getattr(self.filter, unused),
-              f"0 with downstream.task = {task}")  # fmt: skip
-        if task == "segmentation" and method.on_patches and self.arm in SYNTHETIC_ARMS:
-            raise InputError(
-                f"downstream.task = segmentation with method {self.method.name}",
-                expected="classification: its images have a class and a box, and no label",
-                remedy="--set downstream.task=classification, and a classifier as downstream.network",
-            )
-        if task == "classification":
-            check(self.arm != "joint", "arm", self.arm, f"real, classical or offline with downstream.task = {task}")
+    def _check_task(self) -> None:
+        """Refuse what the downstream task has no use for, thresholds on what it does not judge by among it."""
+        task = self.downstream.asked()
+        for name, threshold in vars(self.filter).items():
+            unused = name.startswith("min_") and name != f"min_{task.judged_by}"
+            check(not (unused and threshold), f"filter.{name}", threshold,
+                  f"0 with downstream.task = {self.downstream.task}")  # fmt: skip
+        task.check(self)
 
     def method_class(self) -> type[Method]:
         """The method's class."""
-        return cast(type[Method], resolve("methods", self.method.name))
+        return cast("type[Method]", resolve("methods", self.method.name))
 
     def method_config(self) -> Any:
         """The method's frozen Config with this experiment's settings over the paper's defaults."""
@@ -297,7 +300,8 @@ class Experiment:
 class Score:
     """One row of evidence: a metric of one subject. Never only a mean.
 
-    metric: ``dice`` or ``hd95`` (mm).  label: name of the structure.  value: NaN where the subject lacks the structure.
+    metric: ``dice``, ``hd95`` (mm) or what else the task scores.  label: name of the structure.  value: NaN where the
+    subject lacks the structure.
     missed: the structure is there and the model found none of it (its hd95 is then the image diagonal).
     """
 

@@ -110,7 +110,7 @@ class SearchSpace:
     published: tuple[PaperTable, ...] = ()
 
     def named(self) -> set[str]:
-        """Methods and networks that its code tells trials to use: in its bases, its points, and what it lets the
+        """Methods, networks and tasks that its code tells trials to use: in its bases, its points, and what it lets the
         sampler choose from on the way to them."""
         said: list[Values] = [base.flat() for base in (self.base, self.full) if base is not None]
         for points, sample in ((self.points, self.sample), (self.full_points, self.full_sample or self.sample)):
@@ -307,12 +307,12 @@ class Offered:
         return int(self.suggest_float(name, low, high))
 
 
-THINGS: Mapping[str, Group] = {"method": "methods", "downstream.network": "networks"}
+THINGS: Mapping[str, Group] = {"method": "methods", "downstream.network": "networks", "downstream.task": "tasks"}
 """Parameters whose values are names of things to import, and what kind of things."""
 
 
 def named_in(values: Values) -> set[tuple[Group, str]]:
-    """The methods and networks that values by dotted name speak of, each with its kind."""
+    """The methods, networks and tasks that values by dotted name speak of, each with its kind."""
     return {(kind, values[parameter]) for parameter, kind in THINGS.items() if isinstance(values.get(parameter), str)}
 
 

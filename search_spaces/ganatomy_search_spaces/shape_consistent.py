@@ -6,7 +6,6 @@ from functools import partial
 
 from ganatomy.experiment import Budget, Choice, Experiment, Labels, Mixing, Sampling
 from ganatomy.search_space import SearchSpace, Suggest, Values
-from ganatomy_methods.shape_consistent import ShapeConsistentConfig
 from ganatomy_search_spaces.downstream_networks import with_segmentor
 
 BASE = Experiment(
@@ -47,7 +46,7 @@ POINTS: tuple[Values, ...] = (
 
 SPACE = SearchSpace(
     name="shape_consistent",
-    description=f"arms x segmentor x shape weight (paper: {ShapeConsistentConfig().shape_weight:g}) x synthetic data",
+    description="arms x segmentor x shape weight (paper: 1) x synthetic data",
     base=BASE,
     sample=partial(with_segmentor, sample_method),
     points=POINTS,

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from ganatomy.core.plugins import available, resolve
+from ganatomy.downstream.classification import CLASSIFICATION
 from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.published import INCOMPARABLE, ONE_SEED
 from ganatomy.evidence.report import render_text, to_json, write_html
 from ganatomy.experiment import Experiment, Score, TrialResult
-from ganatomy.measures.segmentation import predictions, summarise
+from ganatomy.measures.roc import predictions
 from ganatomy.measures.statistics import Effect, paired_bootstrap, paired_t
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable
 
@@ -120,7 +121,8 @@ def test_a_claim_about_classifiers_is_judged_by_their_patients():
             for n, noise in enumerate(0.1 * math.sin(7 * k) for k in range(40))
         )
         made = BASE.with_values({"arm": arm, "downstream.task": "classification"})
-        return TrialResult(arm, made, "finished", scores=scores, summary={"val/auc": summarise(scores)["val/auc"]})
+        area = CLASSIFICATION.summarise(scores)["val/auc"]
+        return TrialResult(arm, made, "finished", scores=scores, summary={"val/auc": area})
 
     results = [classifier("real", 0.0), classifier("offline", 0.2)]
     table = PaperTable("t", (), (PaperClaim("helps", {"arm": "offline"}, REAL, "val/auc"),))

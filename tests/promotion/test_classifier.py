@@ -14,7 +14,7 @@ import torch
 from ganatomy.evidence.results import SweepPlan, read_results
 from ganatomy.generators.generator import load_generator
 from ganatomy.measures import roc
-from ganatomy.measures.segmentation import predictions
+from ganatomy.measures.roc import predictions
 from ganatomy.phantoms.bones import make_bone_cohort
 from ganatomy.promotion import examination as room
 from ganatomy.promotion.promotion import promote

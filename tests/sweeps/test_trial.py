@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from ganatomy.experiment import Labels
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages.stages import Stages
 from ganatomy.sweeps import trial
+from ganatomy.sweeps.recording import Recording
 from ganatomy.sweeps.trial import VALIDATION, run_trial, workers_of
 from ganatomy.tracking.runs import Tracking
 from ganatomy.training import tasks
@@ -50,7 +52,7 @@ class Mlflow:
 
     def __init__(self, workspace, plan, name="t1"):
         folder = workspace / "sweeps" / plan.name / "trials" / name
-        self.run_id = read_result(folder / "result.json").run_id
+        self.run_id = json.loads((folder / "journal" / "cursor.json").read_text())["run"]
         self.client = MlflowClient(Tracking(None, workspace).uri)
         self.run = self.client.get_run(self.run_id)
 
@@ -61,9 +63,18 @@ class Mlflow:
         return sorted(item.path for item in self.client.list_artifacts(self.run_id, "images"))
 
 
+def recording(workspace, plan) -> Recording:
+    """The driver's part."""
+    said = []
+    return Recording(plan, workspace / "sweeps" / plan.name, Tracking(None, workspace), said.append)
+
+
 def run(workspace, plan, values, name="t1", space=SPACE):
     reports = []
-    run_trial(values, plan, space, workspace, name, reports.append)
+    try:
+        run_trial(values, plan, space, workspace, name, reports.append)
+    finally:
+        recording(workspace, plan).end(read_result(workspace / "sweeps" / plan.name / "trials" / name / "result.json"))
     return reports
 
 
@@ -147,8 +158,11 @@ def test_run_again_after_a_kill_logs_nothing_twice(workspace, plan):
         run_trial(OFFLINE, plan, SPACE, workspace, "t1", die)
     folder = workspace / "sweeps" / "sweep" / "trials" / "t1"
     assert read_result(folder / "result.json").status == "running"
-    before = Mlflow(workspace, plan).history("train/adversarial")
+    assert recording(workspace, plan).send("t1")
+    killed = Mlflow(workspace, plan)
+    before = killed.history("train/adversarial")
     assert before
+    assert killed.run.info.status == "RUNNING"
 
     again = run(workspace, plan, OFFLINE)
     found = Mlflow(workspace, plan)
@@ -167,7 +181,8 @@ def test_run_again_after_a_kill_logs_nothing_twice(workspace, plan):
     assert run(workspace, plan, OFFLINE) == [{SCORE: again[-1][SCORE]}]
     assert (folder / "result.json").stat().st_mtime_ns == written
     once_more = Mlflow(workspace, plan)
-    assert once_more.run_id == found.run_id
+    assert once_more.run_id == found.run_id == read_result(folder / "result.json").run_id == killed.run_id
+    assert once_more.run.info.status == "FINISHED"
     assert once_more.pictures() == pictures
     assert all(once_more.history(name) == found.history(name) for name in found.run.data.metrics)
 
@@ -222,8 +237,8 @@ def test_validation_patients_without_a_structure_are_no_score(workspace, plan):
     assert "no structure" in result.error
 
 
-def test_the_journal_thread_ends_with_the_trial(workspace, plan):
-    run(workspace, plan, {"arm": "real"})
+def test_no_thread_outlives_the_trial(workspace, plan):
+    run_trial({"arm": "real"}, plan, SPACE, workspace, "t1", lambda metrics: None)
     assert not [thread for thread in threading.enumerate() if thread.name in ("journal", "lease")]
 
 

@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 from ganatomy.contracts import InputError
+from ganatomy.downstream.classification import CLASSIFICATION
 from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.report import render_text, write_html
 from ganatomy.experiment import Sampling, Score, TrialResult
-from ganatomy.measures.segmentation import predictions, summarise
+from ganatomy.measures.roc import predictions
 from ganatomy.stages.outcome import outcome_of
 from ganatomy.stages.stages import Stages
 from ganatomy.stores.sampling import resized
 from ganatomy.stores.writing import Item, write_store
 from ganatomy.training import tasks
 from ganatomy.training.classification import (
-    TrainClassifier,
     class_of,
     classified_images,
     lesion_probabilities,
@@ -30,6 +30,7 @@ from ganatomy.training.classification import (
     score_classes,
 )
 from ganatomy.training.distributed import DirectoryReporter
+from ganatomy.training.tasks import TrainDownstream
 
 CPU = torch.device("cpu")
 
@@ -61,7 +62,7 @@ def test_class_by_column_or_by_label(tmp_path):
 
 def test_a_batch_holds_as_many_of_either_class_each_a_whole_film(store, tmp_path):
     experiment = radiographs.experiment()
-    build = TrainClassifier(store.path, experiment, tmp_path, "L")
+    build = TrainDownstream(store.path, experiment, tmp_path, "L")
     loop = build(rank=0, world=1, device=CPU)
     batch = loop.draws.batch(0)
     assert {name: images.image.shape for name, images in batch.items()} == {
@@ -95,7 +96,7 @@ def test_rows_name_nobody_and_give_the_area_of_scikit_learn(store):
     logits = np.array([-store.image(image).min() for image in images])
     np.testing.assert_allclose([row.value for row in rows], 1 / (1 + np.exp(-logits)), rtol=1e-5)
     truth = [row.label == "lesion" for row in rows]
-    summary = summarise(rows)
+    summary = CLASSIFICATION.summarise(rows)
     assert summary.keys() == {"val/auc", "val/sensitivity", "val/specificity"}
     assert summary["val/auc"] == pytest.approx(sklearn.roc_auc_score(truth, [row.value for row in rows]))
     assert predictions([rows, rows]).probabilities.shape == (2, len(rows))
@@ -114,7 +115,7 @@ def test_frozen_stages_stay_as_they_were(store, tmp_path):
     frozen = base.from_dict({**base.to_dict(), "downstream": {
         "network": {"name": "drn_d_22", "config": {"width": 0.125, "learning": 2}}, "learning_rate": 1e-2,
         "task": "classification"}})  # fmt: skip
-    loop = TrainClassifier(store.path, frozen, tmp_path, "L")(rank=0, world=1, device=CPU)
+    loop = TrainDownstream(store.path, frozen, tmp_path, "L")(rank=0, world=1, device=CPU)
     before = {name: value.clone() for name, value in loop.method.S.state_dict().items()}
     loop.run(DirectoryReporter(tmp_path, lambda: None))
     changed = {name.split(".")[1] for name, value in loop.method.S.state_dict().items()
@@ -163,7 +164,7 @@ def test_no_synthetic_film_is_taken_for_a_real_one_in_any_split(store, tmp_path)
         assert len(both.records("xray", split)) == 2 * len(store.records("xray", split))
         images = classified_images(both, "xray", split)
         assert {image.subject for image in images} == {image.subject for image in store.records("xray", split)}
-    loop = TrainClassifier(both.path, radiographs.experiment(), tmp_path, "L")(rank=0, world=1, device=CPU)
+    loop = TrainDownstream(both.path, radiographs.experiment(), tmp_path, "L")(rank=0, world=1, device=CPU)
     seen = {name for step in range(20) for images in loop.draws.batch(step).values() for name in images.subjects}
     assert seen == {image.subject for image in store.records("xray", "train")}
 
@@ -180,7 +181,7 @@ def test_pictures_show_real_and_synthetic_lesions_with_their_boxes(store, tmp_pa
     drawn = []
     monkeypatch.setattr(tasks, "sheet", lambda rows, labels, **how: drawn.append(rows) or tiny._dot(rows, labels))
     experiment = radiographs.experiment(arm="offline")
-    build = TrainClassifier(store.path, experiment, tmp_path, "L", tmp_path / "made", (0, 1))
+    build = TrainDownstream(store.path, experiment, tmp_path, "L", tmp_path / "made", (0, 1))
     build(rank=0, world=1, device=CPU).run(DirectoryReporter(tmp_path, lambda: None))
     assert list((tmp_path / "panels").glob("*.png"))
     rows = drawn[-1]
@@ -221,7 +222,8 @@ def result(name, arm, seed, gain, lesions=12, normals=30):
         p = 1 / (1 + np.exp(-(gain * (i < lesions) + rng.normal())))
         rows.append(Score(f"s{i}", f"p{i}", "probability", "lesion" if i < lesions else "normal", float(p)))
     experiment = radiographs.experiment(arm=arm, seed=seed)
-    return TrialResult(name, experiment, "finished", scores=tuple(rows), summary=summarise(rows), device_seconds=1.0)
+    summary = CLASSIFICATION.summarise(rows)
+    return TrialResult(name, experiment, "finished", scores=tuple(rows), summary=summary, device_seconds=1.0)
 
 
 def test_a_table_of_classifiers_is_one_of_areas(tmp_path):

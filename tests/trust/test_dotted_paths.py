@@ -63,7 +63,7 @@ def imported(tmp_path, monkeypatch) -> Path:
     return marker
 
 
-@pytest.mark.parametrize("group", ["methods", "networks", "spaces"])
+@pytest.mark.parametrize("group", ["methods", "networks", "spaces", "tasks"])
 @pytest.mark.parametrize(
     "name", ["trap:Method", "trap.inner:Method", "os:system", "trap:Method.deeper", "trap: Method"]
 )

@@ -56,7 +56,7 @@ class Fault:
 
 def packages_of(*dotted: str) -> list[str]:
     """The platform, every package that plugs into it here, and those of ``package.module:Name`` paths."""
-    groups = [available(group) for group in ("methods", "networks", "spaces")]
+    groups = [available(group) for group in ("methods", "networks", "spaces", "tasks")]
     paths = [*(value for group in groups for value in group.values()), *(path for path in dotted if ":" in path)]
     return sorted({"ganatomy", *(path.partition(":")[0].partition(".")[0] for path in paths)})
 

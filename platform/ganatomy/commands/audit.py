@@ -33,12 +33,11 @@ class Audit(Command):
 
     def run(self) -> int:
         """Look, print, and say by the exit code whether anything was found."""
-        from ganatomy.cohorts.reading import read_cohort
+        from ganatomy.api.generating import audit
         from ganatomy.core.tables import write_atomically
-        from ganatomy.generation.audit import audit, written
+        from ganatomy.generation.audit import written
 
-        cohort = read_cohort(self.cohort, require_files=False) if self.cohort is not None else None
-        found = audit(self._place(), cohort)
+        found = audit(self.folder, self.cohort, workspace=self.workspace, tracking_uri=self.tracking_uri)
         if self.json is not None:
             write_atomically(self.json.absolute(), written(found))
         print_rows([("ok", of, what, "") for of, what in found.facts])
@@ -48,14 +47,6 @@ class Audit(Command):
         print_rows([("warn", "not looked for", note, "") for note in found.notes])
         print(f"{found.folder}: {len(found.files)} files, {len(found.findings)} findings")
         return UNDONE if found.findings else DONE
-
-    def _place(self) -> Path:
-        if not self.folder.startswith("models:/"):
-            return Path(self.folder)
-        from ganatomy.generators.registry import Registry
-        from ganatomy.tracking.runs import Tracking
-
-        return Registry(Tracking(self.tracking_uri or None, self.workspace.absolute())).download(self.folder)
 
 
 def _size(count: int) -> str:

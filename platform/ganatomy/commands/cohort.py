@@ -130,18 +130,10 @@ class CohortWho(Command):
 
     def run(self) -> int:
         """One line each."""
-        from ganatomy.cohorts.inspection import who_is
-        from ganatomy.cohorts.pseudonyms import PSEUDONYM
-        from ganatomy.cohorts.reading import read_cohort
-        from ganatomy.contracts import InputError
+        from ganatomy.api.cohorts import who
 
-        known = who_is(read_cohort(self.cohort, require_files=False))
-        for asked in self.pseudonyms:
-            found = PSEUDONYM.search(asked)
-            if found is None or found[0] not in known:
-                raise InputError(f"{asked} stands for nobody in cohort {self.cohort}",
-                                 expected="a pseudonym under the key of this cohort")  # fmt: skip
-            print(f"{found[0]} is {known[found[0]]}")
+        for pseudonym, stands_for in who(self.cohort, self.pseudonyms).items():
+            print(f"{pseudonym} is {stands_for}")
         return DONE
 
 

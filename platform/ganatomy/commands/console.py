@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ganatomy.commands.repeated_options import once_each
+from ganatomy.core.installation import default_workspace
 
 DONE, UNDONE = 0, 1
 """Exit codes: the job is done; it could not be done. ``ganatomy.core.terminal`` has those of errors."""
@@ -34,11 +34,6 @@ COMPLETION = "--tyro-print-completion"
 """Prints a script that completes words in a shell; tyro has those of bash and zsh."""
 
 _COLOURS = {"ok": "green", "warn": "yellow", "quarantine": "yellow", "fail": "red", "refuse": "red"}
-
-
-def default_workspace() -> Path:
-    """``GANATOMY_WORKSPACE``, else ``./workspace``."""
-    return Path(os.environ.get("GANATOMY_WORKSPACE") or "workspace")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,9 @@ SOURCES = "GANATOMY_SOURCES"
 CACHE = "GANATOMY_STORE_CACHE"
 """Environment variable of a node: the folder on its own disc that stores are copied to before they are read."""
 
+WORKSPACE = "GANATOMY_WORKSPACE"
+"""Environment variable: the usual workspace."""
+
 APPEARING_S = 5.0
 """How long a file that was just written elsewhere may take to appear on a network file system."""
 
@@ -62,6 +65,11 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return UNKNOWN
     return said.stdout.strip() or UNKNOWN
+
+
+def default_workspace() -> Path:
+    """``GANATOMY_WORKSPACE``, else ``./workspace``."""
+    return Path(os.environ.get(WORKSPACE) or "workspace")
 
 
 def look(question: Mapping[str, Any]) -> dict[str, Any]:

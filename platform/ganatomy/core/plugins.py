@@ -1,8 +1,8 @@
 """Plugins: the one place where names become things.
 
-Methods, networks and search spaces are found by entry-point name, so that those of another package work exactly as ours
-do. A dotted path ``package.module:Name`` imports whatever it says: it is followed where whoever runs the command has
-allowed this one, and never because a bundle, a plan or a registry says so.
+Methods, networks, search spaces and downstream tasks are found by entry-point name, so that those of another package
+work exactly as ours do. A dotted path ``package.module:Name`` imports whatever it says: it is followed where whoever
+runs the command has allowed this one, and never because a bundle, a plan or a registry says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from ganatomy.contracts import InputError
 
-Group = Literal["methods", "networks", "spaces"]
+Group = Literal["methods", "networks", "spaces", "tasks"]
 
 ALLOWED = "GANATOMY_ALLOW_DOTTED"
 """Environment variable: the dotted paths that may be followed, with spaces between. It is how a command tells the
@@ -62,7 +62,7 @@ def resolve(group: Group, name: str) -> Any:
     """
     known = available(group)
     dotted = known.get(name, name)
-    module, colon, attribute = dotted.partition(":")
+    _, colon, attribute = dotted.partition(":")
     if not colon:
         raise InputError(
             f"unknown {group[:-1]} {name!r}", expected=nearest(name, known), remedy="or package.module:Name"
@@ -73,9 +73,16 @@ def resolve(group: Group, name: str) -> Any:
             expected=f"the name of an installed one: {nearest(attribute.lower(), known)}",
             remedy=f"if you trust that code, --allow-dotted {name}",
         )
+    return at_path(dotted, f"{group[:-1]} {name!r}")
+
+
+def at_path(dotted: str, what: str) -> Any:
+    """The object at ``package.module:Name``, of which code that was resolved says so: nobody is asked for leave.
+
+    what: what it is, in words, for the InputError where it cannot be imported.
+    """
+    module, _, attribute = dotted.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{group[:-1]} {name!r} cannot be imported: {error}", remedy="install its package here"
-        ) from error
+        raise InputError(f"{what} cannot be imported: {error}", remedy="install its package here") from error

@@ -14,21 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ganatomy.contracts import InputError
+from ganatomy.downstream.task import task_named, task_of
 from ganatomy.evidence.published import Comparison, compare
-from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, TrialResult, replicates
-from ganatomy.measures import segmentation
-from ganatomy.measures.roc import auc_difference
-from ganatomy.measures.statistics import (
-    SIGNIFICANT,
-    Effect,
-    counted,
-    holm,
-    of_common_seeds,
-    paired_bootstrap,
-    permutation_test,
-    shown,
-    smallest_p,
-)
+from ganatomy.experiment import SYNTHETIC_ARMS, Downstream, Experiment, TrialResult, replicates
+from ganatomy.measures.statistics import SIGNIFICANT, Effect, averaged, counted, holm, of_common_seeds, shown
 from ganatomy.search_space import PaperTable
 
 FEW_PATIENTS = 10
@@ -41,14 +30,13 @@ class Row:
     """One configuration: its replicates over seeds taken together.
 
     configuration: ``Experiment.configuration()`` of its first trial.  name: the parameters that vary over the sweep.
-    patients: patient -> Dice averaged over seeds.  dice, labels, hd95 (mm), device_seconds: means over seeds.
-    Of classifiers dice is the area under the ROC curve, a matter of all patients together: what is a patient's own is
-    then empty or NaN.
-    missed: structures that no voxel was found of, a seed.  worst: least Dice of any subject under any seed.
+    dice: the score of the downstream task, Dice or the area under the ROC curve, as device_seconds a mean over seeds.
+    patients, labels, hd95, missed, worst, worst_subject, further: as in ``downstream.task.Standing``; of what is a
+    matter of all patients together, such as an area, what would be a patient's own is empty or NaN.
     s_scores: domain -> mean S-score; s_references: what the same segmentors reach on real images.
     synthesis: what else is measured on synthetic images (``healthiness``, ``identity``) -> mean over seeds.
-    difference: Dice minus that of the baseline, on the seeds of both and paired over patients; None for the baseline
-    itself and where there is none.  p, p_holm: of a permutation test, alone and corrected over all rows.
+    difference: score minus that of the baseline, on the seeds and patients of both; None for the baseline itself and
+    where there is none.  p, p_holm: of it, alone and corrected over all rows.
     """
 
     configuration: str
@@ -68,6 +56,7 @@ class Row:
     s_references: Mapping[str, float]
     synthesis: Mapping[str, float]
     device_seconds: float
+    further: Mapping[str, float] = field(default_factory=dict)
     difference: Effect | None = None
     p: float = math.nan
     p_holm: float = math.nan
@@ -103,7 +92,7 @@ class Ablation:
     both chosen on the validation split. caveats: what a reader must know, in sentences.
     names: configuration of the ``relevant`` part of every trial's experiment -> its name.
     published: tables of papers beside what this sweep found.
-    measure: what the rows' ``dice`` is: ``Dice``, or ``AUC`` for classifiers."""
+    task: downstream task of all rows, whose score their ``dice`` is."""
 
     rows: tuple[Row, ...]
     baseline: str
@@ -112,7 +101,12 @@ class Ablation:
     caveats: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict, repr=False)
     published: tuple[Comparison, ...] = ()
-    measure: str = "Dice"
+    task: str = Downstream.task
+
+    @property
+    def measure(self) -> str:
+        """What the rows' ``dice`` is, to a reader: ``Dice``, ``AUC``."""
+        return task_named(self.task).measure
 
     def row(self, configuration: str) -> Row:
         """The row of a configuration. Raises KeyError."""
@@ -170,14 +164,14 @@ def ablation_table(
     if against and against not in {row.configuration for row in rows}:
         known = ", ".join(f"{row.configuration} ({row.name})" for row in rows) or "a finished trial"
         raise InputError(f"baseline {against!r} is no finished configuration of this sweep", expected=known)
-    classify = bool(groups) and all(_classifies(trial) for group in groups.values() for trial in group)
+    tasks = {trial.experiment.downstream.task for group in groups.values() for trial in group}
+    task = tasks.pop() if len(tasks) == 1 else Downstream.task
     rows = _compared(rows, against, groups)
     candidate = next((row.configuration for row in rows if row.synthetic and row.configuration != against), "")
     called = {key: name for key, (name, _) in names.items()}
     printed = _comparisons(published, results)
-    measure = "AUC" if classify else "Dice"
-    caveats = _caveats(rows, against, measure)
-    return Ablation(tuple(rows), against, candidate, tuple(unfinished), tuple(caveats), called, printed, measure)
+    caveats = _caveats(rows, against, task)
+    return Ablation(tuple(rows), against, candidate, tuple(unfinished), tuple(caveats), called, printed, task)
 
 
 def _comparisons(published: Sequence[PaperTable], results: Sequence[TrialResult]) -> tuple[Comparison, ...]:
@@ -251,43 +245,22 @@ def _word(value: Any) -> str:
 
 def _row(trials: Sequence[TrialResult], name: str, parameters: Mapping[str, Any]) -> Row:
     chosen = [*replicates(trials).values()]
-    summaries = [segmentation.summarise(trial.scores) for trial in chosen]
-    row = Row(
+    task, several = task_of(chosen[0].experiment), [trial.scores for trial in chosen]
+    return Row(
         configuration=chosen[0].experiment.configuration(), name=name, parameters=parameters,
         arm=chosen[0].experiment.arm, trials=tuple(trial.trial for trial in trials),
         seeds=tuple(trial.experiment.seed for trial in chosen),
-        patients={}, dice=_averaged(summaries)[chosen[0].experiment.downstream.score], labels={}, hd95=math.nan,
-        missed=0.0, worst=math.nan, worst_subject="", s_scores={}, s_references={}, synthesis={},
-        device_seconds=_averaged([{"s": trial.device_seconds} for trial in chosen])["s"],
-    )  # fmt: skip
-    if _classifies(chosen[0]):
-        return row
-    cases = [(value, subject) for trial in chosen for subject, value in segmentation.case_scores(trial.scores).items()]
-    worst, subject = min(cases, key=lambda case: case[0])
-    return dataclasses.replace(
-        row,
-        patients=_averaged([segmentation.patient_scores(trial.scores) for trial in chosen]),
-        labels=_averaged([segmentation.label_scores(trial.scores) for trial in chosen]),
-        hd95=_averaged(summaries).get("val/hd95", math.nan), missed=_averaged(summaries)["val/missed"],
-        worst=worst, worst_subject=subject,
+        dice=averaged([task.summarise(scores) for scores in several])[task.score], **vars(task.standing(several)),
         s_scores=_under("synthesis/s_score/", chosen), s_references=_under("synthesis/s_score_reference/", chosen),
         synthesis={name: value for name, value in _under("synthesis/", chosen).items() if "/" not in name},
+        device_seconds=averaged([{"s": trial.device_seconds} for trial in chosen])["s"],
     )  # fmt: skip
 
 
 def _under(prefix: str, trials: Sequence[TrialResult]) -> dict[str, float]:
     """What follows ``prefix`` in the names of logged numbers -> mean over the trials."""
-    means = _averaged([trial.summary for trial in trials])
+    means = averaged([trial.summary for trial in trials])
     return {key.removeprefix(prefix): value for key, value in means.items() if key.startswith(prefix)}
-
-
-def _averaged(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Key -> mean over the mappings that have it."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for one in several:
-        for key, value in one.items():
-            values[key].append(value)
-    return {key: math.fsum(found) / len(found) for key, found in values.items()}
 
 
 def _compared(rows: Sequence[Row], baseline: str, groups: Mapping[str, Sequence[TrialResult]]) -> list[Row]:
@@ -297,7 +270,8 @@ def _compared(rows: Sequence[Row], baseline: str, groups: Mapping[str, Sequence[
     for row in rows:
         if baseline and row.configuration != baseline:
             pair = of_common_seeds(by_seed[row.configuration], by_seed[baseline])
-            difference, p = _area_difference(*pair) if _classifies(pair[0][0]) else _dice_difference(*pair)
+            task = task_of(pair[0][0].experiment)
+            difference, p = task.difference(*([trial.scores for trial in side] for side in pair))
             row = dataclasses.replace(row, difference=difference, p=p)
         compared.append(row)
     adjusted = holm([row.p for row in compared])
@@ -312,37 +286,22 @@ def _advantage(row: Row) -> float:
     return -math.inf if math.isnan(row.difference.mean) else row.difference.mean
 
 
-def _dice_difference(more: Sequence[TrialResult], less: Sequence[TrialResult]) -> tuple[Effect, float]:
-    first, second = (_averaged([segmentation.patient_scores(trial.scores) for trial in side]) for side in (more, less))
-    patients = [name for name in first if name in second]  # in the rows' order, which no key of pseudonyms changes
-    pair = [first[name] for name in patients], [second[name] for name in patients]
-    return paired_bootstrap(*pair), permutation_test(*pair)
-
-
-def _area_difference(more: Sequence[TrialResult], less: Sequence[TrialResult]) -> tuple[Effect, float]:
-    """All on the same resampled patients, replicates averaged first."""
-    return auc_difference(*(segmentation.predictions(trial.scores for trial in side) for side in (more, less)))
-
-
 def _downstream(row: Row) -> dict[str, Any]:
     return {name: value for name, value in row.parameters.items() if name.startswith("downstream.")}
 
 
 def _scored(trial: TrialResult) -> bool:
-    return trial.experiment.downstream.score in segmentation.summarise(trial.scores)
+    task = task_of(trial.experiment)
+    return task.score in task.summarise(trial.scores)
 
 
-def _classifies(trial: TrialResult) -> bool:
-    return trial.experiment.downstream.task == "classification"
-
-
-def _caveats(rows: Sequence[Row], baseline: str, measure: str) -> list[str]:
-    caveats = []
+def _caveats(rows: Sequence[Row], baseline: str, named: str) -> list[str]:
+    caveats, task = [], task_named(named)
     whole = next((set(row.seeds) for row in rows if row.configuration == baseline), set())
     if any(whole - set(row.seeds) for row in rows):
         caveats.append(
             "Rows that lack seeds of the baseline are compared with it, and ranked, by the seeds that both have: their "
-            f"own {measure} is of those seeds only."
+            f"own {task.measure} is of those seeds only."
         )
     effects = [row.difference for row in rows if row.difference is not None]
     if effects:
@@ -352,13 +311,13 @@ def _caveats(rows: Sequence[Row], baseline: str, measure: str) -> list[str]:
                 f"Only {counted(n, 'validation patient')}: intervals are rather too narrow, and one patient more may "
                 "change the order of the rows."
             )
-        if measure != "AUC" and (least := min(1.0, family * smallest_p(n))) > SIGNIFICANT:
+        if (least := min(1.0, family * task.least_p(n))) > SIGNIFICANT:
             caveats.append(
                 f"With {counted(n, 'patient')} and {counted(family, 'comparison')} the least corrected p is "
                 f"{least:.2g}: this table cannot show anything at 5 %, however large the effect."
             )
         compared = max(len(row.patients) for row in rows)
-        if n < compared and measure != "AUC":
+        if n < compared:
             caveats.append(f"Some comparisons rest on {n} of {compared} patients: the others have no score in one arm.")
     if len({json.dumps(_downstream(row), sort_keys=True) for row in rows}) > 1:
         caveats.append(
@@ -379,5 +338,5 @@ def _caveats(rows: Sequence[Row], baseline: str, measure: str) -> list[str]:
 
 
 def interval(effect: Effect) -> str:
-    """The bounds in Dice points: ``+1.2, +7.0``."""
+    """The bounds in points: ``+1.2, +7.0``."""
     return f"{100 * effect.low:+.1f}, {100 * effect.high:+.1f}" if math.isfinite(effect.low) else "unknown"

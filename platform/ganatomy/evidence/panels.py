@@ -10,16 +10,16 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from ganatomy.core.durable import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 BACKGROUND, INK, FAINT = "#0d1015", "#f2f4f7", "#8b95a5"
 COLOURS = ("#56b4e9", "#e69f00", "#00c79a", "#f0e442", "#d55e00", "#cc79a7", "#7f8cff", "#c2c2c2")
@@ -102,6 +102,9 @@ Row = tuple[str, Sequence[Column], str, Sequence[int]]
 def _draw(
     rows: Sequence[Row], labels: Mapping[int, str], spacing: Sequence[float], title: str, *, letters: bool
 ) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here and below: what trains draws rarely or never
+    from matplotlib.figure import Figure
+
     if not rows or not rows[0][1]:
         raise ValueError("a panel needs at least one image")
     sizes = [_extent(columns[0].image.shape, cut, spacing) for _, columns, cut, _ in rows]
@@ -143,6 +146,8 @@ def _draw(
 def _tile(
     axes: Any, column: Column, cut: str, at: Sequence[int], spacing: Sequence[float], labels: Mapping[int, str]
 ) -> None:
+    from matplotlib.colors import to_rgb
+
     image = _cut(column.image, cut, at)
     width, height = _extent(column.image.shape, cut, spacing)
     place = {"extent": (0, width, height, 0), "aspect": "equal"}
@@ -172,6 +177,8 @@ def _tile(
 
 def _frame(axes: Any, box: Sequence[float], shape: Sequence[int], size: tuple[float, float]) -> None:
     """A box of the image [rows, columns], which is shown with both axes turned round."""
+    from matplotlib.patches import Rectangle
+
     (rows, columns), (width, height), (x0, y0, x1, y1) = shape, size, box
     corner = ((columns - x1) * width / columns, (rows - y1) * height / rows)
     sides = ((x1 - x0) * width / columns, (y1 - y0) * height / rows)
@@ -204,6 +211,9 @@ def _text(
 
 def _key(labels: Mapping[int, str], *, compared: bool) -> list[Patch]:
     """What the colours mean."""
+    from matplotlib.colors import to_rgb
+    from matplotlib.patches import Patch
+
     key = [Patch(facecolor=(*to_rgb(colour), 0.55), edgecolor=colour, label=labels[index])
            for index, colour in _colours(labels).items()]  # fmt: skip
     if compared and key:

@@ -7,24 +7,13 @@ from __future__ import annotations
 
 import math
 import statistics as moments
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ganatomy.core.plain_values import plain
-from ganatomy.experiment import SCORES, Experiment, TrialResult, replicates
-from ganatomy.measures import segmentation
-from ganatomy.measures.roc import auc_difference
-from ganatomy.measures.statistics import (
-    Effect,
-    holm,
-    of_common_seeds,
-    paired_bootstrap,
-    paired_t,
-    permutation_test,
-    shown,
-)
+from ganatomy.downstream.task import DownstreamTask, task_of
+from ganatomy.experiment import Experiment, TrialResult, replicates
+from ganatomy.measures.statistics import Effect, holm, of_common_seeds, paired_t, shown
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, Values
 
 INCOMPARABLE = (
@@ -121,31 +110,24 @@ def _finding(claim: PaperClaim, table: PaperTable, groups: Groups, domains: Mapp
         for point in (claim.more, claim.less)
     ]
     metric = claim.metric.format(**domains)
-    units = "patients" if metric in SCORES.values() else "seeds"
+    sides = [_trials(groups, point) for point in (claim.more, claim.less)]
+    task = task_of(sides[0][0].experiment)
+    units = "patients" if metric == task.score else "seeds"
     finding = Finding(claim.says, metric, printed[0] - printed[1], None, units)
-    more, less = (_replicates(_trials(groups, point), metric) for point in (claim.more, claim.less))
+    more, less = (_replicates(trials, metric) for trials in sides)
     if not (more and less):
         return finding
-    effect, p = _difference(more, less, metric)
+    effect, p = _difference(more, less, metric, task)
     return replace(finding, effect=effect, p=p)
 
 
-def _difference(more: Replicates, less: Replicates, metric: str) -> tuple[Effect, float]:
-    """Over the seeds of both: of a score with rows over patients, replicates averaged first, of any other number."""
-    common = of_common_seeds(more, less)
-    if metric == SCORES["classification"]:
-        return auc_difference(*(segmentation.predictions(trial.scores for trial in side) for side in common))
-    if metric == SCORES["segmentation"]:
-        sides = [_by_patient(side) for side in common]
-        pair = _paired(*sides)
-        return paired_bootstrap(*pair), permutation_test(*pair)
+def _difference(more: Replicates, less: Replicates, metric: str, task: DownstreamTask) -> tuple[Effect, float]:
+    """Over the seeds of both: of the task's own score over patients, as the task has it; of any other number."""
+    if metric == task.score:
+        return task.difference(*([trial.scores for trial in side] for side in of_common_seeds(more, less)))
     values = [{seed: _number(trial, metric) for seed, trial in side.items()} for side in (more, less)]
-    return paired_t(*_paired(*values))
-
-
-def _paired(more: Mapping[Any, float], less: Mapping[Any, float]) -> tuple[list[float], list[float]]:
-    common = [unit for unit in more if unit in less]  # of patients in the order of their rows
-    return [more[unit] for unit in common], [less[unit] for unit in common]
+    common = [seed for seed in values[0] if seed in values[1]]
+    return paired_t(*([side[seed] for seed in common] for side in values))
 
 
 def _trials(groups: Groups, point: Values) -> Sequence[TrialResult]:
@@ -173,12 +155,3 @@ def _number(trial: TrialResult, metric: str) -> float:
         return trial.summary.get(metric, math.nan)
     values = [value for name, value in trial.summary.items() if name.startswith(metric.removesuffix("*"))]
     return moments.fmean(values) if values else math.nan
-
-
-def _by_patient(trials: Iterable[TrialResult]) -> dict[str, float]:
-    """Patient -> mean over the trials of the patient's Dice."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for trial in trials:
-        for patient, value in segmentation.patient_scores(trial.scores).items():
-            found[patient].append(value)
-    return {patient: moments.fmean(values) for patient, values in found.items()}

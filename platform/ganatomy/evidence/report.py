@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ganatomy.core.plain_values import plain
 from ganatomy.core.tables import write_atomically
+from ganatomy.downstream.task import Column, task_named
 from ganatomy.evidence import figures
 from ganatomy.evidence.ablation import Ablation, Row, Unfinished, ablation_table, interval
 from ganatomy.evidence.published import INCOMPARABLE, Comparison, Figure, Finding
@@ -35,16 +36,6 @@ __all__ = [
     "to_json",
     "write_html",
 ]
-
-
-LEGENDS = {
-    "Dice": "Dice, HD95: means over seeds. Δ: Dice points against the baseline, paired over patients, 95 % bootstrap "
-    "interval. p: permutation test, Holm-corrected. missed: structures a seed. S-score: by domain, / "
-    "what its segmentor reaches on real images. healthy: h, share of the lesion gone, and id, identity outside of it.",
-    "AUC": "AUC: mean over seeds. Δ: AUC points against the baseline, on the same resampled patients, 95 % bootstrap "
-    "interval. p: from the same resamples, Holm-corrected.",
-}
-"""What the table is of -> what its columns mean."""
 
 
 def rich_table(table: Ablation) -> Table:
@@ -68,7 +59,7 @@ def render_text(table: Ablation, width: int = 120) -> str:
         console.print()
         console.print(rich_table(table))
         console.print()
-        console.print(LEGENDS[table.measure])
+        console.print(task_named(table.task).legend)
     for caveat in table.caveats:
         console.print(f"! {caveat}")
     for published in table.published:
@@ -98,7 +89,8 @@ def to_dict(table: Ablation) -> dict[str, Any]:
     rows = [{**plain(row), "synthetic": row.synthetic, "reading": row.reading,
              "difference": row.difference and row.difference.to_dict()} for row in table.rows]  # fmt: skip
     published = [_comparison_dict(printed) for printed in table.published]
-    whole = {**plain(table), "rows": rows, "conclusion": table.conclusion, "published": published}
+    whole = {**plain(table), "measure": table.measure, "rows": rows, "conclusion": table.conclusion,
+             "published": published}  # fmt: skip
     del whole["names"]  # every row and unfinished trial has its own
     return {key: _finite(value) for key, value in whole.items()}
 
@@ -139,23 +131,28 @@ HEALTHY = "healthy"
 def _headers(table: Ablation) -> list[str]:
     synthesis = ["S-score"] if any(row.s_scores for row in table.rows) else []
     synthesis += [HEALTHY] if any(row.synthesis for row in table.rows) else []
-    single = ["HD95 mm", "missed", "worst"] if table.measure == "Dice" else []  # what a patient has of its own
-    return ["configuration", "seeds", table.measure, "Δ [95 % interval]", "p Holm", *single, *synthesis, "device s",
+    own = [column.header for column in task_named(table.task).columns]
+    return ["configuration", "seeds", table.measure, "Δ [95 % interval]", "p Holm", *own, *synthesis, "device s",
             "reading"]  # fmt: skip
 
 
 def _cells(table: Ablation, row: Row) -> list[str]:
     effect = row.difference
     reading = "baseline" if row.configuration == table.baseline else row.reading
-    single = [_number(row.hd95, 1), f"{row.missed:.3g}", _number(row.worst, 3)]
     return [
         row.name, str(len(row.seeds)), _number(row.dice, 3),
         "" if effect is None else f"{100 * effect.mean:+.1f} [{interval(effect)}]", _number(row.p_holm, 3),
-        *(single if table.measure == "Dice" else []),
+        *(_own(row, column) for column in task_named(table.task).columns),
         *([_s_scores(row) or "–"] if any(other.s_scores for other in table.rows) else []),
         *([_healthy(row) or "–"] if any(other.synthesis for other in table.rows) else []), f"{row.device_seconds:.0f}",
         reading,
     ]  # fmt: skip
+
+
+def _own(row: Row, column: Column) -> str:
+    """A number that is a column of the row's task."""
+    value = row.further[column.of] if column.of in row.further else getattr(row, column.of, math.nan)
+    return format(value, column.form) if math.isfinite(value) else "–"
 
 
 def _s_scores(row: Row) -> str:
@@ -272,7 +269,7 @@ def _page(
         + "".join(f"<td>{say(cell).replace(chr(10), '<br>')}</td>" for cell in _cells(table, row)) + "</tr>\n"
         for row in table.rows
     )  # fmt: skip
-    labels = sorted({label for row in table.rows for label in row.labels})
+    measure, labels = say(table.measure), sorted({label for row in table.rows for label in row.labels})
     by_label = "".join(
         f"<tr><td>{say(row.name)}</td>"
         + "".join(f"<td>{_number(row.labels.get(label, math.nan), 3)}</td>" for label in labels)
@@ -280,10 +277,10 @@ def _page(
         for row in table.rows
     )
     structures = (
-        f"""<h2>Dice of each structure, and the worst case</h2><div class="wide"><table>
-<tr><th>configuration</th>{"".join(f"<th>{say(label)}</th>" for label in labels)}<th>worst subject (Dice)</th></tr>
+        f"""<h2>{measure} of each structure, and the worst case</h2><div class="wide"><table>
+<tr><th>configuration</th>{"".join(f"<th>{say(label)}</th>" for label in labels)}<th>worst subject ({measure})</th></tr>
 {by_label}</table></div>"""
-        if table.measure == "Dice"
+        if task_named(table.task).by_structure
         else ""
     )
     pictures = {**_figures(table), **panels}

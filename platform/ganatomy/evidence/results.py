@@ -16,6 +16,7 @@ from ganatomy.core.plain_values import plain
 from ganatomy.core.plugins import nearest, resolve
 from ganatomy.core.standstill import USUAL_S
 from ganatomy.core.tables import absolute, write_atomically
+from ganatomy.downstream.task import DownstreamTask, task_of
 from ganatomy.experiment import Experiment, Score, TrialResult
 from ganatomy.search_space import PaperTable, SearchSpace, load_space, named_in
 from ganatomy.tracking.server import SQLITE, address, found_in, inner, recorded
@@ -68,14 +69,19 @@ class SweepPlan:
         return self._fixed("budget.validations").budget.validations
 
     @property
+    def task(self) -> DownstreamTask:
+        """The downstream task of its trials: one a sweep."""
+        return task_of(self._fixed("downstream.task"))
+
+    @property
     def score(self) -> str:
-        """Name of the number that its trials are ranked by: one task a sweep."""
-        return self._fixed("downstream.task").downstream.score
+        """Name of the number that its trials are ranked by."""
+        return self.task.score
 
     @property
     def measure(self) -> str:
         """What that number is, to a reader."""
-        return {"val/dice": "Dice", "val/auc": "AUC"}[self.score]
+        return self.task.measure
 
     def _fixed(self, name: str) -> Experiment:
         return self.base.with_values({name: self.fixed[name]} if name in self.fixed else {})

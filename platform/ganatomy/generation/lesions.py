@@ -33,7 +33,7 @@ from ganatomy.generation.translated import maker, write_cohort
 from ganatomy.generators.generator import Generator
 from ganatomy.images.files import RASTER
 from ganatomy.images.imaging import Prepared, box_in, box_out, in_plane, load_image, to_native
-from ganatomy.measures.segmentation import LESION
+from ganatomy.measures.roc import LESION
 from ganatomy.stages.lesion_patches import with_lesions
 from ganatomy.training.inference import evaluating
 

@@ -7,13 +7,10 @@ which images were prepared, native intensity ranges), ``fingerprint.json`` (hash
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -22,23 +19,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ganatomy.cohorts.cohort import Cohort, Domain
-from ganatomy.contracts import UNLABELLED, Images, InputError, Method
+from ganatomy.contracts import InputError, Method
 from ganatomy.core.names import checked_name
 from ganatomy.core.plain_files import read_json
-from ganatomy.core.plain_values import plain
 from ganatomy.core.tables import write_atomically, write_json
 from ganatomy.experiment import Experiment, Sampling
+from ganatomy.generators import contents
+from ganatomy.generators.contents import CONFIG, FORMAT, WEIGHTS, content_hash
+from ganatomy.generators.layouts import Volumes, each_image
 from ganatomy.generators.model_card import model_card
 from ganatomy.images.intensities import Intensity
 from ganatomy.stores.layout import Record
 from ganatomy.stores.store import Store
 from ganatomy.training.downstream import task_of
-from ganatomy.training.inference import MAX_VOXELS, Made, evaluating, synthesize_labelled
+from ganatomy.training.inference import MAX_VOXELS, Made, synthesize_labelled
 
-FORMAT = 1
-"""Version of the bundle's layout. A bundle of another version is refused, never half understood."""
-
-WEIGHTS, CONFIG, FINGERPRINT = "weights.safetensors", "config.json", "fingerprint.json"
+FINGERPRINT = "fingerprint.json"
 REPORT, CARD = "report.json", "MODEL_CARD.md"
 
 _USUAL_BYTES, _MANIFOLD = 2**30, 32
@@ -65,6 +61,31 @@ class Generator:
     routes: Mapping[str, tuple[str, ...]]
     fingerprint: Mapping[str, Any]
     device: torch.device
+
+    def __call__(
+        self, images: Volumes, source: str = "", target: str = "", *, label: np.ndarray | torch.Tensor | None = None
+    ) -> Volumes:
+        """What it makes of images as networks see them: numpy or torch in, the same out (kind, shape, type, device).
+
+        images: floats in [-1, 1]: [D, H, W], [1, D, H, W] or [N, 1, D, H, W], and of a 2D generator also [H, W] and
+        [N, 1, H, W]; sides of any size. ``ganatomy.dataset`` and ``prepare_image`` give such; files on their own grid,
+        in native values, are ``ganatomy.generate``'s.  source, target: a role, domain or state; by default what leads
+        to the domain that it was promoted for.  label: class ids, likewise, for methods that look at them.
+        Deterministic. Raises InputError for other shapes and values, and where it makes nothing of images.
+        """
+        role, made = self._translating(source, target, label is not None)
+        ndim = self.sampling.ndim
+        return each_image(images, label, ndim, lambda image, labels: self.synthesize(image, role, labels)[made])
+
+    def _translating(self, source: str, target: str, labelled: bool) -> tuple[str, str]:
+        if self.method.on_patches or self.method.draws_from_noise:
+            does = "puts lesions into films" if self.method.on_patches else "draws from noise and labels"
+            raise InputError(f"the generator ({self.experiment.method.name}) {does}", expected="one that translates",
+                             remedy="ganatomy.generate, with a cohort")  # fmt: skip
+        role, made = self.route(source or None, target or None)
+        if role in self.method.label_donors and not labelled:
+            raise InputError(f"images of {role} without a label", expected="one to draw into each", remedy="label=…")
+        return role, made
 
     def caution(self, target: str | None = None) -> str:
         """What whoever uses its images must hear: that it did not pass a gate, or was never judged; "" where it did.
@@ -186,11 +207,11 @@ def save_generator(
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", suffix=".part", dir=directory.parent) as holder:
         part = Path(holder) / "bundle"
         part.mkdir()
-        (part / WEIGHTS).write_bytes(save(_weights(method)))  # its own save_file would shut everybody else out
+        (part / WEIGHTS).write_bytes(save(contents.weights(method)))  # its own save_file would shut everybody else out
         usual = records if taught_on is None else store.records(split="train")
-        write_json(part / CONFIG, _config(method, experiment, cohort, store, usual, roles))
+        write_json(part / CONFIG, contents.configuration(method, experiment, cohort, store, usual, roles))
         name, source = (cohort.name, store) if taught_on is None else (taught_on.name, taught_on)
-        write_json(part / FINGERPRINT, _fingerprint(part, name, source, records, stages))
+        write_json(part / FINGERPRINT, contents.fingerprint(part, name, source, records, stages))
         write_report(part, report or {})
         if directory.exists():
             return _same_or_refuse(directory, part)
@@ -208,7 +229,7 @@ def write_report(directory: Path | str, report: Mapping[str, Any]) -> None:
     config, fingerprint = _read_json(directory / CONFIG), _read_json(directory / FINGERPRINT)
     write_json(directory / REPORT, report)
     card = model_card(
-        config, fingerprint, _read_json(directory / REPORT), _hash((directory / FINGERPRINT).read_bytes())
+        config, fingerprint, _read_json(directory / REPORT), content_hash((directory / FINGERPRINT).read_bytes())
     )
     write_atomically(directory / CARD, card)
 
@@ -246,7 +267,7 @@ def _from_config(
     method.requires_grad_(False).eval().to(device)
     return Generator(
         directory,
-        _hash((directory / FINGERPRINT).read_bytes()),
+        content_hash((directory / FINGERPRINT).read_bytes()),
         method,
         experiment,
         _rules(directory, config),
@@ -257,86 +278,6 @@ def _from_config(
     )
 
 
-# --- what goes into a bundle -------------------------------------------------------------------------------------
-
-
-def _weights(method: Method) -> dict[str, torch.Tensor]:
-    networks = method.networks()
-    return {
-        # A copy each, because tensors that share memory are refused by the format.
-        f"{name}.{key}": value.detach().cpu().contiguous().clone()
-        for name in method.generators
-        for key, value in networks[name].state_dict().items()
-    }
-
-
-def _config(
-    method: Method,
-    experiment: Experiment,
-    cohort: Cohort,
-    store: Store,
-    records: list[Record],
-    roles: Mapping[str, str],
-) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        # By its name: a path of the machine that trained is nobody else's business.
-        "experiment": replace(experiment, cohort=cohort.name).to_dict(),
-        "classes": store.classes,
-        "networks": list(method.generators),
-        "domains": {name: plain(cohort.domains[name]) for name in roles.values()},
-        "labels": plain(cohort.labels),
-        "label_values": plain(cohort.label_values),
-        "grid": {"orientation": cohort.orientation, "spacing": cohort.spacing, "size": cohort.size},
-        "licence": cohort.licence,
-        "ranges": {role: _native_range(cohort.domains[name], records) for role, name in roles.items()},
-        "routes": _routes(method),
-        "way": "pastes" if method.on_patches else "draws" if method.draws_from_noise else "translates",
-    }
-
-
-def _native_range(domain: Domain, records: list[Record]) -> tuple[float, float]:
-    """Native intensities that -1 and +1 stand for: exact for a window, else what is typical of the training images."""
-    if domain.intensity.rule == "window":
-        return domain.intensity.low, domain.intensity.high
-    seen = [record for record in records if record.domain == domain.name]
-    if not seen:
-        raise InputError(f"no training image of domain {domain.name!r}", expected="one, to learn its range from")
-    return float(median(record.lo for record in seen)), float(median(record.hi for record in seen))
-
-
-def _routes(method: Method) -> dict[str, list[str]]:
-    """Which roles the method makes from each role, found by asking it for a small empty image."""
-    side = 2 * method.multiple_of
-    weight = next(method.parameters())
-    image = torch.full((1, 1, *[side] * method.task.ndim), -1.0, device=weight.device)
-    label = torch.full(image[:, 0].shape, UNLABELLED, device=weight.device)
-    routes = {}
-    with evaluating(method):
-        for role in method.roles:
-            made = method.synthesize({role: Images(image, label)})
-            routes[role] = sorted({item.role for item in made if item.kind == "translated"} - {role})
-    return {role: made for role, made in routes.items() if made}
-
-
-def _fingerprint(
-    part: Path, cohort: str, store: Store, records: list[Record], stages: Mapping[str, str]
-) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "ganatomy": version("ganatomy"),
-        "weights": _hash((part / WEIGHTS).read_bytes()),
-        "config": _hash((part / CONFIG).read_bytes()),
-        "cohort": {"name": cohort, "digest": store.digest, "key": store.key},
-        "images": {
-            domain: sum(record.domain == domain for record in records)
-            for domain in sorted({record.domain for record in records})
-        },
-        "patients": {record.patient: record.split for record in records},
-        "stages": dict(stages),
-    }
-
-
 # --- reading one -------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +286,7 @@ def _check_whole(directory: Path, fingerprint: Mapping[str, Any]) -> None:
         raise InputError(f"generator {directory} has format {fingerprint.get('format')!r}", expected=f"format {FORMAT}",
                          remedy="use the version of ganatomy that wrote it, or promote again")  # fmt: skip
     for name, key in ((WEIGHTS, "weights"), (CONFIG, "config")):
-        if not (directory / name).is_file() or _hash((directory / name).read_bytes()) != fingerprint.get(key):
+        if not (directory / name).is_file() or content_hash((directory / name).read_bytes()) != fingerprint.get(key):
             raise InputError(f"generator {directory} is damaged: {name} is not what its fingerprint says",
                              expected="the files as they were saved", remedy="fetch it again")  # fmt: skip
 
@@ -406,10 +347,6 @@ def _same_or_refuse(directory: Path, part: Path) -> Generator:
 
 
 # --- files -------------------------------------------------------------------------------------------------------
-
-
-def _hash(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ganatomy.downstream.task import task_named
+
 
 def model_card(
     config: Mapping[str, Any], fingerprint: Mapping[str, Any], report: Mapping[str, Any], digest: str
@@ -39,8 +41,7 @@ def _use(config: Mapping[str, Any]) -> Iterator[str]:
     labels = ", ".join(config["labels"].values()) or "none"
     yield from _WAYS[way].format(routes=_routes(config), labels=labels).split("\n")
     network, task = experiment["downstream"]["network"]["name"], experiment["downstream"]["task"]
-    model = f"{network} {'classifier' if task == 'classification' else 'segmentor'}"
-    yield f"The images are meant as additional training data for a {model}"
+    yield f"The images are meant as additional training data for a {network} {task_named(task).model}"
     yield f"that works on {target}. They show no real patient's {target} and are not for diagnosis, treatment planning"
     yield "or any decision about a person."
     yield ""

@@ -219,6 +219,15 @@ class Registry:
         return self._tracking.ask(call)
 
 
+def bundle_of(model: str, workspace: Path, tracking_uri: str = "") -> Path:
+    """The folder of a generator: ``model`` itself where it is one, else what ``models:/…`` means, fetched into the
+    workspace (see ``Registry.download``). Raises InputError."""
+    if not model.startswith("models:/") and Path(model).is_dir():
+        return Path(model).absolute()
+    parsed(model)  # before a store is opened, or made
+    return Registry(Tracking(tracking_uri or None, workspace.absolute())).download(model)
+
+
 def parsed(reference: str) -> tuple[str, str, str]:
     """(name, number, alias) of ``models:/NAME/NUMBER`` or ``models:/NAME@ALIAS``; the champion where neither is told.
 

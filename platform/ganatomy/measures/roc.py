@@ -6,13 +6,18 @@ is the same as averaging who beats whom; that is what all functions here work on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ganatomy.experiment import Score
 from ganatomy.measures.statistics import Effect
+
+PROBABILITY = "probability"
+"""Metric of a classifier's rows: p(lesion) of a subject, whose label is the truth, ``lesion`` or ``normal``."""
+LESION, NORMAL = "lesion", "normal"
 
 RESAMPLES = 2000
 """Bootstrap replicates (Gupta et al. 2019, section 4.3)."""
@@ -176,4 +181,14 @@ def replicates(several: Sequence[Mapping[str, tuple[str, bool, float]]]) -> Pred
         tuple(first[name][0] for name in shared),
         np.array([first[name][1] for name in shared], bool),
         np.array([[one[name][2] for name in shared] for one in several], np.float64).reshape(len(several), len(shared)),
+    )
+
+
+def predictions(several: Iterable[Iterable[Score]]) -> Predictions:
+    """The rows of several classifiers, or of one, on the subjects that all of them scored."""
+    return replicates(
+        [
+            {row.subject: (row.patient, row.label == LESION, row.value) for row in rows if row.metric == PROBABILITY}
+            for rows in several
+        ]
     )

@@ -10,22 +10,18 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from ganatomy.core.standstill import moved
 from ganatomy.experiment import Score
-from ganatomy.measures import roc
+
+if TYPE_CHECKING:
+    import torch
 
 Volume = NDArray[Any]
-
-PROBABILITY = "probability"
-"""Metric of a classifier's rows: p(lesion) of a subject, whose label is the truth, ``lesion`` or ``normal``."""
-LESION, NORMAL = "lesion", "normal"
 
 # --- segmentation ------------------------------------------------------------------------------------------------
 
@@ -141,12 +137,9 @@ def summarise(scores: Iterable[Score], split: str = "val") -> dict[str, float]:
     """Numbers to log: ``val/dice``, ``val/dice/<label>``, ``val/hd95``, ``val/missed``, ``val/worst``, ``val/best``.
 
     Dice and HD95 are means over subjects of case scores; worst and best are the extreme case Dice; missed counts the
-    structures that no voxel was found of. Rows of a classifier give ``val/auc`` and, at the operating point that fits
-    them best, ``val/sensitivity`` and ``val/specificity``. What no row speaks of is left out rather than logged as NaN.
+    structures that no voxel was found of. What no row speaks of is left out rather than logged as NaN.
     """
     scores = list(scores)
-    if any(score.metric == PROBABILITY for score in scores):
-        return _discrimination(scores, split)
     cases = case_scores(scores)
     distances = case_scores(scores, "hd95")
     summary: dict[str, float] = {}
@@ -159,23 +152,6 @@ def summarise(scores: Iterable[Score], split: str = "val") -> dict[str, float]:
     if scores:
         summary[f"{split}/missed"] = float(sum(score.missed for score in scores if score.metric == "dice"))
     return summary
-
-
-def predictions(several: Iterable[Iterable[Score]]) -> roc.Predictions:
-    """The rows of several classifiers, or of one, on the subjects that all of them scored."""
-    return roc.replicates(
-        [
-            {row.subject: (row.patient, row.label == LESION, row.value) for row in rows if row.metric == PROBABILITY}
-            for rows in several
-        ]
-    )
-
-
-def _discrimination(scores: Sequence[Score], split: str) -> dict[str, float]:
-    found = predictions([scores])
-    point = roc.operating_point(found.probabilities[0], found.truth)
-    return {f"{split}/auc": found.auc, f"{split}/sensitivity": point.sensitivity,
-            f"{split}/specificity": point.specificity}  # fmt: skip
 
 
 def s_score(synthetic: Iterable[Score], real: Iterable[Score], domain: str) -> dict[str, float]:
@@ -247,6 +223,8 @@ def nearest_distances(
     Leaving out the same patient makes synthetic-to-real and real-to-real comparable: a faithful translation of a
     patient scanned in both domains is no copy of that scan, and a second visit is no evidence of variety.
     """
+    import torch  # here and below: a table of scores is read without it
+
     grid = _common_grid([*images, *reference], side)
     first, second = _signatures(images, grid), _signatures(reference, grid)
     distances = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
@@ -264,6 +242,9 @@ def _common_grid(images: Sequence[Volume], side: int) -> tuple[int, int, int]:
 
 def _signatures(images: Sequence[Volume], grid: tuple[int, int, int]) -> torch.Tensor:
     """[n, prod(grid)] float64 rows of mean 0 and norm 1 (a constant image stays 0: it resembles nothing)."""
+    import torch
+    from torch.nn import functional
+
     rows = torch.empty(len(images), math.prod(grid), dtype=torch.float64)
     for row, image in zip(rows, images):
         small = functional.adaptive_avg_pool3d(torch.from_numpy(np.array(image, np.float64))[None, None], grid)
@@ -293,6 +274,8 @@ def _flat_axes(shape: Sequence[int]) -> list[int]:
 
 def _flat(image: Volume) -> torch.Tensor:
     """[1, 1, *S] with the axes of ``_flat_axes``; a copy, since a memory-mapped image may not be written to."""
+    import torch
+
     sides = [image.shape[axis] for axis in _flat_axes(image.shape)]
     return torch.from_numpy(np.array(image, order="C").reshape(1, 1, *sides))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 RESAMPLES = 10_000
 """Bootstrap replicates; also the number of sign patterns up to which a permutation test counts them all."""
@@ -102,6 +102,8 @@ def permutation_test(a: Values, b: Values, *, seed: int = 0) -> float:
     pair = (np.round(differences, 12), np.zeros_like(differences))
     if len(differences) == 1:  # scipy wants two units; both patterns of one are as far from zero
         return 1.0
+    from scipy import stats  # a second or two to import, and what trains needs none of it
+
     result = stats.permutation_test(
         pair, statistic, permutation_type="samples", vectorized=True, n_resamples=RESAMPLES, rng=seed
     )
@@ -118,6 +120,8 @@ def paired_t(a: Values, b: Values, *, level: float = 0.95) -> tuple[Effect, floa
     mean = float(differences.mean()) if n else math.nan
     if n < 2:
         return Effect(mean, -math.inf, math.inf, n, level, resamples=0), math.nan
+    from scipy import stats  # see permutation_test
+
     error = float(differences.std(ddof=1)) / math.sqrt(n)
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
@@ -157,7 +161,18 @@ def rank_test(a: Values, b: Values) -> float:
     """
     if not len(a) or not len(b):
         return math.nan
+    from scipy import stats  # see permutation_test
+
     return float(stats.mannwhitneyu(a, b, alternative="less").pvalue)
+
+
+def averaged(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Key -> mean over the mappings that have it, keys in the order that they are met in."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for one in several:
+        for key, value in one.items():
+            values[key].append(value)
+    return {key: math.fsum(found) / len(found) for key, found in values.items()}
 
 
 def group_medians(values: Values, groups: Sequence[str]) -> NDArray[np.float64]:

@@ -9,8 +9,7 @@ Arrays are [D, H, W] = (superior, anterior, right), as everywhere inside the pla
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from ganatomy.phantoms.parts import (
     smooth_field,
     stream,
     warp,
+    write_oracle,
 )
 
 TISSUES = ("outside", "csf", "gm", "wm", "oedema", "core", "rim")
@@ -277,7 +277,7 @@ def make_brain_cohort(
                rows=tuple(rows)).save()  # fmt: skip
     if twins is not None:
         with appearing(twins) as folder:
-            _write_twins(folder, {case: drawn(case) for case in range(len(splits))}, seed)
+            write_oracle(folder, _twins(folder, {case: drawn(case) for case in range(len(splits))}, seed))
     return read_cohort(out)
 
 
@@ -296,16 +296,13 @@ def _write_patient(folder: Path, case: int, split: str, brain: Brain, seed: int,
     return rows
 
 
-def _write_twins(folder: Path, brains: Mapping[int, Brain], seed: int) -> None:
-    with (folder / "oracle.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("patient", "domain", "image"))
-        for case, brain in brains.items():
-            affine, gain = scanner(case, brain.label.shape, seed)
-            for contrast, image in brain.twins.items():
-                name = f"p{case:03d}_{contrast}.nii.gz"
-                save_volume(_stored(image, gain), affine, case, folder / name)
-                table.writerow((f"p{case:03d}", contrast, name))
+def _twins(folder: Path, brains: Mapping[int, Brain], seed: int) -> Iterator[tuple[str, str, str]]:
+    for case, brain in brains.items():
+        affine, gain = scanner(case, brain.label.shape, seed)
+        for contrast, image in brain.twins.items():
+            name = f"p{case:03d}_{contrast}.nii.gz"
+            save_volume(_stored(image, gain), affine, case, folder / name)
+            yield f"p{case:03d}", contrast, name
 
 
 def _stored(image: NDArray[np.float32], gain: float) -> NDArray[np.int16]:

@@ -10,7 +10,6 @@ Arrays are [D, H, W] = (superior, anterior, right), as everywhere inside the pla
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
@@ -39,6 +38,7 @@ from ganatomy.phantoms.parts import (
     smooth_field,
     stream,
     warp,
+    write_oracle,
 )
 
 LABELS = {1: "lv_blood", 2: "lv_myocardium", 3: "rv", 4: "la", 5: "ra"}
@@ -287,7 +287,7 @@ def make_cohort(
                rows=tuple(rows)).save()  # fmt: skip
     if twins is not None:
         with appearing(twins) as folder:
-            _write_twins(folder, enrolled, seen, seed)
+            write_oracle(folder, _twins(folder, enrolled, seen, seed))
     return read_cohort(out)
 
 
@@ -332,17 +332,16 @@ def _write_patient(folder: Path, patient: _Patient, case: Case, seed: int) -> Ro
     return Row(patient.name, patient.name, patient.domain, image, label, patient.split)
 
 
-def _write_twins(folder: Path, enrolled: Sequence[_Patient], seen: Callable[[_Patient, str], Case], seed: int) -> None:
-    with (folder / "oracle.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("patient", "domain", "image"))
-        for patient in enrolled:
-            other = next(domain for domain in DOMAINS if domain != patient.domain)
-            case = seen(patient, other)
-            affine, gain = scanner(patient.case, case.image.shape, seed)
-            image = f"{patient.name}_{other}.nii.gz"
-            save_volume(to_native(case.image, other, gain), affine, patient.case, folder / image)
-            table.writerow((patient.name, other, image))
+def _twins(
+    folder: Path, enrolled: Sequence[_Patient], seen: Callable[[_Patient, str], Case], seed: int
+) -> Iterator[tuple[str, str, str]]:
+    for patient in enrolled:
+        other = next(domain for domain in DOMAINS if domain != patient.domain)
+        case = seen(patient, other)
+        affine, gain = scanner(patient.case, case.image.shape, seed)
+        image = f"{patient.name}_{other}.nii.gz"
+        save_volume(to_native(case.image, other, gain), affine, patient.case, folder / image)
+        yield patient.name, other, image
 
 
 def _damage(kind: str, image: Path, label: Path) -> None:

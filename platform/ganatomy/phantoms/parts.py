@@ -5,9 +5,10 @@ Arrays are [D, H, W] = (superior, anterior, right), as everywhere inside the pla
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -114,3 +115,11 @@ def save_volume(volume: NDArray[np.generic], affine: Floats, case: int, path: Pa
     turned = image.as_reoriented(orientations.ornt_transform(orientations.axcodes2ornt("RAS"), turn))
     turned.header.set_xyzt_units("mm")
     nibabel.save(turned, path)
+
+
+def write_oracle(folder: Path, rows: Iterable[tuple[str, str, str]]) -> None:
+    """The table ``oracle.csv`` of ``folder``, row by row: patient, domain, and the image, which is written by then."""
+    with (folder / "oracle.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(("patient", "domain", "image"))
+        table.writerows(rows)

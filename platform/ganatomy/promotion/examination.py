@@ -6,7 +6,6 @@ what it may repeat are the images there, and a held-out patient who stands there
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -22,7 +21,7 @@ from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError, Method
 from ganatomy.core.plain_values import plain
 from ganatomy.evidence.results import SweepPlan, read_plan, sweeps
-from ganatomy.experiment import Experiment, TrialResult, replicates
+from ganatomy.experiment import Experiment, Score, TrialResult, replicates
 from ganatomy.generators.generator import Generator, save_generator
 from ganatomy.generators.reloading import (
     Example,
@@ -30,9 +29,9 @@ from ganatomy.generators.reloading import (
     differences_when_reloaded,
     drawn_arrays,
 )
-from ganatomy.measures.roc import Predictions, at_threshold, auc_difference, operating_point
-from ganatomy.measures.segmentation import LESION, NORMAL, nearest_distances, patient_scores, predictions
-from ganatomy.measures.statistics import Effect, of_common_seeds, paired_bootstrap
+from ganatomy.measures.roc import LESION, NORMAL
+from ganatomy.measures.segmentation import nearest_distances
+from ganatomy.measures.statistics import Effect, of_common_seeds
 from ganatomy.promotion import gate
 from ganatomy.promotion.gate import GateResult
 from ganatomy.stages.drawing import Offers, as_volume, fitted, size_for
@@ -79,30 +78,17 @@ class Bench:
     # --- utility -------------------------------------------------------------------------------------------------
 
     def effect(self, candidate: Sequence[TrialResult], baseline: Sequence[TrialResult]) -> Effect:
-        """Candidate minus baseline, paired over test patients, each averaged over the seeds of both first."""
-        candidate, baseline = of_common_seeds(replicates(candidate), replicates(baseline))
-        if self.plan.measure == "AUC":
-            return auc_difference(*(self._predictions(group, "test") for group in (candidate, baseline)))[0]
-        first, second = (self._per_patient(group) for group in (candidate, baseline))
-        patients = [name for name in first if name in second]  # in the order of the rows
-        return paired_bootstrap([first[p] for p in patients], [second[p] for p in patients])
+        """Candidate minus baseline on test patients, over the seeds of both."""
+        pair = of_common_seeds(replicates(candidate), replicates(baseline))
+        return self.plan.task.difference(*(self._scores(group, "test") for group in pair))[0]
 
-    def _per_patient(self, group: Sequence[TrialResult]) -> dict[str, float]:
-        values: dict[str, list[float]] = defaultdict(list)
-        for result in group:
-            for patient, score in patient_scores(self.stages(result).scores("test")).items():
-                values[patient].append(score)
-        return {patient: float(np.mean(scores)) for patient, scores in values.items()}
-
-    def _predictions(self, group: Sequence[TrialResult], split: str) -> Predictions:
-        return predictions(self.stages(result).scores(split) for result in group)
+    def _scores(self, group: Sequence[TrialResult], split: str) -> list[list[Score]]:
+        return [self.stages(result).scores(split) for result in group]
 
     def operating_point(self, group: Sequence[TrialResult]) -> dict[str, float]:
-        """Sensitivity and specificity on test patients where the threshold, of the mean probability over seeds, is the
-        best on validation patients."""
-        held, seen = (self._predictions(group, split) for split in ("test", "val"))
-        chosen = operating_point(seen.probabilities.mean(axis=0), seen.truth)
-        return vars(at_threshold(held.probabilities.mean(axis=0), held.truth, chosen.threshold))
+        """What the task chooses on validation patients, such as a threshold, as it turns out on test patients; empty
+        where it chooses nothing."""
+        return self.plan.task.operating_point(partial(self._scores, group))
 
     # --- the generator -------------------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from ganatomy.contracts import InputError
+from ganatomy.downstream.task import DownstreamTask, task_named
+from ganatomy.experiment import Downstream
 from ganatomy.measures.statistics import Effect, Values, counted, finite, group_medians, rank_test, smallest_p
 
 GATES = ("utility", "memorisation", "lineage", "integrity")
@@ -144,18 +146,21 @@ def judge(
 
 def utility(
     effect: Effect, *, candidate: str = "with synthetic data", baseline: str = "the best training without it",
-    minimum_patients: int = MINIMUM_PATIENTS, measure: str = "Dice",
+    minimum_patients: int = MINIMUM_PATIENTS, task: DownstreamTask | None = None,
 ) -> GateResult:  # fmt: skip
     """Does it help real, held-out patients? The interval of the difference lies above zero.
 
-    effect: Dice of the candidate minus Dice of the best non-synthetic configuration, paired over the *test* patients,
-    each averaged over seeds first.  measure: ``AUC`` where it is the area under the ROC curve instead.
+    effect: score of the candidate minus that of the best non-synthetic configuration, on the *test* patients, averaged
+    over seeds first.  task: whose score that is; segmentation if not given.
     """
+    task = task or task_named(Downstream.task)
     figures = {"difference": effect.mean, "low": effect.low, "high": effect.high, "patients": effect.n,
                "level": effect.level, "minimum_patients": minimum_patients}  # fmt: skip
     who = counted(effect.n, "held-out patient")
     if effect.n < minimum_patients or not math.isfinite(effect.mean):
-        told = f"; the difference is {100 * effect.mean:+.1f} {measure} points" if math.isfinite(effect.mean) else ""
+        told = (
+            f"; the difference is {100 * effect.mean:+.1f} {task.measure} points" if math.isfinite(effect.mean) else ""
+        )
         sentence = (
             f"Not shown to help: there {'is' if effect.n == 1 else 'are'} {who}, "
             f"and with fewer than {minimum_patients} an improvement cannot be told from luck{told}."
@@ -163,7 +168,7 @@ def utility(
         return GateResult("utility", False, sentence, figures)
     passed = effect.low > 0
     measured = (
-        f"On {who}, {candidate} {_MEASURED[measure]} by {_points(effect.mean)} {measure} points "
+        f"On {who}, {candidate} {task.achieved} by {_points(effect.mean)} {task.measure} points "
         f"{'more' if effect.mean >= 0 else 'less'} than {baseline} "
         f"({effect.level:.0%} interval {100 * effect.low:+.1f} to {100 * effect.high:+.1f})"
     )
@@ -295,9 +300,6 @@ def integrity(differences: Mapping[str, float], tolerance: float = 1e-4) -> Gate
     else:
         sentence = f"Reloaded elsewhere it gave the same images ({count} compared, largest difference {worst:.1g})."
     return GateResult("integrity", bool(differences) and not wrong, sentence, figures)
-
-
-_MEASURED = {"Dice": "overlapped with the reference outlines", "AUC": "told lesions from normals apart"}
 
 
 def _points(difference: float) -> str:

@@ -85,7 +85,7 @@ def promote(
     generator, stages = bench.bundle(best, directory / "generators" / best.trial)
     verdict = gate.judge(
         [
-            gate.utility(effect, candidate=names[0], baseline=names[1], measure=plan.measure),
+            gate.utility(effect, candidate=names[0], baseline=names[1], task=plan.task),
             bench.memorisation(stages),
             bench.lineage(generator, stages),
             bench.integrity(generator, stages),
@@ -96,9 +96,9 @@ def promote(
     )
     verdict = replace(verdict, outstanding=left, as_it_stands=(as_it_stands or "").strip() if left else "")
     report = {"verdict": verdict.to_dict(), "table": brief(table), "sweep": plan.name}
-    if plan.measure == "AUC":
-        pair = zip(("candidate", "baseline"), (candidate, baseline), strict=True)
-        report["operating_points"] = {kind: bench.operating_point(group) for kind, group in pair}
+    pair = zip(("candidate", "baseline"), (candidate, baseline), strict=True)
+    if any((points := {kind: bench.operating_point(group) for kind, group in pair}).values()):
+        report["operating_points"] = points
     write_report(generator.directory, report)
     write_json(directory / VERDICT, verdict.to_dict())
     version = _register(tracking, generator, name, best, verdict) if verdict.promoted else None

@@ -18,7 +18,7 @@ from torch import Tensor
 from ganatomy.contracts import UNLABELLED, Corners, Images, InputError, Method, Patches
 from ganatomy.experiment import Experiment, Labels, Sampling, State
 from ganatomy.images.imaging import in_plane
-from ganatomy.measures.segmentation import LESION, NORMAL
+from ganatomy.measures.roc import LESION, NORMAL
 from ganatomy.stores.layout import Record
 from ganatomy.stores.store import Store
 from ganatomy.stores.writing import Item

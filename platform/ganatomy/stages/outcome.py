@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ganatomy.core.plain_values import plain
+from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
 from ganatomy.experiment import SYNTHETIC_ARMS, Labels, Score
-from ganatomy.measures.segmentation import case_scores, s_score, summarise
+from ganatomy.measures.segmentation import case_scores, s_score
 from ganatomy.stages.artefacts import Stage
 from ganatomy.stages.stages import SCORES, Stages, read_scores, score_rows
 from ganatomy.stages.synthesis import score_healing, score_synthesis
-from ganatomy.training.classification import scored_images
 from ganatomy.training.downstream import score_label_indices
+from ganatomy.training.models import scored_images
 from ganatomy.training.tasks import real_images
 
 REFERENCE_SEED = 2**32 - 1
@@ -38,12 +39,12 @@ class Outcome:
 
 def outcome_of(stages: Stages) -> Outcome:
     """All stages of the experiment's arm, scored on the validation split."""
-    scores = stages.scores("val")
-    summary = summarise(scores)
-    if stages.experiment.arm in SYNTHETIC_ARMS and not stages.classifies:  # an S-score is a matter of labels
+    scores, task = stages.scores("val"), task_of(stages.experiment)
+    summary = task.summarise(scores)
+    if stages.experiment.arm in SYNTHETIC_ARMS and task.segments:  # an S-score is a matter of labels
         summary |= s_scores(stages, "val")
         summary |= healthiness(stages, "val")
-    if stages.experiment.method_class().draws_from_noise and not stages.classifies:
+    if stages.experiment.method_class().draws_from_noise and task.segments:
         summary |= label_index_scores(stages, "val")
     return Outcome(dict(stages.keys), tuple(scores), summary, sum(stages.artefacts.costs.values()))
 

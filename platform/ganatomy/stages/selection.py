@@ -10,36 +10,22 @@ from torch import nn
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Experiment, Filter
-from ganatomy.measures.segmentation import LESION, case_scores
 from ganatomy.stores.store import Store
-from ganatomy.training.classification import class_of, lesion_probabilities
-from ganatomy.training.downstream import score_records
-
-
-def judgement(experiment: Experiment) -> str:
-    """What synthetic images are judged by: ``dice`` against their label, or the ``probability`` of their class."""
-    return "probability" if experiment.downstream.task == "classification" else "dice"
+from ganatomy.training.models import models_of
 
 
 def judged(judge: nn.Module | None, synthetic: Store, experiment: Experiment, device: torch.device) -> dict[int, float]:
     """Index of a synthetic image -> how surely it is what it is meant to be, in [0, 1]; 1 where nobody judges."""
-    images, sampling = synthetic.records(), experiment.sampling
+    images = synthetic.records()
     if judge is None:
         return {image.index: 1.0 for image in images}
-    if judgement(experiment) == "probability":
-        found = lesion_probabilities(judge, synthetic, images, sampling, device)
-        return {image.index: p if class_of(image) == LESION else 1 - p for image, p in found}
-    dice = {}
-    for image in images:
-        rows = score_records(judge, synthetic, [image], sampling, device)
-        dice[image.index] = next(iter(case_scores(rows).values()), 0.0)
-    return dice
+    return models_of(experiment).judge(judge, synthetic, images, experiment.sampling, device)
 
 
 def kept_images(found: Mapping[int, float], rule: Filter, judgement: str, seed: int) -> list[int]:
     """The images that reach the rule's threshold; of more than ``rule.as_many_as`` lets through, so many at random.
 
-    found: image -> what it reaches in [0, 1].  judgement: ``dice`` or ``probability``.  Kept sets are nested in the
+    found: image -> what it reaches in [0, 1].  judgement: what the task judges by.  Kept sets are nested in the
     threshold where there is no bound. InputError where none is left, or where what one reaches is no number of [0, 1].
     """
     for index, score in found.items():

@@ -22,30 +22,20 @@ from ganatomy.contracts import InputError, Method
 from ganatomy.core.names import checked_name
 from ganatomy.core.plain_values import plain
 from ganatomy.core.plugins import nearest, resolve
+from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
 from ganatomy.experiment import Experiment, Labels, Score, Transfer
 from ganatomy.stages.artefacts import Artefacts, Follow, Grown, Stage, Work, code_digest, key_of
 from ganatomy.stages.lesion_patches import film_items, patch_experiment, patch_items, rules_of
-from ganatomy.stages.selection import judged, judgement, kept_images
+from ganatomy.stages.selection import judged, kept_images
 from ganatomy.stages.synthesis import synthetic_items
 from ganatomy.stores.store import Store, open_store
 from ganatomy.stores.writing import write_store
-from ganatomy.training.classification import (
-    TrainClassifier,
-    make_classification,
-    score_classes,
-    scored_images,
-)
 from ganatomy.training.distributed import Workers, run_task, train
-from ganatomy.training.downstream import score_records, task_of
+from ganatomy.training.downstream import task_of as told_of
 from ganatomy.training.loop import Record
-from ganatomy.training.tasks import (
-    FitGenerator,
-    TrainSegmentor,
-    load_networks,
-    make_method,
-    make_segmentation,
-)
+from ganatomy.training.models import models_of, scored_images
+from ganatomy.training.tasks import FitGenerator, TrainDownstream, load_networks, make_method
 
 SCORES = "scores.json"
 KEPT = "kept.json"
@@ -82,14 +72,13 @@ class Stages:
 
     def scores(self, split: str) -> list[Score]:
         """Rows of the arm's downstream model on real images of the target domain."""
-        model = self.model()
-        score = score_classes if self.classifies else score_records
+        model, models = self.model(), models_of(self.experiment)
         images = scored_images(self.store, self.experiment, split)
         inputs = {"model": model.key, "split": split}
 
         def work(directory: Path) -> None:
             network, sampling = self.network(model), self.experiment.sampling
-            write_json(directory / SCORES, plain(score(network, self.store, images, sampling, self.device())))
+            write_json(directory / SCORES, plain(models.score(network, self.store, images, sampling, self.device())))
 
         stage = self.artefacts.compute("evaluate", inputs, self.apart(work))
         return read_scores(stage.directory)
@@ -123,7 +112,7 @@ class Stages:
             "training": experiment.training,
             "budget": budget if method.trains_segmentors else {**budget, "segmentor_steps": None},
             "segmentor": self._segmentor_inputs() if method.trains_segmentors else None,
-            "ratio": task_of(experiment, self.store.classes).synthetic_ratio,
+            "ratio": told_of(experiment, self.store.classes).synthetic_ratio,
             "seed": experiment.seed,
         }
 
@@ -146,6 +135,7 @@ class Stages:
             "domains": experiment.domains,
             "target": experiment.target,
             "labels": experiment.labels,
+            **self._task_code(),
             "rules": {name: value for name, value in plain(rules).items() if name not in after},
             "code": code_digest(type(rules)),
             "seed": experiment.seed,
@@ -204,7 +194,7 @@ class Stages:
 
         def work(directory: Path) -> None:
             synthetic = open_store(made.directory / SYNTHETIC)
-            network, said = self.network(judge) if judge else None, judgement(self.experiment)
+            network, said = self.network(judge) if judge else None, task_of(self.experiment).judged_by
             found = judged(network, synthetic, self.experiment, self.device())
             kept = kept_images(found, rule, said, self.experiment.seed)
             write_json(directory / KEPT, {"kept": kept, said: found, "of": len(found)})
@@ -231,8 +221,7 @@ class Stages:
 
         def work(directory: Path, grown: Grown) -> None:
             synthetic, indices = self._kept(kept) if kept else (None, ())
-            trainer = TrainClassifier if self.classifies else TrainSegmentor
-            build = trainer(self.store_path, experiment, directory, role, synthetic, indices, augment)
+            build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices, augment)
             train(build, directory, self.workers, grown)
 
         return self.artefacts.compute("downstream", inputs, work, follow=self._forward if follow else None, costs=True)
@@ -243,20 +232,12 @@ class Stages:
         """The trained downstream network that ``model`` (a downstream stage, or a joint fit) left, ready to predict."""
         if model.kind == "fit":
             return self.method(model).segmentor(self.experiment.target)
-        if self.classifies:
-            fresh: Method = make_classification(self.experiment)
-        else:
-            fresh = make_segmentation(self.experiment, self.store.classes)
+        fresh = models_of(self.experiment).fresh(self.experiment, self.store.classes)
         return load_networks(fresh, model.directory).get_submodule("S").to(self.device())
 
     def method(self, fit: Stage) -> Method:
         """The trained method that a fit left, in evaluation mode."""
         return load_networks(make_method(self.experiment, self.store.classes), fit.directory).to(self.device())
-
-    @property
-    def classifies(self) -> bool:
-        """The downstream model is a classifier."""
-        return self.experiment.downstream.task == "classification"
 
     def _judge(self) -> Stage:
         """The downstream model trained on real images only: of this cohort, or of one that has more of them."""
@@ -305,7 +286,14 @@ class Stages:
             "target": experiment.target,
             "labels": labels,
             "sampling": experiment.sampling,
+            **self._task_code(),
         }
+
+    def _task_code(self) -> dict[str, Any]:
+        """What a task of somebody's own adds to keys. Of ours ``FORMAT`` speaks, as of all that is the platform's."""
+        halves = [type(half) for half in (task_of(self.experiment), models_of(self.experiment))]
+        theirs = [half for half in halves if half.__module__.partition(".")[0] != __name__.partition(".")[0]]
+        return {"task": [code_digest(half) for half in theirs]} if theirs else {}
 
     def _settings(self, *, trained: bool) -> dict[str, Any]:
         """The method's settings that its training depends on, or those that matter only after it."""

@@ -29,7 +29,8 @@ from ganatomy.evidence.results import (
 )
 from ganatomy.experiment import TrialResult
 from ganatomy.sweeps.proposals import TRIAL
-from ganatomy.sweeps.trial import VALIDATION
+from ganatomy.sweeps.recording import Recording
+from ganatomy.sweeps.trial import NAME, VALIDATION
 from ganatomy.tracking.runs import Tracking
 from ganatomy.training.distributed import read_history
 
@@ -38,8 +39,6 @@ QUIET_S = 20.0
 
 FOLLOWED_S = 1.0
 """How often ``-v`` looks for what running trials say that they do."""
-
-STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED", "running": "KILLED"}
 
 
 def _of_sweep(directory: Path) -> SweepProgress:
@@ -61,6 +60,7 @@ class SweepProgress(tune.Callback):
         self.done_before = {result.trial for result in results if is_concluded(directory, result.trial)}
         self.best = max((r.summary[plan.score] for r in results if r.status == "finished"), default=-math.inf)
         self.ended = 0
+        self.recording = Recording(plan, directory, tracking, self._say, results)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Tune keeps a copy in a file of its own, where a tracking client could not be."""
@@ -75,6 +75,11 @@ class SweepProgress(tune.Callback):
             f"sweep {self.plan.name}: {self.plan.trials} trials{waiting}; watch them with `ganatomy ui{self._where()}`"
         )
         self.tracking.drain_all(timeout=5.0)  # what an earlier driver could not say
+        self.recording.start()
+
+    def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
+        """A process takes a trial up; what it reports is recorded from here."""
+        self.recording.begin(trial.config[TRIAL])
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -115,13 +120,11 @@ class SweepProgress(tune.Callback):
         """Send what is unsent, end the sweep's run, and say how it went. Returns the number of unfinished trials."""
         results = read_results(self.directory)
         missing = self.plan.trials - sum(is_concluded(self.directory, result.trial) for result in results)
-        late = self.tracking.drain_all(self.directory / "trials", timeout=60.0)
+        late = self.recording.finish(timeout=60.0)
         self._log_report(results)
         self.tracking.terminate(self.plan.run_id, "KILLED" if missing else "FINISHED")
         if late:
-            self._warn(
-                f"tracking server away: {len(late)} runs have metrics to send; --resume {self.plan.name} sends them"
-            )
+            self._warn(f"tracking server away: {late} runs have metrics to send; --resume {self.plan.name} sends them")
         if missing:
             self._warn(
                 f"interrupted with {missing} of {self.plan.trials} trials to go; nothing is lost: "
@@ -156,7 +159,9 @@ class SweepProgress(tune.Callback):
         folder = self.directory / "trials" / trial
         self._follow(trial)
         if not (folder / RESULT).exists():  # no experiment could be made of its values, or no run for it
-            write_result(folder, TrialResult(trial, self.plan.base, status, error))
+            result = TrialResult(trial, self.plan.base, status, error)
+            write_result(folder, result)
+            self.recording.end(result)
             conclude(self.directory, trial)
             self._count(trial)
             self._warn(f"{self._counts()}; trial {trial} failed before it began: {error}; {self._outlook()}")
@@ -169,9 +174,7 @@ class SweepProgress(tune.Callback):
         if result.status == "finished":
             self.best = max(self.best, result.summary[self.plan.score])
         self._count(trial)
-        tags = {"status": result.status, **({"error": result.error} if result.error else {})}
-        self.tracking.drain(folder, timeout=5.0)
-        self.tracking.terminate(result.run_id, STATUS[result.status], tags)  # type: ignore[arg-type]
+        self.recording.end(result)
         conclude(self.directory, trial)
         ranked_by = self.plan.score
         score = f" {ranked_by} {result.summary[ranked_by]:.3f}" if ranked_by in result.summary else ""
@@ -229,7 +232,7 @@ class SweepProgress(tune.Callback):
         return noted(folders[-1]) if folders else ""
 
     def _name(self, trial: str) -> str:
-        path = self.directory / "trials" / trial / "name"
+        path = self.directory / "trials" / trial / NAME
         return path.read_text() if path.exists() else trial
 
     def _follow(self, trial: str) -> None:

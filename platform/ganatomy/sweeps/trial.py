@@ -1,4 +1,7 @@
-"""One trial, as Ray Tune runs it: an Experiment's stages, reported to Tune and recorded in MLflow as they go."""
+"""One trial, as Ray Tune runs it: an Experiment's stages, reported to Tune and written into its journal as they go.
+
+Its process has no MLflow: the sweep's driver sends what the journal holds (``Recording``).
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,7 @@ from ganatomy.search_space import SearchSpace
 from ganatomy.stages.artefacts import Stage
 from ganatomy.stages.outcome import Outcome, outcome_of
 from ganatomy.stages.stages import Stages
-from ganatomy.tracking.runs import Tracking
-from ganatomy.tracking.sending import Journal
+from ganatomy.tracking.journal import RunLog
 from ganatomy.training.distributed import Workers
 from ganatomy.training.loop import Record
 from ganatomy.training.tasks import PANELS
@@ -29,15 +31,18 @@ Report = Callable[[Mapping[str, float]], None]
 VALIDATION = "validation"
 """Counts a trial's validations from 1: the resource that ASHA compares trials at."""
 
+JOURNAL, NAME = "journal", "name"
+"""In a trial's folder: what it has to say to MLflow, and what it is called there."""
+
 
 class TrialLog:
-    """Turns the histories of a trial's stages into one course: of metrics in MLflow, of validations for Tune.
+    """Turns the histories of a trial's stages into one course: of metrics for MLflow, of validations for Tune.
 
     Steps and device seconds of later stages continue those of earlier ones, so that the horizontal axis is what the
     trial has spent, whichever stages it was spent in.
     """
 
-    def __init__(self, journal: Journal, report: Report, score: str) -> None:
+    def __init__(self, journal: RunLog, report: Report, score: str) -> None:
         self.journal, self.report, self.score = journal, report, score
         self.stage = ""
         self.last: Record = {}
@@ -101,11 +106,9 @@ def run_trial(
         return
     label, say = name_of(experiment, space, values), _sayer(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "name").write_text(label)
-    tracking = Tracking(plan.tracking_uri or None, workspace, wait=True, say=say)  # away, a server delays, not fails
-    run_id = tracking.trial_run(plan.run_id, trial, label, experiment.flat(), _tags(experiment, plan))
-    journal = Journal(directory / "journal", tracking.uri, run_id)
-    result = TrialResult(trial, experiment, run_id=run_id)
+    (directory / NAME).write_text(label)
+    journal = RunLog(directory / JOURNAL)
+    result = TrialResult(trial, experiment)
     write_result(directory, result)
     log = TrialLog(journal, report, score)
     try:
@@ -127,8 +130,6 @@ def run_trial(
         write_result(directory, replace(result, status="failed", error=line))
         journal.tags({"error": line})
         raise
-    finally:
-        journal.close(timeout=30.0)
 
 
 def _ended(directory: Path, experiment: Experiment) -> TrialResult | None:
@@ -138,17 +139,6 @@ def _ended(directory: Path, experiment: Experiment) -> TrialResult | None:
     result = read_result(path) if path.exists() else None
     ended = result is not None and result.status in ("finished", "pruned") and result.experiment == experiment
     return result if ended else None
-
-
-def _tags(experiment: Experiment, plan: SweepPlan) -> dict[str, str]:
-    return {
-        "arm": experiment.arm,
-        "method": experiment.method.name,
-        "domain_pair": "-".join(experiment.domains.values()),
-        "cohort": f"{Path(plan.cohort).name} {plan.cohort_digest}",
-        "seed": str(experiment.seed),
-        "experiment": experiment.digest(),
-    }
 
 
 def _sayer(directory: Path) -> Callable[[str], None]:

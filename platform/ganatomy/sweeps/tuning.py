@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import ray
 from ray import tune
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from ganatomy.cluster import roll
+from ganatomy.cluster.joining import leave_ray
 from ganatomy.contracts import InputError
 from ganatomy.evidence.results import SweepPlan, read_results, read_status
 from ganatomy.search_space import load_space
@@ -30,9 +31,9 @@ DRIVER_DEATHS = 3
 """How often a trial whose driver died is taken up again: one that dies every time must not keep the sweep for ever."""
 
 
-def run_sweep(plan: SweepPlan, workspace: Path) -> int:
-    """Run a planned sweep to its end, from where it was left; prints progress, then the ablation table. Returns exit
-    code.
+def run_sweep(plan: SweepPlan, workspace: Path, tell: Callable[[str], object] = print) -> int:
+    """Run a planned sweep to its end, from where it was left; prints progress, then ``tell``s the ablation table.
+    Returns exit code.
 
     Ray must have been started.
     """
@@ -47,16 +48,17 @@ def run_sweep(plan: SweepPlan, workspace: Path) -> int:
     if proposals.left > 0:
         shutil.rmtree(directory / TUNE, ignore_errors=True)  # of a driver that was killed
         _tuner(plan, workspace, proposals, progress).fit()
-    ray.shutdown()
+    leave_ray()
     results = read_results(directory)
     unfinished = progress.conclude(began)
     if not any(result.status == "finished" for result in results):
         return 130 if unfinished else 1
-    print(render_text(ablation_table(results, published=plan.published())))
+    tell(render_text(ablation_table(results, published=plan.published())))
     return 130 if unfinished else 0
 
 
-def _trainable(plan: SweepPlan, workspace: Path) -> Any:
+def trainable(plan: SweepPlan, workspace: Path) -> Any:
+    """What Tune runs in each trial's process: it is pickled, with all that it names."""
     space = plan.search_space()
 
     def trial(values: dict[str, Any]) -> None:
@@ -84,7 +86,7 @@ def _tuner(plan: SweepPlan, workspace: Path, proposals: Proposals, progress: Swe
         reduction_factor=3,
     )
     return tune.Tuner(
-        _trainable(plan, workspace),
+        trainable(plan, workspace),
         tune_config=tune.TuneConfig(
             search_alg=AsManyAsFit(proposals, plan),
             scheduler=asha if plan.scheduler == "asha" else None,

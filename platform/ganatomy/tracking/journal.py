@@ -1,4 +1,4 @@
-"""A run's journal: what it reports is in an outbox when a call returns, and sent from there in the background.
+"""A run's journal: what it reports is in an outbox when a call returns, and sent from there afterwards.
 
 A ``Courier`` empties an outbox from a thread; a ``RunLog`` is what a training process writes into. Nothing here knows
 who receives: sending is a function handed in.
@@ -103,16 +103,18 @@ def _first_line(error: BaseException) -> str:
 class RunLog:
     """What one run reports: durable in ``directory`` when a call returns, sent soon after.
 
+    send: takes it for ``run``, from a thread of this process; None where another process sends what lies there.
+
     A run that is started again opens the same directory: a metric at a step (a picture at a step) that was reported
     before is not reported twice, so steps recomputed after a checkpoint change nothing. The constructor asks nothing
     of the receiver. Every call may raise OSError when the disk is full, and nothing else.
     """
 
-    def __init__(self, directory: Path, run: str, send: Send) -> None:
+    def __init__(self, directory: Path, run: str = "", send: Send | None = None) -> None:
         self.outbox = Outbox(directory, run)
-        self._courier = Courier(self.outbox, send)
+        self._courier = Courier(self.outbox, send) if send else None
         self._reported = {key for entry in self.outbox.entries() for key in _reports(entry)}
-        if self.outbox.pending():
+        if self._courier and self.outbox.pending():
             self._courier.notify()
 
     def metrics(self, values: Mapping[str, float], step: int, timestamp: int | None = None) -> None:
@@ -145,16 +147,17 @@ class RunLog:
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until all of it is confirmed. False after ``timeout`` seconds: the rest stays for the next drainer."""
-        return self._courier.flush(timeout)
+        return self._courier is None or self._courier.flush(timeout)
 
     def close(self, timeout: float = 30.0) -> bool:
         """``flush``, then end the background thread."""
-        return self._courier.close(timeout)
+        return self._courier is None or self._courier.close(timeout)
 
     def _append(self, entry: Entry, files: Mapping[str, bytes | Path] | None = None) -> None:
         self.outbox.append(entry, files)
         self._reported.update(_reports(entry))
-        self._courier.notify()
+        if self._courier:
+            self._courier.notify()
 
 
 def _reports(entry: Entry) -> list[tuple[str, str, int]]:

@@ -98,8 +98,8 @@ def _copy(folder: Path, to: Path) -> None:
 class Outbox:
     """The folder itself. Any number of processes may append; one at a time drains.
 
-    run: who the entries are about. An outbox opened again for another run is sent again from its start: the first
-    run is gone, and its history belongs to its successor.
+    run: who the entries are about; "" for whoever only appends, and leaves that to the drainer. An outbox opened again
+    for another run is sent again from its start: the first run is gone, and its history belongs to its successor.
     """
 
     def __init__(self, directory: Path, run: str) -> None:
@@ -108,7 +108,7 @@ class Outbox:
         (self.directory / "files").mkdir(parents=True, exist_ok=True)
         self._journal = self.directory / "journal.jsonl"
         self._cursor = self.directory / "cursor.json"
-        if not self._addressed():
+        if run and not self._addressed():
             with locked(self.directory / "drain.lock"):
                 if not self._addressed():
                     self._write_cursor(0)

@@ -7,6 +7,7 @@ can be.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import json
 import os
@@ -87,16 +88,27 @@ class Tracking:
             except Exception as error:
                 if not is_away(error):
                     raise
-                if time.monotonic() > deadline:
-                    raise InputError(
-                        f"tracking server {shown(self.uri)} has been away for {self._patience:.0f} s",
-                        remedy="start it again, and the sweep anew: what was computed is found again",
-                    ) from error
+                if time.monotonic() >= deadline:
+                    raise self._gone() from error
             if not said:
                 self._say(f"waiting for the tracking server {shown(self.uri)}, at most {self._patience:.0f} s")
                 said = True
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
+
+    def _gone(self) -> InputError:
+        if not self._patience:
+            return InputError(f"tracking server {shown(self.uri)} is away", remedy="start it again")
+        return InputError(
+            f"tracking server {shown(self.uri)} has been away for {self._patience:.0f} s",
+            remedy="start it again, and the sweep anew: what was computed is found again",
+        )
+
+    def asking_once(self) -> Tracking:
+        """The same, for whoever asks again of itself: a call fails at once while the server is away."""
+        other = copy.copy(self)
+        other._patience, other._unsaid = 0.0, set()
+        return other
 
     def probe(self) -> dict[str, Any]:
         """For a look from outside: the store, its experiment, and the seconds one question takes."""

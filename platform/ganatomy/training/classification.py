@@ -6,10 +6,9 @@ the same network on the same budget; synthetic images join the class that they a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -17,26 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
+from ganatomy.contracts import Adam, Batch, InputError, Method, Update
 from ganatomy.core.standstill import moved
 from ganatomy.evidence.panels import Column
 from ganatomy.experiment import Experiment, Sampling, Score, State
 from ganatomy.images.imaging import in_plane
-from ganatomy.measures.segmentation import LESION, NORMAL, PROBABILITY, summarise
+from ganatomy.measures.roc import LESION, NORMAL, PROBABILITY
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Mixture, Pool, Sampler, resized, slices_in
-from ganatomy.stores.store import Store, open_store
-from ganatomy.training.downstream import DECAY_FRACTION, task_of
-from ganatomy.training.loop import Loop, Record
-from ganatomy.training.tasks import (
-    PANEL_SUBJECTS,
-    evaluation_images,
-    labelled_patients,
-    make_loop,
-    picture_of,
-    real_images,
-    write_picture,
-)
+from ganatomy.stores.store import Store
+from ganatomy.training.downstream import Alone, task_of
+from ganatomy.training.models import DownstreamModels, Some
+from ganatomy.training.tasks import PANEL_SUBJECTS, labelled_patients, real_images
 
 STATE: dict[str, State] = {NORMAL: "healthy", LESION: "lesion"}
 """Class -> the state of its images. The order is that of the logits."""
@@ -49,8 +40,8 @@ def class_of(image: Image) -> str:
     return next((name for name in (LESION, NORMAL) if slices_in(image, STATE[name])), "")
 
 
-class Classification(Method):
-    """A classifier S trained alone, by cross-entropy, on as many lesions as normals.
+class Classification(Alone):
+    """A classifier S, trained by cross-entropy on as many lesions as normals.
 
     What of S may learn is the network's own affair: one with frozen stages gives their parameters no gradient.
     """
@@ -62,21 +53,11 @@ class Classification(Method):
         weight_decay: float = 1e-4
 
     roles: ClassVar[tuple[str, ...]] = tuple(STATE)
-    generators: ClassVar[tuple[str, ...]] = ()
     config: Config
-
-    def __init__(self, config: Config, task: Task) -> None:
-        super().__init__(config, task)
-        self.S = task.segmentor()
 
     def optimisers(self) -> dict[str, Adam]:
         """Adam with the usual betas."""
         return {"S": Adam(self.task.segmentor_rate, (0.9, 0.999), self.config.weight_decay)}
-
-    def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
-        """Constant, then linear decay over the last quarter, as for a segmentor."""
-        decay = round(segmentor_steps * DECAY_FRACTION)
-        return Phase("constant", segmentor_steps - decay), Phase("decay", decay, decay=True)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of S on the images of both classes."""
@@ -86,10 +67,6 @@ class Classification(Method):
             loss = functional.cross_entropy(self.S(image), truth)
             minimise(loss)
         return {"classification": loss.detach()}
-
-    def synthesize(self, batch: Batch) -> list[Synthetic]:
-        """A classifier makes no images."""
-        return []
 
 
 def make_classification(experiment: Experiment) -> Classification:
@@ -141,100 +118,91 @@ def classified_images(store: Store, domain: str, split: str) -> list[Image]:
     return images
 
 
-def scored_images(store: Store, experiment: Experiment, split: str) -> list[Image]:
-    """The images of the target domain that the downstream model is scored on: those with a label, or with a class."""
-    choose = classified_images if experiment.downstream.task == "classification" else evaluation_images
-    return choose(store, experiment.target_domain(), split)
+# --- the other half of the task ------------------------------------------------------------------------------------
 
 
-# --- training ------------------------------------------------------------------------------------------------------
+class Classifiers(DownstreamModels):
+    """``downstream.classification``: whole images, both classes equally often."""
 
+    def annotated(self, image: Image) -> bool:
+        """By a label, or by its class."""
+        return image.labelled or bool(image.attributes.get("class"))
 
-@dataclass(frozen=True)
-class TrainClassifier:
-    """Builds the loop that trains the classifier of the target domain on real images and, if given, synthetic ones.
+    def scored_images(self, store: Store, domain: str, split: str) -> list[Image]:
+        """``classified_images``."""
+        return classified_images(store, domain, split)
 
-    synthetic: a synthetic set (a store) and the indices of its kept images.  augment: ordinary augmentation.
-    """
+    def fresh(self, experiment: Experiment, classes: int) -> Classification:
+        """``make_classification``, whatever classes the labels have."""
+        return make_classification(experiment)
 
-    store: Path
-    experiment: Experiment
-    directory: Path
-    role: str
-    synthetic: Path | None = None
-    kept: tuple[int, ...] = ()
-    augment: bool = False
-
-    def __call__(self, *, rank: int, world: int, device: torch.device) -> Loop:
-        """One rank's loop."""
-        store, experiment, budget = open_store(self.store), self.experiment, self.experiment.budget
-        method = make_classification(experiment)
-        mixtures = {name: self._mixture(store, name) for name in STATE}
-        phases = method.phases(0, budget.segmentor_steps)
-        return make_loop(
-            experiment,
-            method,
-            Sampler(mixtures, experiment.sampling, budget.batch, experiment.seed, augment=self.augment, whole=True),
-            phases,
-            self._validator(store, mixtures[LESION].synthetic, phases, device),
-            rank=rank,
-            world=world,
-            device=device,
-        )
-
-    def _mixture(self, store: Store, name: str) -> Mixture:
-        """Real and synthetic images of one class."""
-        experiment, made = self.experiment, None
-        patients = labelled_patients(store, experiment, self.role)
-        images = classified_images(store, experiment.domain(self.role), "train")
+    def mixtures(self, store: Store, experiment: Experiment, role: str, synthetic: Some | None) -> dict[str, Mixture]:
+        """Class -> real and synthetic images of it."""
+        patients = labelled_patients(store, experiment, role)
+        images = classified_images(store, experiment.domain(role), "train")
         real = [image for image in images if image.patient in patients]
-        if self.synthetic is not None:
-            synthetic, kept = open_store(self.synthetic), set(self.kept)
-            made = Pool.of(synthetic, _of_class(synthetic.records(), name, kept))
-        steps = experiment.budget.segmentor_steps
-        return Mixture(Pool.of(store, _of_class(real, name)), made, experiment.mixing, steps)
+        steps, mixed = experiment.budget.segmentor_steps, {}
+        for name in STATE:
+            made = None if synthetic is None else Pool.of(synthetic[0], _of_class(synthetic[1], name))
+            mixed[name] = Mixture(Pool.of(store, _of_class(real, name)), made, experiment.mixing, steps)
+        return mixed
 
-    def _validator(
-        self, store: Store, made: Pool | None, phases: Sequence[Phase], device: torch.device
-    ) -> Callable[[Method, int], Record]:
-        experiment = self.experiment
-        images = classified_images(store, experiment.domain(self.role), "val")
-        shown = _shown(store, images, made)
+    def sampler(
+        self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool
+    ) -> Sampler:
+        """Of whole images, brought to the size of a sample."""
+        batch = experiment.budget.batch
+        return Sampler(mixtures, experiment.sampling, batch, experiment.seed, augment=augment, whole=True)
 
-        def validate(method: Method, step: int) -> Record:
-            network = method.get_submodule("S")
-            if picture := picture_of(step, self.directory, phases, experiment.budget):
-                rows = {name: list(_columns(network, *some, experiment, device)) for name, some in shown.items()}
-                write_picture(rows, store, images[0], experiment, picture)
-            return summarise(score_classes(network, store, images, experiment.sampling, device))
+    def score(
+        self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
+    ) -> list[Score]:
+        """``score_classes``."""
+        return score_classes(network, store, images, sampling, device)
 
-        return validate
+    def judge(
+        self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
+    ) -> dict[int, float]:
+        """By the probability of the class that each is meant to be of."""
+        found = lesion_probabilities(network, store, images, sampling, device)
+        return {image.index: p if class_of(image) == LESION else 1 - p for image, p in found}
+
+    def shown(
+        self, network: nn.Module, real: Some, synthetic: Some | None, sampling: Sampling, device: torch.device
+    ) -> dict[str, list[Column]]:
+        """Real images of both classes, synthetic lesions, and what those were made of."""
+        rows = _rows(*real, synthetic)
+        return {name: list(_columns(network, *some, sampling, device)) for name, some in rows.items()}
 
 
-def _of_class(images: Sequence[Image], name: str, kept: set[int] | None = None) -> list[Image]:
-    return [image for image in images if class_of(image) == name and (kept is None or image.index in kept)]
+CLASSIFIERS = Classifiers()
+
+
+def _of_class(images: Sequence[Image], name: str) -> list[Image]:
+    return [image for image in images if class_of(image) == name]
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------
 
 
-def _shown(store: Store, images: Sequence[Image], made: Pool | None) -> dict[str, tuple[Store, list[Image]]]:
+def _rows(store: Store, images: Sequence[Image], synthetic: Some | None) -> dict[str, Some]:
     """Kind -> a few images and their store: real ones of both classes, synthetic lesions, what those were made of."""
-    shown = {f"real, {name}": (store, _of_class(images, name)[:PANEL_SUBJECTS]) for name in reversed(STATE)}
-    if made is not None and len(made):
-        entries = made.entries[:: max(1, len(made) // PANEL_SUBJECTS)][:PANEL_SUBJECTS]
+    rows: dict[str, Some] = {
+        f"real, {name}": (store, _of_class(images, name)[:PANEL_SUBJECTS]) for name in reversed(STATE)
+    }
+    if synthetic is not None and (lesions := _of_class(synthetic[1], LESION)):
+        some = lesions[:: max(1, len(lesions) // PANEL_SUBJECTS)][:PANEL_SUBJECTS]
         origins = {(record.subject, record.domain): record for record in store.records()}
-        sources = [origins[parent, entry.record.domain] for entry in entries for parent in entry.record.parents[:1]]
-        shown["synthetic, lesion"] = entries[0].store, [entry.record for entry in entries]
-        shown["made of"] = store, sources
-    return shown
+        rows["synthetic, lesion"] = synthetic[0], some
+        rows["made of"] = store, [origins[parent, image.domain] for image in some for parent in image.parents[:1]]
+    return rows
 
 
 def _columns(
-    network: nn.Module, store: Store, images: Sequence[Image], experiment: Experiment, device: torch.device
+    network: nn.Module, store: Store, images: Sequence[Image], sampling: Sampling, device: torch.device
 ) -> Iterator[Column]:
     """Each image with its box or label, whose it is, and what the classifier takes it for."""
-    for image, p in lesion_probabilities(network, store, images, experiment.sampling, device):
+    for image, p in lesion_probabilities(network, store, images, sampling, device):
         box = image.attributes.get("box") if image.shape[0] == 1 else None
         label = store.label(image) if image.labelled else None
         who = image.parents[0] if image.parents else image.subject

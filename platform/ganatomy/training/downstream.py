@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -50,28 +50,40 @@ def task_of(experiment: Experiment, classes: int) -> Task:
     )
 
 
-class Segmentation(Method):
-    """A segmentor S trained alone, by voxel-mean cross-entropy, on whatever its batches hold."""
+class Alone(Method):
+    """A downstream network S trained alone, which makes no images: left to say are its roles, optimiser and step.
+
+    Its updates are those of every arm: at a constant rate, then decaying over the last quarter.
+    """
+
+    generators: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: Any, task: Task) -> None:
+        super().__init__(config, task)
+        self.S = task.segmentor()
+
+    def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
+        """Constant, then linear decay over the last quarter."""
+        decay = round(segmentor_steps * DECAY_FRACTION)
+        return Phase("constant", segmentor_steps - decay), Phase("decay", decay, decay=True)
+
+    def synthesize(self, batch: Batch) -> list[Synthetic]:
+        """No images."""
+        return []
+
+
+class Segmentation(Alone):
+    """A segmentor S, trained by voxel-mean cross-entropy on whatever its batches hold."""
 
     @dataclass(frozen=True)
     class Config:
         """Nothing of its own: network and learning rate are the task's, as for a method that trains segmentors."""
 
     roles: ClassVar[tuple[str, ...]] = (ROLE,)
-    generators: ClassVar[tuple[str, ...]] = ()
-
-    def __init__(self, config: Config, task: Task) -> None:
-        super().__init__(config, task)
-        self.S = task.segmentor()
 
     def optimisers(self) -> dict[str, Adam]:
         """Adam with the usual betas: no adversary here."""
         return {"S": Adam(self.task.segmentor_rate, betas=(0.9, 0.999))}
-
-    def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
-        """Constant, then linear decay over the last quarter."""
-        decay = round(segmentor_steps * DECAY_FRACTION)
-        return Phase("constant", segmentor_steps - decay), Phase("decay", decay, decay=True)
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One update of S on the batch."""
@@ -80,10 +92,6 @@ class Segmentation(Method):
             loss = functional.cross_entropy(self.S(images.image), images.label)
             minimise(loss)
         return {"segmentation": loss}
-
-    def synthesize(self, batch: Batch) -> list[Synthetic]:
-        """A segmentor makes no images."""
-        return []
 
 
 def segment(

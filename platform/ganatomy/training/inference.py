@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -53,59 +54,47 @@ def padded(network: Network, multiple: int, at_least: Sequence[int] = (), value:
     return forward
 
 
+class Passes(TypedDict, total=False):
+    """How a network goes over a whole image. multiple_of: of which the sides that it takes are multiples (8).
+    device: the one that it is on already (the CPU).  max_voxels: of one forward pass (``MAX_VOXELS``)."""
+
+    multiple_of: int
+    device: torch.device | str
+    max_voxels: int
+
+
 def predict_volume(
-    network: Network,
-    image: np.ndarray | Tensor,
-    sampling: Sampling,
-    *,
-    multiple_of: int = 8,
-    device: torch.device | str = "cpu",
-    max_voxels: int = MAX_VOXELS,
+    network: Network, image: np.ndarray | Tensor, sampling: Sampling, **passes: Unpack[Passes]
 ) -> Tensor:
     """Logits of a whole image: [D, H, W] in [-1, 1] -> float32 [K, D, H, W] on the CPU.
 
     2D networks (``sampling.ndim``) see every axial slice at its full size, as many at once as ``max_voxels`` lets;
     3D networks see the whole image where it has no more than ``max_voxels``, else overlapping windows of
-    ``sampling.size``, blended by a Gaussian. The network must already be on ``device``; it works in eval mode here
-    and is left in the mode it was found in.
+    ``sampling.size``, blended by a Gaussian. The network works in eval mode here and is left in the mode it was found
+    in.
     """
-    volume = torch.as_tensor(image, dtype=torch.float32)[None]
-    return _over_volume(
-        network, volume, sampling, multiple_of, device, max_voxels, finish=lambda logits: logits.float()
-    )
+    return _Way(network, sampling, Tensor.float, **passes).over(_one_channel(image))
 
 
 def predict_labels(
-    network: Network,
-    image: np.ndarray | Tensor,
-    sampling: Sampling,
-    *,
-    multiple_of: int = 8,
-    device: torch.device | str = "cpu",
-    max_voxels: int = MAX_VOXELS,
+    network: Network, image: np.ndarray | Tensor, sampling: Sampling, **passes: Unpack[Passes]
 ) -> np.ndarray:
     """Class ids of a whole image: [D, H, W] in [-1, 1] -> uint8 [D, H, W], the argmax of ``predict_volume``.
 
     Uses a fraction of its memory: the argmax is taken on ``device``, slices by slices.
     """
-    volume = torch.as_tensor(image, dtype=torch.float32)[None]
-    ids = _over_volume(network, volume, sampling, multiple_of, device, max_voxels, finish=_most_likely)
-    return ids[0].numpy()
+    return _Way(network, sampling, _most_likely, **passes).over(_one_channel(image))[0].numpy()
 
 
 def map_volume(
-    network: Network,
-    image: np.ndarray | Tensor,
-    sampling: Sampling,
-    *,
-    multiple_of: int = 8,
-    device: torch.device | str = "cpu",
-    max_voxels: int = MAX_VOXELS,
+    network: Network, image: np.ndarray | Tensor, sampling: Sampling, **passes: Unpack[Passes]
 ) -> np.ndarray:
     """One image made from another: [D, H, W] -> float32 [D, H, W], both in [-1, 1]; sizes as in ``predict_volume``."""
-    return predict_volume(network, image, sampling, multiple_of=multiple_of, device=device, max_voxels=max_voxels)[
-        0
-    ].numpy()
+    return predict_volume(network, image, sampling, **passes)[0].numpy()
+
+
+def _one_channel(image: np.ndarray | Tensor) -> Tensor:
+    return torch.as_tensor(image, dtype=torch.float32)[None]
 
 
 @dataclass(frozen=True)
@@ -191,10 +180,8 @@ def synthesize_labelled(
         # Shifted by one, so that what pads the image (-1) pads the label with background.
         channels.append(torch.tensor(np.asarray(label, np.float32)) - 1)
     with evaluating(method):
-        volume = _over_volume(
-            forward, torch.stack(channels), sampling, method.multiple_of, device, max_voxels,
-            finish=lambda output: output.float().clamp(-1, 1),
-        )  # fmt: skip
+        way = _Way(forward, sampling, _as_image, method.multiple_of, device, max_voxels)
+        volume = way.over(torch.stack(channels))
     parts = volume.split([channels.count for channels in made]) if made else []
     return {channels.key: _made(part, channels) for part, channels in zip(parts, made)}
 
@@ -252,25 +239,59 @@ def _most_likely(logits: Tensor) -> Tensor:
     return logits.argmax(dim=1, keepdim=True).to(torch.uint8)
 
 
-def _over_volume(
-    network: Network,
-    volume: Tensor,
-    sampling: Sampling,
-    multiple: int,
-    device: torch.device | str,
-    max_voxels: int,
-    finish: Network,
-) -> Tensor:
-    """[C, D, H, W] -> finish(network(…)) [K, D, H, W] on the CPU."""
-    with evaluating(network):
-        step = _counted(network)
-        # Smaller images are padded up to the size that the network was trained on: there its statistics hold.
-        whole = padded(step, multiple, at_least=sampling.size)
-        if sampling.ndim == 2:
-            return _slices(whole, volume, sampling, multiple, device, max_voxels, finish)
-        if math.prod(_padded_sides(volume.shape[1:], multiple, sampling.size)) <= max_voxels:
-            return finish(whole(volume[None].to(device)))[0].cpu()
-        return _windows(step, volume, sampling, multiple, device, max_voxels, finish)
+def _as_image(output: Tensor) -> Tensor:
+    return output.float().clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a network goes over volumes: as ``Passes`` says, then ``finish``, on the device still, over what it gave."""
+
+    network: Network
+    sampling: Sampling
+    finish: Network
+    multiple_of: int = 8
+    device: torch.device | str = "cpu"
+    max_voxels: int = MAX_VOXELS
+
+    def over(self, volume: Tensor) -> Tensor:
+        """[C, D, H, W] -> finish(network(…)) [K, D, H, W] on the CPU."""
+        with evaluating(self.network):
+            step, sides = _counted(self.network), self.sampling.size
+            # Smaller images are padded up to the size that the network was trained on: there its statistics hold.
+            whole = padded(step, self.multiple_of, at_least=sides)
+            if self.sampling.ndim == 2:
+                return self._by_slices(whole, volume)
+            if math.prod(_padded_sides(volume.shape[1:], self.multiple_of, sides)) <= self.max_voxels:
+                return self.finish(whole(volume[None].to(self.device)))[0].cpu()
+            return self._by_windows(step, volume)
+
+    def _by_slices(self, network: Network, volume: Tensor) -> Tensor:
+        """Every axial slice through a 2D network, in chunks of as many as ``max_voxels`` lets (at least one)."""
+        area = math.prod(_padded_sides(volume.shape[2:], self.multiple_of, self.sampling.size))
+        chunks = volume.transpose(0, 1).split(max(1, self.max_voxels // area))
+        done = [self.finish(network(chunk.to(self.device))).cpu() for chunk in chunks]
+        return torch.cat(done).transpose(0, 1).contiguous()
+
+    def _by_windows(self, network: Network, volume: Tensor) -> Tensor:
+        """Overlapping windows of the training size through a 3D network, stitched on the CPU."""
+        # Imported where it is used: MONAI takes seconds to import, and most processes that import us need no windows.
+        from monai.inferers import sliding_window_inference
+
+        window = _padded_sides(self.sampling.size, self.multiple_of, ())
+        stitched = sliding_window_inference(
+            volume[None],
+            roi_size=window,
+            sw_batch_size=max(1, self.max_voxels // math.prod(window)),
+            # A copy, because MONAI weighs what comes back in place, and a network may give back what it was given.
+            predictor=lambda patch: network(patch.clone()),
+            overlap=OVERLAP,
+            mode="gaussian",
+            cval=BACKGROUND,
+            sw_device=self.device,
+            device="cpu",
+        )
+        return self.finish(stitched)[0]
 
 
 def _counted(network: Network) -> Network:
@@ -282,48 +303,3 @@ def _counted(network: Network) -> Network:
         return output
 
     return forward
-
-
-def _slices(
-    network: Network,
-    volume: Tensor,
-    sampling: Sampling,
-    multiple: int,
-    device: torch.device | str,
-    max_voxels: int,
-    finish: Network,
-) -> Tensor:
-    """Every axial slice through a 2D network, in chunks of as many as ``max_voxels`` lets (at least one)."""
-    area = math.prod(_padded_sides(volume.shape[2:], multiple, sampling.size))
-    chunks = volume.transpose(0, 1).split(max(1, max_voxels // area))
-    done = [finish(network(chunk.to(device))).cpu() for chunk in chunks]
-    return torch.cat(done).transpose(0, 1).contiguous()
-
-
-def _windows(
-    network: Network,
-    volume: Tensor,
-    sampling: Sampling,
-    multiple: int,
-    device: torch.device | str,
-    max_voxels: int,
-    finish: Network,
-) -> Tensor:
-    """Overlapping windows of the training size through a 3D network, stitched on the CPU."""
-    # Imported where it is used: MONAI takes seconds to import, and most processes that import us need no windows.
-    from monai.inferers import sliding_window_inference
-
-    window = _padded_sides(sampling.size, multiple, ())
-    stitched = sliding_window_inference(
-        volume[None],
-        roi_size=window,
-        sw_batch_size=max(1, max_voxels // math.prod(window)),
-        # A copy, because MONAI weighs what comes back in place, and a network may give back what it was given.
-        predictor=lambda patch: network(patch.clone()),
-        overlap=OVERLAP,
-        mode="gaussian",
-        cval=BACKGROUND,
-        sw_device=device,
-        device="cpu",
-    )
-    return finish(stitched)[0]

@@ -20,11 +20,14 @@ from torch import Tensor
 
 from ganatomy.contracts import Batch, Images, InputError, Method, Phase
 from ganatomy.core.standstill import moved, paused
-from ganatomy.experiment import SCORES, Training
+from ganatomy.experiment import Training
 from ganatomy.training.optimisation import OptimisationStep, average_over_workers
 
 Record = dict[str, float]
 """One line of a stage's history: metric name -> number, with ``step`` and ``time`` (Unix seconds)."""
+
+Validate = Callable[[Method, int], Record]
+"""What is told of a method at a step: metric name -> number."""
 
 
 class Draws(Protocol):
@@ -95,6 +98,7 @@ class Loop:
     """Trains ``method`` through ``phases`` on the batches of ``draws``.
 
     validate: called with the method in evaluation mode at every report, returns metrics (``val/…``); rank 0 only.
+    score: the one of them that patience waits for.
     reports: how many times, evenly spread, the loop validates, checkpoints and reports.
     seed: of the workers' random streams; the networks were initialised by whoever made the method, alike on each rank.
     """
@@ -112,7 +116,8 @@ class Loop:
         device: torch.device | str = "cpu",
         rank: int = 0,
         world: int = 1,
-        validate: Callable[[Method, int], Record] | None = None,
+        validate: Validate | None = None,
+        score: str = "val/dice",
     ) -> None:
         check_share(batch, world)
         self.device = torch.device(device)
@@ -120,7 +125,7 @@ class Loop:
         self.phases = tuple(phase for phase in phases if phase.steps > 0)
         self.total = sum(phase.steps for phase in self.phases)
         self.training, self.batch = training, batch
-        self.rank, self.world, self.validate = rank, world, validate
+        self.rank, self.world, self.validate, self.score = rank, world, validate, score
         self.interval = max(1, math.ceil(self.total / reports))
         self.update = OptimisationStep(
             method.networks(),
@@ -195,10 +200,9 @@ class Loop:
 
     def _out_of_patience(self) -> bool:
         scores = [
-            record[score]
+            record[self.score]
             for record in self.history
-            for score in SCORES.values()
-            if score in record and phase_at(int(record["step"]) - 1, self.phases).may_stop
+            if self.score in record and phase_at(int(record["step"]) - 1, self.phases).may_stop
         ]
         patience = self.training.patience
         return patience > 0 and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])

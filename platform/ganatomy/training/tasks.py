@@ -1,30 +1,33 @@
 """What the training stages train: from an Experiment and the artefacts before it to one rank's loop.
 
 Both classes here are plain picklable values that any worker, on any node that sees the workspace, turns into its loop.
+What is peculiar to a downstream task is asked of ``models_of`` the experiment.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from ganatomy.contracts import InputError, Method, Phase, labelled
+from ganatomy.downstream.segmentation import SEGMENTATION
+from ganatomy.downstream.task import task_of as asked_of
 from ganatomy.evidence.panels import Column, panel, sheet, write_png
 from ganatomy.experiment import Budget, Experiment, Sampling
-from ganatomy.measures.segmentation import summarise
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Entry, Mixture, Pool, Sampler, label_subset
+from ganatomy.stores.sampling import Entry, Pool, Sampler, label_subset
 from ganatomy.stores.store import Store, open_store
 from ganatomy.training.distributed import NETWORKS
-from ganatomy.training.downstream import ROLE, Segmentation, multiple_of, score_records, segment, task_of
+from ganatomy.training.downstream import multiple_of, score_records, segment, task_of
 from ganatomy.training.inference import synthesize_volume
-from ganatomy.training.loop import Draws, Loop, Record
+from ganatomy.training.loop import Draws, Loop, Record, Validate
+from ganatomy.training.models import DownstreamModels, Some, models_of
 
 PANELS = "panels"
 """Folder of a training stage that holds one picture a report, ``<step>.png``."""
@@ -44,7 +47,8 @@ def real_images(store: Store, domain: str, split: str) -> list[Image]:
 def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
     """Training patients whose labels the pipeline may see: the label fraction applies to the target domain alone."""
     domain = experiment.domain(role)
-    images = [image for image in real_images(store, domain, "train") if annotated(image, experiment)]
+    annotated = models_of(experiment).annotated
+    images = [image for image in real_images(store, domain, "train") if annotated(image)]
     patients = {image.patient for image in images}
     if domain != experiment.target_domain():
         return frozenset(patients)
@@ -67,11 +71,6 @@ def drawn_patients(images: Iterable[Image], patients: Collection[str], fraction:
             places.setdefault(image.patient, (image.rank, image.index))
     chosen = label_subset(places.values(), fraction, seed)
     return frozenset(patient for patient, place in places.items() if place in chosen)
-
-
-def annotated(image: Image, experiment: Experiment) -> bool:
-    """Whether an image says what the downstream task asks of it: by a label or, to a classifier, by its class."""
-    return image.labelled or (experiment.downstream.task == "classification" and bool(image.attributes.get("class")))
 
 
 def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
@@ -135,13 +134,7 @@ def make_method(experiment: Experiment, classes: int) -> Method:
     return experiment.method_class()(experiment.method_config(), task_of(experiment, classes))
 
 
-def make_segmentation(experiment: Experiment, classes: int) -> Segmentation:
-    """The downstream model with freshly initialised weights, the same for the same seed."""
-    torch.manual_seed(experiment.seed)
-    return Segmentation(Segmentation.Config(), task_of(experiment, classes))
-
-
-def _grown(sampling: Sampling, method: Method) -> Sampling:
+def grown(sampling: Sampling, method: Method) -> Sampling:
     """``sampling`` with each side raised to the next that all networks of ``method`` take: a little more is seen of the
     image, or of what pads it. Whole images are padded and cropped back (``inference``)."""
     multiple = math.lcm(*(multiple_of(network, method.multiple_of) for network in method.networks().values()))
@@ -163,39 +156,12 @@ def load_networks(method: Method, directory: Path) -> Method:
     return method.eval()
 
 
-def make_loop(
-    experiment: Experiment,
-    method: Method,
-    draws: Draws,
-    phases: Sequence[Phase],
-    validate: Callable[[Method, int], Record],
-    *,
-    rank: int,
-    world: int,
-    device: torch.device,
-) -> Loop:
-    """One rank's loop, trained as the experiment's budget and training settings say."""
-    return Loop(
-        method,
-        draws,
-        phases,
-        training=experiment.training,
-        batch=experiment.budget.batch,
-        reports=experiment.budget.validations,
-        seed=experiment.seed,
-        device=device,
-        rank=rank,
-        world=world,
-        validate=validate,
-    )
-
-
 @dataclass(frozen=True)
-class FitGenerator:
-    """Builds the loop that trains the experiment's method.
+class Recipe(ABC):
+    """What any worker, on any node that sees the workspace, turns into its loop, trained as the experiment's budget and
+    training settings say.
 
-    A method that trains segmentors has that of the target domain scored on validation patients at every report: in the
-    ``joint`` arm it is the downstream model.
+    store: folder of the images.  directory: of the stage, for its pictures.
     """
 
     store: Path
@@ -204,27 +170,60 @@ class FitGenerator:
 
     def __call__(self, *, rank: int, world: int, device: torch.device) -> Loop:
         """One rank's loop."""
-        store, experiment, budget = open_store(self.store), self.experiment, self.experiment.budget
+        experiment, budget = self.experiment, self.experiment.budget
+        course = self.course(open_store(self.store), device)
+        return Loop(
+            course.method,
+            course.draws,
+            course.phases,
+            training=experiment.training,
+            batch=budget.batch,
+            reports=budget.validations,
+            seed=experiment.seed,
+            device=device,
+            rank=rank,
+            world=world,
+            validate=course.validate,
+            score=course.score,
+        )
+
+    @abstractmethod
+    def course(self, store: Store, device: torch.device) -> Course:
+        """What is trained, of the images of ``store``."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """A training: of what, on what, how long, and what is told of it. score: the validation that patience waits for."""
+
+    method: Method
+    draws: Draws
+    phases: Sequence[Phase]
+    validate: Validate
+    score: str
+
+
+@dataclass(frozen=True)
+class FitGenerator(Recipe):
+    """Builds the loop that trains the experiment's method.
+
+    A method that trains segmentors has that of the target domain scored on validation patients at every report: in the
+    ``joint`` arm it is the downstream model.
+    """
+
+    def course(self, store: Store, device: torch.device) -> Course:
+        """The method's, on the images of all its roles."""
+        experiment, budget = self.experiment, self.experiment.budget
         method = make_method(experiment, store.classes)
         phases = method.phases(budget.generator_steps, budget.segmentor_steps)
         pools = {role: generator_pool(store, experiment, role) for role in method.roles}
         if method.trains_segmentors:
             pools |= _supervision(store, experiment, pools)
         pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
-        return make_loop(
-            experiment,
-            method,
-            Sampler(pools, _grown(experiment.sampling, method), budget.batch, experiment.seed),
-            phases,
-            self._validator(store, phases, device),
-            rank=rank,
-            world=world,
-            device=device,
-        )
+        draws = Sampler(pools, grown(experiment.sampling, method), budget.batch, experiment.seed)
+        return Course(method, draws, phases, self._validator(store, phases, device), SEGMENTATION.score)
 
-    def _validator(
-        self, store: Store, phases: Sequence[Phase], device: torch.device
-    ) -> Callable[[Method, int], Record]:
+    def _validator(self, store: Store, phases: Sequence[Phase], device: torch.device) -> Validate:
         experiment = self.experiment
         roles = experiment.method_class().roles
         shown = {role: _shown(store, experiment, role) for role in roles}
@@ -234,7 +233,8 @@ class FitGenerator:
             if method.trains_segmentors:
                 images = evaluation_images(store, experiment.target_domain(), "val")
                 segmentor = method.segmentor(experiment.target)
-                record = summarise(score_records(segmentor, store, images, experiment.sampling, device))
+                rows = score_records(segmentor, store, images, experiment.sampling, device)
+                record = SEGMENTATION.summarise(rows)
             if picture := picture_of(step, self.directory, phases, experiment.budget):
                 _show_translations(method, shown, experiment, picture, device)
             return record
@@ -243,59 +243,45 @@ class FitGenerator:
 
 
 @dataclass(frozen=True)
-class TrainSegmentor:
+class TrainDownstream(Recipe):
     """Builds the loop that trains the downstream model of ``role`` on real images and, if given, synthetic ones.
 
     synthetic: a synthetic set (a store) and the indices of its kept images.  augment: ordinary augmentation.
     """
 
-    store: Path
-    experiment: Experiment
-    directory: Path
     role: str
     synthetic: Path | None = None
     kept: tuple[int, ...] = ()
     augment: bool = False
 
-    def __call__(self, *, rank: int, world: int, device: torch.device) -> Loop:
-        """One rank's loop."""
-        store, experiment, budget = open_store(self.store), self.experiment, self.experiment.budget
-        made = None
-        if self.synthetic is not None:
-            synthetic, kept = open_store(self.synthetic), set(self.kept)
-            made = Pool.of(synthetic, [image for image in synthetic.records() if image.index in kept])
-        real = segmentor_pool(store, experiment, self.role)
-        mixture = Mixture(real, made, experiment.mixing, budget.segmentor_steps)
-        method = make_segmentation(experiment, store.classes)
-        phases = method.phases(0, budget.segmentor_steps)
-        return make_loop(
-            experiment,
-            method,
-            Sampler(
-                {ROLE: mixture},
-                _grown(experiment.sampling, method),
-                budget.batch,
-                experiment.seed,
-                augment=self.augment,
-            ),
-            phases,
-            self._validator(store, phases, device),
-            rank=rank,
-            world=world,
-            device=device,
-        )
+    def course(self, store: Store, device: torch.device) -> Course:
+        """The downstream task's, with the budget that every arm has."""
+        experiment, models, made = self.experiment, models_of(self.experiment), self._synthetic()
+        mixtures = models.mixtures(store, experiment, self.role, made)
+        method = models.fresh(experiment, store.classes)
+        phases = method.phases(0, experiment.budget.segmentor_steps)
+        draws = models.sampler(mixtures, experiment, method, self.augment)
+        validate = self._validator(models, store, made, phases, device)
+        return Course(method, draws, phases, validate, experiment.downstream.score)
+
+    def _synthetic(self) -> Some | None:
+        if self.synthetic is None:
+            return None
+        store, kept = open_store(self.synthetic), set(self.kept)
+        return store, [image for image in store.records() if image.index in kept]
 
     def _validator(
-        self, store: Store, phases: Sequence[Phase], device: torch.device
-    ) -> Callable[[Method, int], Record]:
-        experiment = self.experiment
-        images = evaluation_images(store, experiment.domain(self.role), "val")
+        self, models: DownstreamModels, store: Store, made: Some | None, phases: Sequence[Phase], device: torch.device
+    ) -> Validate:
+        experiment, task = self.experiment, asked_of(self.experiment)
+        images = models.scored_images(store, experiment.domain(self.role), "val")
 
         def validate(method: Method, step: int) -> Record:
             network = method.get_submodule("S")
             if picture := picture_of(step, self.directory, phases, experiment.budget):
-                _show_segmentations(network, store, images[:PANEL_SUBJECTS], experiment, picture, device)
-            return summarise(score_records(network, store, images, experiment.sampling, device))
+                rows = models.shown(network, (store, images), made, experiment.sampling, device)
+                write_picture(rows, store, images[0], experiment, picture)
+            return task.summarise(models.score(network, store, images, experiment.sampling, device))
 
         return validate
 
@@ -343,27 +329,6 @@ def _show_translations(
     first = next((entry for entries in shown.values() for entry in entries), None)
     if first is not None:
         write_picture(rows, first.store, first.record, experiment, path)
-
-
-def _show_segmentations(
-    network: nn.Module,
-    store: Store,
-    images: Sequence[Image],
-    experiment: Experiment,
-    path: Path,
-    device: torch.device,
-) -> None:
-    """Real, expert label and prediction: a row a subject."""
-    rows: dict[str, list[Column]] = {}
-    for image in images:
-        real, truth = store.image(image), store.label(image)
-        found = segment(network, real, experiment.sampling, device)
-        rows[image.subject] = [
-            Column("real", real),
-            Column("label", real, truth),
-            Column("predicted", real, found, truth),
-        ]
-    write_picture(rows, store, next(iter(images), None), experiment, path)
 
 
 def write_picture(

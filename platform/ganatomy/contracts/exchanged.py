@@ -1,56 +1,19 @@
-"""The leaf that everything may import: what a method is, what it is given, and how an error speaks to a user.
-
-Nothing here knows files, Ray, MLflow or Optuna. A method written against this module alone is complete.
-"""
+"""What goes between the platform and a method: images, what is made of them, a schedule, a step. Needs no torch until
+there are images."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 UNLABELLED = -1
 """Class id that fills the label of an image without one; losses on labels give such an image weight zero."""
-
-
-class InputError(Exception):
-    """Something the user gave cannot be used. Rendered as one line; a traceback is shown only under ``--debug``.
-
-    what: the thing that is wrong, with the file or the option it stands in, and its value.
-    expected: what would have been right.
-    remedy: what to do now.
-    """
-
-    def __init__(self, what: str, *, expected: str = "", remedy: str = "") -> None:
-        self.what, self.expected, self.remedy = shortened(what), shortened(expected), shortened(remedy)
-        super().__init__(self.what, self.expected, self.remedy)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _input_error, (type(self), self.what, self.expected, self.remedy)
-
-    def __str__(self) -> str:
-        parts = [self.what.rstrip(".")]
-        if self.expected:
-            asked = self.expected.rstrip(".")
-            parts.append(asked if asked.startswith("did you mean") else f"expected {asked}")
-        if self.remedy:
-            parts.append(f"remedy: {self.remedy.rstrip('.')}")
-        return "; ".join(parts)
-
-
-def shortened(text: str, most: int = 1000) -> str:
-    """``text``, its middle left out beyond ``most`` characters: a message names a value, it does not hold a file."""
-    return text if len(text) <= most else f"{text[: most * 7 // 10]} … {text[-most * 3 // 10 + 3 :]}"
-
-
-def _input_error(kind: type[InputError], what: str, expected: str, remedy: str) -> InputError:
-    """Rebuild an InputError that crossed a process border (its arguments are keyword-only)."""
-    return kind(what, expected=expected, remedy=remedy)
 
 
 @dataclass(frozen=True)
@@ -239,109 +202,3 @@ class Update(Protocol):
     def __call__(self, *networks: str) -> AbstractContextManager[Callable[[Tensor], None]]:
         """Open the step of ``networks`` (attribute names of the method)."""
         ...
-
-
-class Method(nn.Module, ABC):
-    """How synthetic images are made and trained: networks, losses, one training step, how it synthesises.
-
-    A subclass sets its networks as attributes in ``__init__`` (their names are what ``update`` takes), and may hold
-    replay pools as modules without parameters: both are in the checkpoint. It never touches files, devices, ranks
-    or precision.
-    """
-
-    Config: ClassVar[type]
-    """Frozen dataclass of plain values (numbers, strings, booleans, tuples); the paper's values are the defaults."""
-
-    roles: ClassVar[tuple[str, ...]] = ("A", "B")
-    """The roles a training batch must hold. The experiment says which domain of the cohort plays which."""
-
-    second_draws: ClassVar[Mapping[str, str]] = {}
-    """Key of a training batch -> role whose labelled images stand there, drawn a second time and independently."""
-
-    label_donors: ClassVar[Mapping[str, str]] = {}
-    """Role -> role whose labels its images are given when synthetic images are made of them, each that of another
-    patient: what the method is asked to draw. Images of other roles come with labels of their own."""
-
-    on_patches: ClassVar[bool] = False
-    """True when its images are patches around lesions, cut as ``patches`` says: the platform trains it on those, and
-    what it makes are whole images with a lesion pasted in. False: whole images, or crops from anywhere."""
-
-    synthesis_settings: ClassVar[frozenset[str]] = frozenset()
-    """Names in Config that matter only after training: trials that differ in nothing else share their networks."""
-
-    ndims: ClassVar[frozenset[int]] = frozenset({2, 3})
-    multiple_of: ClassVar[int] = 8
-    """Spatial sides that the networks take are multiples of this; the platform pads and crops around them."""
-
-    generators: ClassVar[tuple[str, ...]] = ("G_A", "G_B")
-    """The networks that ``synthesize`` and ``draw`` need: what a promoted generator holds, and what a moving average is
-    kept of."""
-
-    draws_from_noise: ClassVar[bool] = False
-    """True when the method makes images of noise by ``draw``: its synthetic data is then drawn, not translated."""
-
-    trains_segmentors: ClassVar[bool] = False
-    """True when the method trains a segmentor ``S_<role>`` for each role, so that the ``joint`` arm is open to it."""
-
-    def __init__(self, config: Any, task: Task) -> None:
-        super().__init__()
-        if task.ndim not in self.ndims:
-            raise InputError(
-                f"{type(self).__name__} cannot work in {task.ndim}D",
-                expected=f"ndim in {sorted(self.ndims)}",
-                remedy="set sampling.ndim",
-            )
-        self.config = config
-        self.task = task
-
-    @classmethod
-    def patches(cls, config: Any) -> Patches:
-        """How patches are cut and pasted under ``config``. Raises InputError for a method that works on none."""
-        raise InputError(f"{cls.__name__} works on no patches", expected="a method with on_patches")
-
-    def networks(self) -> dict[str, nn.Module]:
-        """Name -> network: the children that have parameters."""
-        return {name: child for name, child in self.named_children() if any(True for _ in child.parameters())}
-
-    def segmentor(self, role: str) -> nn.Module:
-        """The segmentor of the domain that plays ``role``. Raises InputError where the method trains none."""
-        network = getattr(self, f"S_{role}", None)
-        if network is None:
-            raise InputError(
-                f"{type(self).__name__} trains no segmentor for role {role!r}",
-                expected="a method with trains_segmentors",
-                remedy="use arm=offline with this method",
-            )
-        return network
-
-    @abstractmethod
-    def optimisers(self) -> dict[str, Adam]:
-        """Optimiser settings of every network."""
-
-    @abstractmethod
-    def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
-        """The schedule: ``generator_steps`` updates of the generators, ``segmentor_steps`` of the segmentors (if any).
-
-        Equal budgets across arms and methods hold because of this. Raises InputError if the two do not fit together.
-        """
-
-    @abstractmethod
-    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
-        """One training step: the paper's equations in the paper's order. Returns named scalar losses."""
-
-    @abstractmethod
-    def synthesize(self, batch: Batch) -> list[Synthetic]:
-        """Images made from the roles present in ``batch`` (any subset of ``roles``). Deterministic."""
-
-    def draw(self, labels: Tensor, numbers: Sequence[int], seed: int) -> Registered:
-        """Subjects made of noise, one for each of ``numbers``, each with a label made of one of ``labels``.
-
-        labels: int64 [M, *S], M >= 1, sides multiples of ``multiple_of``. Subject i is a function of the weights, the
-        labels, the seed and i: the same alone and among others, in any order, in any process.
-        Raises InputError where the method draws nothing, or nothing of such labels.
-        """
-        raise InputError(
-            f"{type(self).__name__} draws no images of noise",
-            expected="a method with draws_from_noise",
-            remedy="give it images to translate",
-        )

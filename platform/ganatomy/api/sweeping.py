@@ -1,0 +1,377 @@
+"""Sweeps from Python: begun, resumed, looked at, promoted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ganatomy.contracts import InputError
+from ganatomy.core.installation import default_workspace
+from ganatomy.core.plugins import allow
+from ganatomy.core.terminal import INTERRUPTED, detail, tell
+from ganatomy.evidence.ablation import Ablation, ablation_table
+from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps
+
+if TYPE_CHECKING:
+    import pandas
+
+    from ganatomy.cohorts.cohort import Cohort
+    from ganatomy.promotion.promotion import Promotion
+    from ganatomy.sweeps.request import SweepRequest
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep in a workspace, running, interrupted or ended; every question is answered by what its folder holds now.
+
+    What stands here is of validation patients; ``promote`` alone reads the test split.
+    """
+
+    workspace: Path
+    name: str
+
+    @property
+    def directory(self) -> Path:
+        """Its folder."""
+        return self.workspace / "sweeps" / self.name
+
+    @property
+    def plan(self) -> SweepPlan:
+        """What was planned: space, cohort, trials, seeds, resources. InputError where another version wrote it."""
+        return read_plan(self.directory)
+
+    def ablation(self) -> Ablation:
+        """The ablation table as an object: rows, conclusion, caveats, the figures of papers beside it."""
+        plan, results = self.plan, read_results(self.directory)
+        detail(f"{len(results)} of {plan.trials} trials are in {self.directory}")
+        return ablation_table(results, published=plan.published(lambda why: tell(f"note: {why}")))
+
+    def table(self) -> pandas.DataFrame:
+        """The ablation table, one row a configuration, the best first.
+
+        name, arm, ``parameters.…`` (what varies), seeds (how many); the score (``dice``, or ``auc`` of classifiers, in
+        [0, 1]) averaged over seeds, and what else is known of it (``labels.…``, hd95 in mm, missed, worst,
+        ``s_scores.…``, device_seconds); its difference to the baseline (``difference.mean``, with its 95 % interval
+        from ``.low`` to ``.high``), p and p_holm; reading, in words; baseline and candidate, of which one row each is.
+        What is not known is NaN.
+        Trials that failed are not in it: see ``trials``.
+        """
+        import pandas
+
+        from ganatomy.evidence.report import to_dict
+
+        ablation = self.ablation()
+        rows = []
+        for row in to_dict(ablation)["rows"]:
+            row = {name: value for name, value in row.items() if name not in ("trials", "patients", "parameters")} | {
+                "seeds": len(row["seeds"]),
+                **{f"parameters.{name}": _cell(value) for name, value in row["parameters"].items()},
+                "baseline": row["configuration"] == ablation.baseline,
+                "candidate": row["configuration"] == ablation.candidate,
+            }
+            row[ablation.measure.lower()] = row.pop("dice")
+            rows.append(_flat(row))
+        columns = dict.fromkeys(name for row in rows for name in row)
+        first = [name for name in ("name", "arm", "seeds", ablation.measure.lower()) if name in columns]
+        return pandas.DataFrame(rows, columns=[*first, *(name for name in columns if name not in first)])
+
+    def scores(self) -> pandas.DataFrame:
+        """The evidence under the table, one row a trial, subject, metric and structure, of all finished trials.
+
+        name (of the configuration, as in ``table``), configuration, arm, seed, trial, patient, subject (pseudonyms),
+        metric (``dice``, 0 to 1; ``hd95``, mm; of classifiers a probability), label (the structure), value (NaN where
+        the subject lacks the structure), missed (the structure is there, and nothing of it was found).
+        """
+        import pandas
+
+        row_of = {trial: row for row in self.ablation().rows for trial in row.trials}
+        rows: list[dict[str, Any]] = []
+        for result in read_results(self.directory):
+            if (row := row_of.get(result.trial)) is not None:
+                about = {"name": row.name, "configuration": row.configuration, "arm": row.arm}
+                trial = {"seed": result.experiment.seed, "trial": result.trial}
+                rows += [{**about, **trial, **vars(score)} for score in result.scores]
+        usual = ["name", "configuration", "arm", "seed", "trial", "patient", "subject", "metric", "label", "value"]
+        return pandas.DataFrame(rows, columns=[*usual, "missed"])
+
+    def trials(self) -> pandas.DataFrame:
+        """One row a trial that has begun: trial, name, arm, seed, status (finished, pruned, failed, running), error
+        (one line), device_seconds, run_id (in MLflow), and what it logged last, ``summary.…``."""
+        import pandas
+
+        ablation = self.ablation()
+        rows = [
+            _flat(
+                {
+                    "trial": result.trial,
+                    "name": ablation.name_of(result.experiment),
+                    "arm": result.experiment.arm,
+                    "seed": result.experiment.seed,
+                    "status": result.status,
+                    "error": result.error,
+                    "device_seconds": result.device_seconds,
+                    "run_id": result.run_id,
+                    "summary": dict(result.summary),
+                }
+            )
+            for result in read_results(self.directory)
+        ]
+        return pandas.DataFrame(rows)
+
+    def report(self, path: Path | str, ablation: Ablation | None = None) -> Path:
+        """Write the report, one self-contained page with figures, to ``path`` (its folder is made); returns that.
+
+        ablation: what it shows, where it is computed already.
+        """
+        from ganatomy.evidence.report import write_html
+
+        plan = self.plan
+        facts = {"cohort": plan.cohort, "digest": plan.cohort_digest, "search space": plan.space}
+        return write_html(ablation or self.ablation(), Path(path), title=f"Sweep {plan.name}", facts=facts)
+
+    def resume(
+        self,
+        *,
+        trials: int | None = None,
+        concurrent: int | None = None,
+        standstill_s: float | None = None,
+        address: str = "",
+        nodes: int = 0,
+        store_cache: str = "",
+        store_url: str = "",
+        allow_dotted: Sequence[str] = (),
+    ) -> Sweep:
+        """Go on with it, interrupted, or ended and to have more ``trials``; finished trials are not repeated.
+
+        What is not given is as the sweep began. allow_dotted: code that it was begun with and that is not installed
+        under a name. Returns itself. Raises as ``sweep`` does.
+        """
+        from ganatomy.sweeps.request import SweepRequest
+
+        anew = {"trials": trials, "concurrent": concurrent, "standstill_s": standstill_s}
+        given: dict[str, Any] = {name: value for name, value in anew.items() if value is not None}
+        request = SweepRequest(
+            resume=self.name,
+            workspace=self.workspace,
+            address=address,
+            nodes=nodes,
+            store_cache=store_cache,
+            store_url=store_url,
+            allow_dotted=tuple(allow_dotted),
+            **given,
+        )
+        return _carried_out(request, given)
+
+    def promote(
+        self,
+        name: str,
+        *,
+        force: str | None = None,
+        as_it_stands: str | None = None,
+        tracking_uri: str = "",
+        allow_dotted: Sequence[str] = (),
+        say: Callable[[str], None] = tell,
+    ) -> Promotion:
+        """Let its best generator through the gates; if it passes, it becomes ``models:/NAME@champion``.
+
+        Reads the test split, and records that it did. force: a reason to promote whatever the gates say.
+        as_it_stands: a reason to judge a sweep that will never be finished. Both are recorded. tracking_uri: MLflow
+        server or store; that of the sweep by default.  say: hears what goes on.
+        Returns the verdict (``.verdict``, gate by gate), the generator's folder (``.bundle``) and, where it was
+        promoted, ``.version``. "Not shown to help" is a result, no error. Raises InputError where there is nothing to
+        judge, and where trials are outstanding.
+        """
+        from ganatomy.promotion.promotion import promote
+
+        allow(*allow_dotted)
+        uri = tracking_uri or None
+        return promote(self.workspace, self.name, name, force=force, as_it_stands=as_it_stands, uri=uri, say=say)
+
+    def __str__(self) -> str:
+        """The table as text, as ``ganatomy report`` prints it."""
+        from ganatomy.evidence.report import render_text
+
+        return render_text(self.ablation())
+
+
+# --- begun and found ---------------------------------------------------------------------------------------------
+
+
+def sweep(
+    space: str,
+    cohort: Cohort | Path | str,
+    *,
+    trials: int = 0,
+    workspace: Path | str | None = None,
+    full: bool = False,
+    seeds: Sequence[int] = (),
+    set: Mapping[str, Any] | Sequence[str] = (),
+    source: str = "",
+    target: str = "",
+    domains: Mapping[str, str] | Sequence[str] = (),
+    workers_per_trial: int = 1,
+    cpus_per_worker: float = 1.0,
+    gpus_per_worker: float = 0.0,
+    concurrent: int = 0,
+    scheduler: Literal["auto", "asha", "none"] = "auto",
+    seed: int = 0,
+    name: str = "",
+    tracking_uri: str = "",
+    address: str = "",
+    nodes: int = 0,
+    store_cache: str = "",
+    store_url: str = "",
+    standstill_s: float | None = None,
+    allow_dotted: Sequence[str] = (),
+) -> Sweep:
+    """Run all trials of a search space on a cohort; returns when they have ended. The words are those of the command.
+
+    space: name of an installed search space, or ``package.module:NAME`` of your own (a module that other processes can
+    import, no notebook's cell).  cohort: as ``read_cohort`` gives it, or its folder.
+    trials: how many; 0: the space's listed points, each with every one of ``seeds`` (the space's own if not given).
+    workspace: folder of sweeps, stores, stages and the embedded MLflow store; GANATOMY_WORKSPACE, else ./workspace.
+    full: at the paper's size.  set: fixed parameters, ``{"budget.batch": 8}``, or texts ``"budget.batch=8"``.
+    source, target: domains that images are translated from, and that the downstream model works in; domains:
+    ``{"P": "flair:lesion"}``, role -> domain, where these two do not say it.
+    workers_per_trial, cpus_per_worker, gpus_per_worker: of one trial, of one worker; a fraction of a GPU is shared.
+    concurrent: trials at the same time; 0: as many as fit.  scheduler: ASHA stops unpromising trials early; auto: only
+    where points are sampled.  seed: of Optuna's sampler.  name: COHORT-SPACE[-full] if not given, numbered if taken.
+    tracking_uri: MLflow server or store; MLFLOW_TRACKING_URI, else one in the workspace.
+    address: Ray cluster ("local": one of its own); the one that this process is connected to, RAY_ADDRESS, one running
+    on this machine, else one of its own. A Ray that was there before is there afterwards.  nodes: wait for so many.
+    store_cache, store_url, standstill_s, allow_dotted: as ``ganatomy sweep --help`` says.
+
+    Progress is told on standard error. A trial that fails ends no sweep: see ``Sweep.trials``. Ctrl-C is a
+    KeyboardInterrupt, and loses nothing: ``load_sweep(NAME).resume()``. Raises InputError, before anything is spent,
+    for what cannot be run.
+    """
+    from ganatomy.sweeps.request import SweepRequest
+
+    request = SweepRequest(
+        space=space,
+        cohort=_folder(cohort),
+        workspace=_workspace(workspace),
+        full=full,
+        trials=trials,
+        seeds=tuple(seeds),
+        set=_pairs(set),
+        source=source,
+        target=target,
+        domains=_pairs(domains),
+        workers_per_trial=workers_per_trial,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        concurrent=concurrent,
+        scheduler=scheduler,
+        seed=seed,
+        name=name,
+        tracking_uri=tracking_uri,
+        address=address,
+        nodes=nodes,
+        store_cache=store_cache,
+        store_url=store_url,
+        standstill_s=standstill_s,
+        allow_dotted=tuple(allow_dotted),
+    )
+    return _carried_out(request)
+
+
+def load_sweep(name: str = "latest", workspace: Path | str | None = None, *, allow_dotted: Sequence[str] = ()) -> Sweep:
+    """A sweep of the workspace, by name; ``latest`` is the newest. It may be running still.
+
+    allow_dotted: ``package.module:NAME`` of its search space, where that is not installed under a name. Raises
+    InputError with the nearest name where there is none.
+    """
+    allow(*allow_dotted)
+    directory = sweep_directory(_workspace(workspace), name)
+    return Sweep(directory.parents[1], directory.name)
+
+
+def list_sweeps(workspace: Path | str | None = None) -> list[str]:
+    """Names of all sweeps of the workspace, the newest last."""
+    return sweeps(_workspace(workspace))
+
+
+# --- how ---------------------------------------------------------------------------------------------------------
+
+
+def _carried_out(request: SweepRequest, typed: Collection[str] = ()) -> Sweep:
+    """Here, or where this process is connected to a Ray of somebody's own, in a process that joins the same cluster:
+    what the workers of a sweep must be told is told when a process connects, and cannot be told later."""
+    from ganatomy.api.apart import carried_out_apart
+    from ganatomy.cluster.joining import connected
+
+    workspace = request.workspace.absolute()
+    if there := connected():
+        name, code = carried_out_apart(request, typed, there)
+    else:
+        with _signals_as_before():
+            plan, code = request.carried_out(typed, show=lambda table: None)
+        name = plan.name
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt(f"sweep {name} was interrupted; load_sweep({name!r}).resume() goes on with it")
+    return Sweep(workspace, name)
+
+
+@contextlib.contextmanager
+def _signals_as_before() -> Iterator[None]:
+    """A sweep heeds SIGTERM, as batch systems end a job; whoever called it from Python has its own handlers back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def _workspace(given: Path | str | None) -> Path:
+    return (default_workspace() if given is None else Path(given)).absolute()
+
+
+def _folder(cohort: Cohort | Path | str) -> Path:
+    """Where a cohort lies: other processes read it there, so what was changed since must have been saved."""
+    if isinstance(cohort, Path | str):
+        return Path(cohort)
+    from ganatomy.cohorts.reading import read_cohort
+
+    if read_cohort(cohort.path) != cohort:
+        raise InputError(
+            f"cohort {cohort.name} is not what {cohort.path} holds",
+            expected="a cohort as it was read, or saved",
+            remedy="cohort.save(PATH), and pass what it returns",
+        )
+    return cohort.path
+
+
+def _pairs(given: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
+    """NAME=VALUE texts, as they are typed."""
+    if isinstance(given, str):
+        raise InputError(f"{given!r} is one text", expected="a mapping {NAME: VALUE}, or a list of texts NAME=VALUE")
+    if not isinstance(given, Mapping):
+        return tuple(given)
+    return tuple(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items())
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Mappings in mappings as names with dots; a mapping that is not there (None) as nothing."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif value is not None or name != "difference":
+            found[f"{prefix}{name}"] = float("nan") if value is None else value
+    return found
+
+
+def _cell(value: Any) -> Any:
+    """A parameter as one cell."""
+    return json.dumps(value) if isinstance(value, list | dict) else value

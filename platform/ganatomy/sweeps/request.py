@@ -1,0 +1,244 @@
+"""What a sweep is asked to be: checked, and written down as its plan, before anything is spent; then run.
+
+``ganatomy sweep`` and ``ganatomy.sweep(...)`` in Python are this, spelt in two ways.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from ganatomy.cluster import nodes, roll
+from ganatomy.cluster.joining import leave_ray, start_ray
+from ganatomy.cohorts.claims import alone_in, assert_reserved, numbered, reserved
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.cohorts.roles import cast_roles
+from ganatomy.contracts import InputError
+from ganatomy.core.installation import CACHE, SOURCES, demanded
+from ganatomy.core.names import checked_name
+from ganatomy.core.plugins import allow, available
+from ganatomy.core.standstill import STANDSTILL, USUAL_S
+from ganatomy.core.terminal import detail, tell
+from ganatomy.evidence.results import LATEST, PLAN, SweepPlan, read_plan, sweep_directory
+from ganatomy.experiment import Experiment
+from ganatomy.search_space import SearchSpace, load_space, named_in, parse_settings
+from ganatomy.stores.preparation import prepare
+from ganatomy.stores.store import URL, Store, publish_store
+from ganatomy.sweeps.options import Options
+from ganatomy.sweeps.proposals import read_asked
+from ganatomy.sweeps.tuning import fitting, run_sweep
+from ganatomy.tracking.runs import Tracking
+from ganatomy.tracking.server import refuse_password
+from ganatomy.training.loop import check_share
+from ganatomy.training.models import scored_images
+from ganatomy.training.tasks import labelled_patients
+
+OF_A_RUN = frozenset(
+    ("resume", "trials", "concurrent", "standstill_s", "address", "nodes", "workspace", "store_cache", "store_url",
+     "allow_dotted", "debug", "verbose", "quiet")
+)  # fmt: skip
+"""Options that a resumed sweep may be given anew; the rest is what it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRequest(Options):
+    """What a sweep is given, and what is done with it."""
+
+    def carried_out(self, typed: Collection[str] = (), show: Callable[[str], object] = print) -> tuple[SweepPlan, int]:
+        """The plan, run or resumed to its end, and an exit code: 0 when all trials came to an end, 1 when none
+        finished, 130 when interrupted. Raises InputError, before anything is spent, for what cannot be run.
+
+        typed: names of the options that the user gave.  show: is given the ablation table in the end.
+        """
+        with contextlib.ExitStack() as running:
+            settled = partial(self._settled, running)
+            plan = self.resumed(typed) if self.resume else self.planned(settled)
+            directory = self.workspace.absolute() / "sweeps" / plan.name
+            running.enter_context(alone_in(directory))
+            if self.resume:
+                plan = settled(plan)
+                if plan.trials > (begun := read_plan(directory)).trials:
+                    replace(begun, trials=plan.trials).save(directory)
+            detail(f"plan: {directory / PLAN}; cohort: {plan.cohort}; store: {plan.store}; runs: {plan.tracking_uri}")
+            return plan, run_sweep(plan, self.workspace.absolute(), show)
+
+    def resumed(self, typed: Collection[str] = ()) -> SweepPlan:
+        """The plan of the sweep to go on with, of more trials where ``--trials`` says so.
+
+        InputError for an option that would make it another sweep.
+        """
+        self._refuse()
+        allow(*self.allow_dotted)
+        directory = sweep_directory(self.workspace.absolute(), self.resume)
+        if fixed := [f"--{name.replace('_', '-')}" for name in sorted(set(typed) - OF_A_RUN)]:
+            raise InputError(f"{', '.join(fixed)} cannot be changed in a sweep that has begun",
+                             expected="what is of this run: --trials, --concurrent, --standstill-s, where it runs",
+                             remedy="leave it out, or begin a new sweep: it finds the stages they share")  # fmt: skip
+        plan = read_plan(directory)
+        if "trials" in typed and self.trials < plan.trials:
+            raise InputError(f"--trials {self.trials} of a sweep of {plan.trials}", expected="as many, or more")
+        read_asked(directory)  # what it cannot go on with is said before anything is started
+        plan.check_named()
+        for sentence in plan.elsewhere(self.workspace.absolute()):
+            tell(sentence)
+        return replace(
+            plan,
+            trials=max(plan.trials, self.trials),
+            concurrent=self.concurrent if "concurrent" in typed else plan.concurrent,
+            standstill_s=plan.standstill_s if self.standstill_s is None else self.standstill_s,
+        )
+
+    def _settled(self, running: contextlib.ExitStack, plan: SweepPlan) -> SweepPlan:
+        """Join the cluster; the plan as it can run there. InputError where it has no room, or a node is not like us.
+
+        running: joining the cluster, and what it takes to follow its nodes, is undone with it.
+        """
+        packages = _packages(plan)
+        places = {name: place for name, place in ((CACHE, self.store_cache), (URL, self.store_url)) if place}
+        running.callback(leave_ray)
+        start_ray(self.address, {SOURCES: demanded(packages), STANDSTILL: f"{plan.standstill_s:g}", **places})
+        nodes.await_nodes(self.nodes, tell)
+        question = running.enter_context(
+            nodes.inquiry(
+                packages,
+                workspace=self.workspace.absolute(),
+                cohort=None if self.resume else Path(plan.cohort),
+                store=None if self.store_url or os.environ.get(URL) else Path(plan.store),
+            )
+        )
+        agreed = nodes.alive()
+        if len(agreed) > 1:
+            agreed = nodes.check_nodes(question, tell)
+            # Drivers stay on the head node, and work whose node dies is done again elsewhere.
+            plan = replace(plan, apart=True)
+        running.enter_context(roll.roll_called(question, tell, agreed))
+        fitting(plan)
+        return plan
+
+    def planned(self, settled: Callable[[SweepPlan], SweepPlan] = lambda plan: plan) -> SweepPlan:
+        """Check everything that can be checked before anything is spent, prepare the cohort, and write the plan.
+
+        settled: fits the plan to the cluster before it is written or recorded; raises where nothing can run it.
+        """
+        if not self.space or self.cohort is None:
+            raise InputError("nothing to run", expected="--space NAME --cohort DIR, or --resume SWEEP")
+        self._refuse()
+        fixed = parse_settings(self.set)
+        allow(*self.allow_dotted, *(name for _, name in named_in(fixed)))
+        space = named_space(self.space, self.full)
+        cohort = read_cohort(self.cohort)
+        usual = f"{cohort.name}-{space.name}" + "-full" * self.full
+        name = checked_name(self.name or usual, "sweep name", remedy="--name")
+        if name == LATEST:  # promote, report and --resume would take another for it
+            raise InputError("a sweep called latest", expected="any other name: it is what the newest is called")
+        base = cast_roles(space.base, cohort, self.domains, self.source, self.target)
+        space = replace(space, base=base)
+        space.check_fixed(fixed)
+        seeds = self.seeds or space.seeds
+        listed = space.listed(fixed, seeds)
+        experiments = [space.experiment(point, fixed).validate() for point in listed or [{}]]
+        for experiment in experiments:
+            check_share(experiment.budget.batch, self.workers_per_trial)
+        if not (self.trials or listed):
+            raise InputError(f"space {self.space} lists no points", expected="--trials N")
+        workspace = self.workspace.absolute()
+        with _reserved_name(workspace, name, given=bool(self.name)) as name:
+            tracking = Tracking(self.tracking_uri or None, workspace)
+            store = prepare(cohort, workspace / "stores")
+            if url := self.store_url or os.environ.get(URL):
+                publish_store(store.path, url)
+            for experiment in experiments:  # labels without which every trial would fail, one after the other
+                labelled_patients(store, experiment, experiment.target)
+                scored_images(store, experiment, "val")
+            _tell_labels(store, experiments)
+            plan = SweepPlan(
+                name=name,
+                space=self.space,
+                full=self.full,
+                base=base,
+                store=str(store.path),
+                cohort=str(self.cohort.absolute()),
+                cohort_digest=store.digest,
+                trials=self.trials or len(listed),
+                seeds=seeds,
+                fixed=fixed,
+                workers=self.workers_per_trial,
+                cpus=self.cpus_per_worker,
+                gpus=self.gpus_per_worker,
+                apart=self.workers_per_trial > 1 or any(space.on_two(point, fixed) for point in listed),
+                concurrent=self.concurrent,
+                scheduler=self._scheduler(len(listed)),
+                sampler_seed=self.seed,
+                standstill_s=USUAL_S if self.standstill_s is None else self.standstill_s,
+                tracking_uri=tracking.uri,
+            )
+            plan = settled(plan)
+            run_id = tracking.sweep_run(plan.name, {"space": plan.space, "cohort": f"{cohort.name} {store.digest}"})
+            patients = {domain: len(cohort.patients(domain=domain)) for domain in cohort.domains}
+            tracking.log_dataset(
+                run_id, cohort.name, store.digest, profile={"patients": patients, "images": len(store)}
+            )
+            plan = replace(plan, run_id=run_id)
+            assert_reserved(workspace / "sweeps" / name)
+            plan.save(workspace / "sweeps" / name)
+            return plan
+
+    def _refuse(self) -> None:
+        """InputError for what no sweep can be given, before anything is read or started."""
+        refuse_password(self.tracking_uri, "tracking store")
+        refuse_password(self.store_url, "--store-url")
+        least = {"trials": 0, "workers_per_trial": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0, "concurrent": 0,
+                 "standstill_s": 0}  # fmt: skip
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= low:
+                raise InputError(f"--{name.replace('_', '-')} {value}", expected=f"{low} or more")
+
+    def _scheduler(self, listed: int) -> str:
+        if self.scheduler == "auto":
+            return "asha" if self.trials > listed else "none"
+        return self.scheduler
+
+
+def _tell_labels(store: Store, experiments: Sequence[Experiment]) -> None:
+    """Say how many patients a label fraction comes to: of few, a small one is rounded up to one."""
+    told = set()
+    for experiment in experiments:
+        if experiment.labels.fraction < 1:
+            domain, target = experiment.target_domain(), experiment.target
+            used = len(labelled_patients(store, experiment, target))
+            everyone = replace(experiment, labels=replace(experiment.labels, fraction=1.0))
+            known = len(labelled_patients(store, everyone, target))
+            told.add(f"labels of {used} of {known} training patients of {domain} are used "
+                     f"(labels.fraction {experiment.labels.fraction:g})")  # fmt: skip
+    for sentence in sorted(told):
+        tell(sentence)
+
+
+def _packages(plan: SweepPlan) -> list[str]:
+    """The packages whose sources decide what the sweep computes."""
+    base = plan.base
+    named = (base.method.name, base.downstream.network.name, base.downstream.task)
+    return nodes.packages_of(available("spaces").get(plan.space, plan.space), *named)
+
+
+@contextlib.contextmanager
+def _reserved_name(workspace: Path, name: str, *, given: bool) -> Iterator[str]:
+    """A name that no other sweep has, or gets meanwhile; free again where no plan is written."""
+    names = iter([name]) if given else numbered(name)
+    with reserved(workspace / "sweeps", names, lambda folder: (folder / PLAN).exists()) as free:
+        if free is None:
+            remedy = f"choose another --name, or --resume {name}"
+            raise InputError(f"sweep {name!r} exists in {workspace}, or is being planned", remedy=remedy)
+        yield free
+
+
+def named_space(name: str, full: bool) -> SearchSpace:
+    """The space that somebody typed."""
+    allow(name)
+    space = load_space(name)
+    return space.at_full_size() if full else space

@@ -1,0 +1,80 @@
+"""A segmentor as the downstream model: what it is trained on, how it scores, judges and is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from ganatomy.contracts import Method
+from ganatomy.evidence.panels import Column
+from ganatomy.experiment import Experiment, Sampling, Score
+from ganatomy.measures.segmentation import case_scores
+from ganatomy.stores.layout import Record as Image
+from ganatomy.stores.sampling import Mixture, Pool, Sampler
+from ganatomy.stores.store import Store
+from ganatomy.training.downstream import ROLE, Segmentation, score_records, segment, task_of
+from ganatomy.training.models import DownstreamModels, Some
+from ganatomy.training.tasks import PANEL_SUBJECTS, evaluation_images, grown, segmentor_pool
+
+
+class Segmentors(DownstreamModels):
+    """``downstream.segmentation``: parts of images, by their labels."""
+
+    def annotated(self, image: Image) -> bool:
+        """By a label."""
+        return image.labelled
+
+    def scored_images(self, store: Store, domain: str, split: str) -> list[Image]:
+        """``evaluation_images``."""
+        return evaluation_images(store, domain, split)
+
+    def fresh(self, experiment: Experiment, classes: int) -> Segmentation:
+        """A segmentor of so many classes, the background among them."""
+        torch.manual_seed(experiment.seed)
+        return Segmentation(Segmentation.Config(), task_of(experiment, classes))
+
+    def mixtures(self, store: Store, experiment: Experiment, role: str, synthetic: Some | None) -> dict[str, Mixture]:
+        """All in one role."""
+        real, made = segmentor_pool(store, experiment, role), None if synthetic is None else Pool.of(*synthetic)
+        return {ROLE: Mixture(real, made, experiment.mixing, experiment.budget.segmentor_steps)}
+
+    def sampler(
+        self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool
+    ) -> Sampler:
+        """Of parts that are as large as a sample, and as its network takes them."""
+        size = grown(experiment.sampling, method)
+        return Sampler(mixtures, size, experiment.budget.batch, experiment.seed, augment=augment)
+
+    def score(
+        self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
+    ) -> list[Score]:
+        """``score_records``."""
+        return score_records(network, store, images, sampling, device)
+
+    def judge(
+        self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
+    ) -> dict[int, float]:
+        """By Dice against the label that each is meant to carry; 0 where that shows nothing."""
+        rows = {image.index: score_records(network, store, [image], sampling, device) for image in images}
+        return {index: next(iter(case_scores(scores).values()), 0.0) for index, scores in rows.items()}
+
+    def shown(
+        self, network: nn.Module, real: Some, synthetic: Some | None, sampling: Sampling, device: torch.device
+    ) -> dict[str, list[Column]]:
+        """Real, expert label and prediction: a row a subject."""
+        store, images = real
+        rows: dict[str, list[Column]] = {}
+        for image in images[:PANEL_SUBJECTS]:
+            seen, truth = store.image(image), store.label(image)
+            found = segment(network, seen, sampling, device)
+            rows[image.subject] = [
+                Column("real", seen),
+                Column("label", seen, truth),
+                Column("predicted", seen, found, truth),
+            ]
+        return rows
+
+
+SEGMENTORS = Segmentors()

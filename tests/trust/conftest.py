@@ -1,0 +1,5 @@
+"""What tests of trust share."""
+
+from trust.marked import generator, source, unmasked
+
+__all__ = ["generator", "source", "unmasked"]
