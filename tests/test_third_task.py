@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -92,7 +93,8 @@ def check_table(table: Ablation, results) -> None:
 
 
 def check_report(table: Ablation, folder: Path) -> None:
-    text, page = render_text(table), write_html(table, folder / "report.html").read_text()
+    page = write_html(table, folder / "report.html").read_text()
+    text, page = render_text(table), re.sub(r"base64,[^\"]*", "", page)  # a picture may spell anything
     for shown in (text, page):
         assert "agreement" in shown
         assert "error" in shown
