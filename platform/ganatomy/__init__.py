@@ -57,14 +57,15 @@ __all__ = [
     "load_sweep", "phantom", "prepare_image", "read_cohort", "rollback", "sweep", "who",
 ]  # fmt: skip
 
+if not TYPE_CHECKING:  # which would take every name for one of these
 
-def __getattr__(name: str) -> Any:
-    """Imported at first use, and then there."""
-    if name not in _ROOM_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """Imported at first use, and then there."""
+        if name not in _ROOM_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -70,7 +70,7 @@ def test_no_name_is_that_of_a_room():
 
 def test_type_checkers_are_told_what_is_imported_at_first_use():
     tree = ast.parse(Path(ganatomy.__file__).read_text())
-    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    block = next(node for node in tree.body if isinstance(node, ast.If))
     told = {
         alias.name: node.module.removeprefix("ganatomy.")
         for node in block.body

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import pytest
 
 import ganatomy
 from ganatomy import cli
+from ganatomy.api.apart import _followed, carried_out_apart
 from ganatomy.api.sweeping import Sweep
 from ganatomy.commands.sweep import main
 from ganatomy.evidence.results import SweepPlan, write_result
 from ganatomy.experiment import Choice, Experiment, Score, TrialResult
+from ganatomy.sweeps.request import SweepRequest
 
 TINY = {
     "sampling.size": [16, 16],
@@ -169,6 +172,33 @@ def test_what_would_make_it_another_sweep_cannot_even_be_said_and_fewer_trials_a
         sweep.resume(seeds=[1])
     with pytest.raises(ganatomy.InputError, match="--trials 2 of a sweep of 5"):
         sweep.resume(trials=2)
+
+
+# --- in a process of its own -------------------------------------------------------------------------------------
+
+
+def test_what_is_refused_in_a_process_of_its_own_is_refused_here_in_the_same_words(cohort, tmp_path):
+    request = SweepRequest(space="phantom_dem", cohort=cohort.path, workspace=tmp_path)
+    with pytest.raises(ganatomy.InputError) as here:
+        request.planned()
+    with pytest.raises(ganatomy.InputError) as there:
+        carried_out_apart(request, (), "127.0.0.1:1")
+    assert str(there.value) == str(here.value)
+
+
+def test_an_interruption_is_handed_on_and_its_end_waited_for():
+    waits = """
+import time
+try:
+    print("waiting", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(0.3)
+    print("ended in order", flush=True)
+"""
+    interrupted = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
+    interrupted.start()
+    assert _followed([sys.executable, "-c", waits], dict(os.environ)) == "ended in order"
 
 
 # --- real sweeps -------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from ganatomy.cluster.joining import keep_token_private, start_ray
+from ganatomy.cluster.joining import connected, keep_token_private, leave_ray, start_ray
 from ganatomy.contracts import InputError
 
 
@@ -36,3 +36,11 @@ def test_the_token_of_a_cluster_is_for_its_owner_alone(tmp_path, monkeypatch):
     token.chmod(0o644)
     keep_token_private()
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
+
+
+def test_a_ray_whose_workers_were_told_nothing_cannot_serve_and_is_left_as_it_was(ray_cluster):
+    here = connected()
+    with pytest.raises(InputError, match=r"workers do not know .*GANATOMY_X.*ray\.shutdown\(\) first"):
+        start_ray("", {"GANATOMY_X": "1"})
+    leave_ray()
+    assert connected() == here != ""

@@ -15,6 +15,7 @@ from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import plain
+from ganatomy.core.terminal import INTERRUPTED
 from ganatomy.sweeps.request import SweepRequest
 
 _PATHS = ("workspace", "cohort")
@@ -72,6 +73,8 @@ def main(asked: Path, answer: Path) -> None:
     try:
         plan, code = SweepRequest(**values).carried_out(said["typed"], show=lambda table: None)
         found: dict[str, Any] = {"name": plan.name, "code": code}
+    except KeyboardInterrupt:  # before there was a plan
+        found = {"name": "", "code": INTERRUPTED}
     except InputError as error:
         found = {"refused": [error.what, error.expected, error.remedy]}
     answer.write_text(json.dumps(found))

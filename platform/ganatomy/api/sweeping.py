@@ -315,7 +315,7 @@ def _carried_out(request: SweepRequest, typed: Collection[str] = ()) -> Sweep:
             plan, code = request.carried_out(typed, show=lambda table: None)
         name = plan.name
     if code == INTERRUPTED:
-        raise KeyboardInterrupt(f"sweep {name} was interrupted; load_sweep({name!r}).resume() goes on with it")
+        raise KeyboardInterrupt(*[f"load_sweep({name!r}).resume() goes on with it"] * bool(name))
     return Sweep(workspace, name)
 
 
