@@ -5,8 +5,9 @@
 - check: `ganatomy cohort check` of a phantom;
 - help: `ganatomy --help`.
 
-Seconds depend on the machine and on who else is at work there, the ratio hardly: `import torch` is measured again
-beside each of them.
+Seconds depend on the machine and on who else is at work there: `import torch` is measured again beside each of them,
+and the ratio is to be read where nobody else is. A first step holds what torch itself loads when it makes an optimiser
+(torch._dynamo), which is more than `import torch` takes.
 
     python benchmarks/bench_imports.py [--times 3]
 """
