@@ -1,6 +1,6 @@
 """A sweep's record in MLflow, kept by its driver: what trials write down in their folders is sent from here.
 
-A process that trains has no MLflow. To load it takes longer than to load torch, and whether a server is there is
+A process that trains needs no MLflow. To load it takes longer than to load torch, and whether a server is there is
 nothing that a training should wait for.
 """
 

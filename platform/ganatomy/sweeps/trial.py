@@ -1,6 +1,6 @@
 """One trial, as Ray Tune runs it: an Experiment's stages, reported to Tune and written into its journal as they go.
 
-Its process has no MLflow: the sweep's driver sends what the journal holds (``Recording``).
+Nothing here needs MLflow: the sweep's driver sends what the journal holds (``Recording``).
 """
 
 from __future__ import annotations
