@@ -19,7 +19,15 @@ from mlflow import MlflowClient
 
 from ganatomy.cohorts.cohort import Cohort, Domain, Row
 from ganatomy.contracts import InputError
-from ganatomy.evidence.results import SweepPlan, conclude, outstanding, read_plan, read_results, write_result
+from ganatomy.evidence.results import (
+    SweepPlan,
+    conclude,
+    outstanding,
+    read_plan,
+    read_result,
+    read_results,
+    write_result,
+)
 from ganatomy.generators.generator import load_generator
 from ganatomy.generators.registry import Registry
 from ganatomy.images.intensities import Intensity
@@ -30,6 +38,7 @@ from ganatomy.search_space import SearchSpace
 from ganatomy.stages import stages as stages_room
 from ganatomy.stores.preparation import prepare
 from ganatomy.stores.store import open_store
+from ganatomy.sweeps.recording import Recording
 from ganatomy.sweeps.trial import run_trial
 from ganatomy.tracking.runs import Tracking
 
@@ -81,7 +90,10 @@ def laboratory(tmp_path_factory, empty_database) -> Path:
         plan.save(workspace / "sweeps" / name)
         for number, (seed, point) in enumerate((seed, point) for seed in (0, 1) for point in points):
             values = {**point, "seed": seed}
-            run_trial(values, plan, SPACE, workspace, f"{name}-{number}", lambda metrics: None)
+            trial = f"{name}-{number}"
+            run_trial(values, plan, SPACE, workspace, trial, lambda metrics: None)
+            result = read_result(workspace / "sweeps" / name / "trials" / trial / "result.json")
+            Recording(plan, workspace / "sweeps" / name, tracking, lambda sentence: None).end(result)
     return workspace
 
 

@@ -101,7 +101,7 @@ def promote(
         report["operating_points"] = points
     write_report(generator.directory, report)
     write_json(directory / VERDICT, verdict.to_dict())
-    version = _register(tracking, generator, name, best, verdict) if verdict.promoted else None
+    version = _register(tracking, generator, name, best, plan, verdict) if verdict.promoted else None
     _record(tracking, plan, verdict, name, version)
     return Promotion(verdict, generator.directory, version)
 
@@ -158,14 +158,17 @@ def _record_reading(directory: Path, names: Sequence[str]) -> None:
     append_line(directory / READINGS, json.dumps({"time": now, "configurations": list(names)}, ensure_ascii=False))
 
 
-def _register(tracking: Tracking, generator: Generator, name: str, best: TrialResult, verdict: Verdict) -> int:
+def _register(
+    tracking: Tracking, generator: Generator, name: str, best: TrialResult, plan: SweepPlan, verdict: Verdict
+) -> int:
     tags = {
         "method": best.experiment.method.name,
         "domain_pair": "-".join(best.experiment.domains.values()),
         "verdict": verdict.sentence,
         "digest": generator.digest,
     }
-    return Registry(tracking).register_generator(generator.directory, name, best.run_id, tags, promote=True)
+    run = best.run_id or plan.run_id  # a trial has no run where the server was away until the sweep had ended
+    return Registry(tracking).register_generator(generator.directory, name, run, tags, promote=True)
 
 
 def _record(tracking: Tracking, plan: SweepPlan, verdict: Verdict, name: str, version: int | None) -> None:
