@@ -151,7 +151,7 @@ import json, sys, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from ganatomy import nodes, roll
+from ganatomy.cluster import nodes, roll
 from ganatomy.contracts import InputError
 
 folder, edited, path = Path(sys.argv[1]), sys.argv[2], sys.argv[3]

@@ -24,7 +24,7 @@ LIMIT_S = 30
 WORK = """
 import ctypes, sys, threading, time
 from pathlib import Path
-from ganatomy import standstill
+from ganatomy.core import standstill
 
 standstill.GRACE_S = 1.0
 

@@ -63,7 +63,7 @@ def test_a_store_is_read_from_the_nodes_own_disc_and_shipped_by_its_origin(store
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from ganatomy import staging
+from ganatomy.stores import staging
 from ganatomy.stores.store import open_store
 made, copy = Path(sys.argv[2]), staging._copy
 
