@@ -196,9 +196,13 @@ except KeyboardInterrupt:
     time.sleep(0.3)
     print("ended in order", flush=True)
 """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who is started in the background ignores it
     interrupted = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGINT))
     interrupted.start()
-    assert _followed([sys.executable, "-c", waits], dict(os.environ)) == "ended in order"
+    try:
+        assert _followed([sys.executable, "-c", waits], dict(os.environ)) == "ended in order"
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # --- real sweeps -------------------------------------------------------------------------------------------------

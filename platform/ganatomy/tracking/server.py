@@ -152,7 +152,8 @@ def _came_along(database: sqlite3.Connection, own: Path) -> list[str]:
     mark = own.with_name(MARK)
     known = mark.read_text() if mark.is_file() else ""
     others = [place for place in sorted(named) if place.startswith("file://") and place.endswith(f"/{ARTIFACTS}")]
-    return [place for place in others if not _is_same(_path(place), own) and _is_ours(database, place, own, known)]
+    return [place for place in others
+            if not _is_same(_path(place).parent, own.parent) and _is_ours(database, place, own, known)]  # fmt: skip
 
 
 def _is_ours(database: sqlite3.Connection, place: str, own: Path, mark: str) -> bool:
