@@ -31,9 +31,11 @@ from ganatomy.evidence.results import (
 from ganatomy.generators.generator import load_generator
 from ganatomy.generators.registry import Registry
 from ganatomy.images.intensities import Intensity
+from ganatomy.measures.families import reading_level
 from ganatomy.promotion import examination as room
 from ganatomy.promotion.gate import Verdict
-from ganatomy.promotion.promotion import promote, read_readings
+from ganatomy.promotion.ledger import LEDGER
+from ganatomy.promotion.promotion import outlook, promote
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages import stages as stages_room
 from ganatomy.stores.preparation import prepare
@@ -43,7 +45,7 @@ from ganatomy.sweeps.trial import run_trial
 from ganatomy.tracking.runs import Tracking
 
 SPACE = SearchSpace("tiny", "", tiny.EXPERIMENT, lambda suggest: None)
-SPLITS = {"train": 4, "val": 3, "test": 6}
+SPLITS = {"train": 4, "val": 3, "test": 12}
 LITTLE = {"budget.segmentor_steps": 1, "budget.generator_steps": 1}
 MUCH = {"budget.segmentor_steps": 50, "budget.generator_steps": 50}
 
@@ -111,7 +113,9 @@ def one_volume(monkeypatch):
 
 
 def readings(workspace, sweep) -> list:
-    return read_readings(workspace / "sweeps" / sweep)
+    ledger = workspace / "cohort" / LEDGER
+    lines = map(json.loads, ledger.read_text().splitlines()) if ledger.exists() else ()
+    return [line for line in lines if line["kind"] == "reading" and line["sweep"] == sweep]
 
 
 def scored_splits(workspace) -> dict[str, set[str]]:
@@ -217,6 +221,30 @@ def test_an_unknown_sweep_is_answered_with_the_nearest(laboratory):
         promote(laboratory, "help", "squares")
 
 
+def test_what_would_be_read_is_said_and_nothing_is_read_or_written(laboratory):
+    before = {path: path.stat().st_mtime_ns for path in laboratory.rglob("*") if path.suffix != ".db"}
+    said = outlook(laboratory, "helps")
+    assert (said.number, said.judges, said.domain, said.earlier) == (1, SPLITS["test"], "mr", ())
+    assert said.level == reading_level(1)
+    assert said.candidate.startswith("offline")
+    assert "reading 1 of these 12 test patients of domain mr, judged at a one-sided level of 2.74%" in said.text()
+    assert {path: path.stat().st_mtime_ns for path in laboratory.rglob("*") if path.suffix != ".db"} == before
+    assert scored_splits(laboratory).keys() == {"val"}
+
+
+def test_a_ledger_that_cannot_be_written_or_read_stops_it_before_the_test_split_is_read(laboratory):
+    ledger = laboratory / "cohort" / LEDGER
+    ledger.mkdir()
+    with pytest.raises(InputError, match="Is a directory"):
+        promote(laboratory, "helps", "squares")
+    ledger.rmdir()
+    ledger.write_text("nonsense\n")
+    with pytest.raises(InputError, match="is damaged: line 1 is no JSON"):
+        promote(laboratory, "helps", "squares")
+    ledger.unlink()
+    assert scored_splits(laboratory).keys() == {"val"}
+
+
 # --- promoted ----------------------------------------------------------------------------------------------------
 
 
@@ -301,9 +329,18 @@ def test_promoting_again_registers_nothing_new_but_is_recorded(laboratory, champ
     promotion, _ = champion
     again = promote(laboratory, "helps", "squares")
     assert again.version == promotion.version
-    assert again.verdict == promotion.verdict
     assert len(Registry(Tracking(None, laboratory)).versions("squares")) == 1
     assert len(readings(laboratory, "helps")) == 2
+    assert "reading 1 of these 12 test patients, judged at a one-sided level of 2.74%" in promotion.verdict.sentence
+    assert "reading 2 of these 12 test patients, judged at a one-sided level of 0.68%" in again.verdict.sentence
+    before = [reading.verdict for reading in outlook(laboratory, "fails").earlier]
+    assert before == [json.loads(done.verdict.to_json()) for done in (promotion, again)]  # of whatever sweep, all kept
+    client, run = mlflow_run(laboratory, "helps")
+    assert run.data.tags["test_reading"] == "reading 2 of these 12 test patients"
+    kept = {file.path for file in client.list_artifacts(run.info.run_id, "verdicts")}
+    assert kept == {"verdicts/reading-1.json", "verdicts/reading-2.json"}
+    copy = client.download_artifacts(run.info.run_id, LEDGER, str(promotion.bundle.parent))
+    assert Path(copy).read_text() == (laboratory / "cohort" / LEDGER).read_text()
 
 
 # --- not promoted, forced, rolled back ---------------------------------------------------------------------------
