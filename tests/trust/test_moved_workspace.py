@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import nibabel
 import pytest
 import tiny
-from promotion.test_promotion import MUCH, SPACE, make_cohort
+from promotion.squares import MUCH, SPACE, make_cohort
 
 from ganatomy import cli
 from ganatomy.commands.sweep import Sweep, main

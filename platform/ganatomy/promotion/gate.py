@@ -80,7 +80,7 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """The verdict in one sentence; then which reading of the test patients it was, and what was left out."""
-        sentence = self._judged
+        sentence = self.judged
         if self.reading:
             sentence += (
                 f" This was {place(self.reading, self.judges)}, judged at a one-sided level of {self.level:.2%}."
@@ -91,7 +91,8 @@ class Verdict:
         return f"{sentence} Judged as the sweep stood, while {left} outstanding. Reason given: {self.as_it_stands}"
 
     @property
-    def _judged(self) -> str:
+    def judged(self) -> str:
+        """What the gates came to, in a sentence or two, whichever reading it was."""
         if not self.failed:
             sentence = "Promoted: all gates passed."
             return sentence + (

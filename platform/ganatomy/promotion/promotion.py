@@ -258,10 +258,16 @@ def _register(
         "method": best.experiment.method.name,
         "domain_pair": "-".join(best.experiment.domains.values()),
         "verdict": verdict.sentence,
+        "judged": verdict.judged,
         "digest": generator.digest,
     }
+    registry = Registry(tracking)
+    # The same one, judged the same at another reading, is no new version: a rollback would lead from it to itself.
+    if same := registry.with_tags(name, {tag: tags[tag] for tag in ("judged", "digest")}):
+        registry.promote(name, same.number)
+        return same.number
     run = best.run_id or plan.run_id  # a trial has no run where the server was away until the sweep had ended
-    return Registry(tracking).register_generator(generator.directory, name, run, tags, promote=True)
+    return registry.register_generator(generator.directory, name, run, tags, promote=True)
 
 
 def _record(
