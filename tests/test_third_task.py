@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from promotion.test_promotion import make_cohort
+from promotion.squares import make_cohort
 from test_plugin import installed, plugged
 
 from ganatomy.contracts import InputError

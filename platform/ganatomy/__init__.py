@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ganatomy.generation.audit import Audit
     from ganatomy.generation.request import Generated
     from ganatomy.generators.generator import Generator
-    from ganatomy.promotion.promotion import Promotion
+    from ganatomy.promotion.promotion import Outlook, Promotion
 
 _ROOMS = {
     "api.cohorts": ("phantom", "who"),
@@ -47,14 +47,14 @@ _ROOMS = {
     "generation.audit": ("Audit",),
     "generation.request": ("Generated",),
     "generators.generator": ("Generator",),
-    "promotion.promotion": ("Promotion",),
+    "promotion.promotion": ("Outlook", "Promotion"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "Audit", "Cohort", "Findings", "Generated", "Generator", "ImageDataset", "InputError", "Promotion", "Sweep",
-    "__version__", "audit", "check_cohort", "dataset", "generate", "import_cohort", "list_sweeps", "load_generator",
-    "load_sweep", "phantom", "prepare_image", "read_cohort", "rollback", "sweep", "who",
+    "Audit", "Cohort", "Findings", "Generated", "Generator", "ImageDataset", "InputError", "Outlook", "Promotion",
+    "Sweep", "__version__", "audit", "check_cohort", "dataset", "generate", "import_cohort", "list_sweeps",
+    "load_generator", "load_sweep", "phantom", "prepare_image", "read_cohort", "rollback", "sweep", "who",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:  # which would take every name for one of these

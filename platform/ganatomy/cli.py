@@ -178,13 +178,16 @@ class Promote(Command):
 
     $ ganatomy promote my-cohort-shape_consistent --name ct-mr
 
-    Reads the test split, and records that it did. "Not shown to help" is a result: it ends with 0, nothing promoted.
+    Reads the test patients, and records it beside the cohort: reading n of them is judged at a level of 6/(π² n²) of
+    the whole. "Not shown to help" is a result: it ends with 0, nothing promoted.
     """
 
     sweep: Positional[str]
     """Name of the sweep, or latest."""
-    name: str
+    name: str = ""
     """Name of the registered model."""
+    dry_run: bool = False
+    """Say what would be read, which reading it would be and at which level; read nothing."""
     force: Annotated[str | None, arg(metavar="REASON")] = None
     """Promote whatever the gates say, for this reason, which is recorded."""
     allow_dotted: tuple[str, ...] = ()
@@ -200,8 +203,16 @@ class Promote(Command):
     def run(self) -> int:
         """Judge, then print the verdict."""
         from ganatomy.api.sweeping import load_sweep
+        from ganatomy.contracts import InputError
 
-        promotion = load_sweep(self.sweep, self.workspace, allow_dotted=self.allow_dotted).promote(
+        sweep = load_sweep(self.sweep, self.workspace, allow_dotted=self.allow_dotted)
+        if self.dry_run:
+            outlook = sweep.outlook(as_it_stands=self.as_it_stands, say=self._say)
+            print(json.dumps(outlook.to_dict(), indent=2, ensure_ascii=False) if self.json else outlook.text())
+            return DONE
+        if not self.name:
+            raise InputError("no name to register the model by", expected="--name NAME, or --dry-run")
+        promotion = sweep.promote(
             self.name,
             force=self.force,
             as_it_stands=self.as_it_stands,

@@ -1,4 +1,4 @@
-"""Two at once, with real processes: a name is one sweep's, a folder one writer's, and no line of a record is lost."""
+"""Two at once, with real processes: a name is one sweep's, a folder one writer's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from ganatomy.cohorts.claims import IN_USE, RESERVED, alone_in, reserved
 from ganatomy.contracts import InputError
 from ganatomy.evidence.results import read_plan, sweeps
 from ganatomy.phantoms.hearts import make_cohort
-from ganatomy.promotion.promotion import EARLIER_READINGS, READINGS, read_readings
 from ganatomy.tracking.runs import Tracking
 
 TOGETHER = """
@@ -51,31 +50,6 @@ def race(folder: Path, count: int, program: str, *words: str) -> list[tuple[int,
     done = subprocess.run(command, env=env, text=True, stdout=subprocess.PIPE, check=True, timeout=300)
     said = [(folder / str(number)).read_text() for number in range(count)]
     return list(zip(map(int, done.stdout.split()), said, strict=True))
-
-
-# --- records -----------------------------------------------------------------------------------------------------
-
-
-def test_of_eight_readings_at_once_eight_are_recorded(tmp_path):
-    (tmp_path / EARLIER_READINGS).write_text(json.dumps([{"time": "before", "configurations": ["a", "b"]}]))
-    program = """
-        from ganatomy.promotion.promotion import _record_reading
-        together(sys.argv[1], int(sys.argv[2]))
-        for number in range(20): _record_reading(Path(sys.argv[3]), [str(number), "b" * 200])
-    """
-    assert {code for code, _ in race(tmp_path / "start", 8, program, str(tmp_path))} == {0}
-    readings = read_readings(tmp_path)
-    assert len(readings) == 1 + 8 * 20
-    assert readings[0]["time"] == "before"
-    assert sorted(reading["configurations"][0] for reading in readings[1:]) == sorted(map(str, [*range(20)] * 8))
-
-
-def test_a_line_torn_by_a_kill_takes_no_other_with_it(tmp_path):
-    from ganatomy.core.durable import append_line
-
-    (tmp_path / READINGS).write_text('{"time": "1"}\n{"tim')
-    append_line(tmp_path / READINGS, '{"time": "2"}')
-    assert [reading["time"] for reading in read_readings(tmp_path)] == ["1", "2"]
 
 
 # --- names -------------------------------------------------------------------------------------------------------

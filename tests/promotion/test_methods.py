@@ -40,7 +40,7 @@ from ganatomy.stores.preparation import prepare
 from ganatomy.stores.store import Store
 from ganatomy.sweeps.trial import run_trial
 from ganatomy.tracking.runs import Tracking
-from promotion.test_promotion import make_cohort
+from promotion.squares import make_cohort
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 

@@ -11,89 +11,39 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 import tiny
-from mlflow import MlflowClient
 
-from ganatomy.cohorts.cohort import Cohort, Domain, Row
 from ganatomy.contracts import InputError
 from ganatomy.evidence.results import (
-    SweepPlan,
     conclude,
     outstanding,
     read_plan,
-    read_result,
     read_results,
     write_result,
 )
 from ganatomy.generators.generator import load_generator
 from ganatomy.generators.registry import Registry
-from ganatomy.images.intensities import Intensity
+from ganatomy.measures.families import reading_level
 from ganatomy.promotion import examination as room
 from ganatomy.promotion.gate import Verdict
-from ganatomy.promotion.promotion import promote, read_readings
-from ganatomy.search_space import SearchSpace
+from ganatomy.promotion.ledger import LEDGER
+from ganatomy.promotion.promotion import outlook, promote
 from ganatomy.stages import stages as stages_room
-from ganatomy.stores.preparation import prepare
 from ganatomy.stores.store import open_store
-from ganatomy.sweeps.recording import Recording
-from ganatomy.sweeps.trial import run_trial
 from ganatomy.tracking.runs import Tracking
-
-SPACE = SearchSpace("tiny", "", tiny.EXPERIMENT, lambda suggest: None)
-SPLITS = {"train": 4, "val": 3, "test": 6}
-LITTLE = {"budget.segmentor_steps": 1, "budget.generator_steps": 1}
-MUCH = {"budget.segmentor_steps": 50, "budget.generator_steps": 50}
-
-# Its generator's budget does not depend on the segmentor's, so it may be small.
-CYCLEGAN = {"method": "cyclegan", "method.generator": "unet_t1", "method.width": 0.0625,
-            "method.discriminator_layers": 1, "budget.generator_steps": 4}  # fmt: skip
-
+from promotion.squares import SPLITS, mlflow_run, readings, scored_splits, sweeps_of_squares
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
 
-def make_cohort(folder: Path) -> Cohort:
-    """The tiny cases as NIfTI, already in [-1, 1]."""
-    folder.mkdir()
-    rows = []
-    for item in tiny.items(splits=SPLITS):
-        paths = folder / f"{item.patient}.nii.gz", folder / f"{item.patient}-label.nii.gz"
-        for path, array in zip(paths, (item.image, item.label)):
-            nibabel.save(nibabel.Nifti1Image(array.transpose(), np.diag([1.0, 1.0, 3.0, 1.0])), path)
-        rows.append(Row(item.patient, item.subject, item.domain, *paths, split=item.split))
-    domains = {name: Domain(name, intensity=Intensity("window", -1, 1)) for name in ("ct", "mr")}
-    return Cohort(folder, "squares", domains, {1: "square"}, rows=tuple(rows)).save()
-
-
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory, empty_database) -> Path:
-    """A workspace with two sweeps, run without Ray. Of ``helps`` only the synthetic arm has time to learn, of ``fails``
-    only the real one: what the gates must say of each is known."""
+    """A workspace with the sweeps ``helps``, ``fails`` and ``real-only``."""
     workspace = tmp_path_factory.mktemp("laboratory")
     shutil.copyfile(empty_database, workspace / "mlflow.db")
-    cohort = make_cohort(workspace / "cohort")
-    store = prepare(cohort, workspace / "stores")
-    sweeps = {
-        "helps": [{"arm": "real", **LITTLE}, {"arm": "offline", **MUCH, **CYCLEGAN}],
-        "fails": [{"arm": "real", **MUCH}, {"arm": "offline", **LITTLE}, {"arm": "joint", **LITTLE}],
-        "real-only": [{"arm": "real", **LITTLE}],
-    }
-    tracking = Tracking(None, workspace)
-    for name, points in sweeps.items():
-        plan = SweepPlan(
-            name, "tiny", tiny.EXPERIMENT, str(store.path), str(cohort.path), store.digest, trials=2 * len(points),
-            seeds=(0, 1), run_id=tracking.sweep_run(name),
-        )  # fmt: skip
-        plan.save(workspace / "sweeps" / name)
-        for number, (seed, point) in enumerate((seed, point) for seed in (0, 1) for point in points):
-            values = {**point, "seed": seed}
-            trial = f"{name}-{number}"
-            run_trial(values, plan, SPACE, workspace, trial, lambda metrics: None)
-            result = read_result(workspace / "sweeps" / name / "trials" / trial / "result.json")
-            Recording(plan, workspace / "sweeps" / name, tracking, lambda sentence: None).end(result)
+    sweeps_of_squares(workspace)
     return workspace
 
 
@@ -108,25 +58,6 @@ def champion(laboratory):
 def one_volume(monkeypatch):
     """Integrity starts a process for each volume; one shows as much where it is not the point."""
     monkeypatch.setattr(room, "INTEGRITY_VOLUMES", 1)
-
-
-def readings(workspace, sweep) -> list:
-    return read_readings(workspace / "sweeps" / sweep)
-
-
-def scored_splits(workspace) -> dict[str, set[str]]:
-    """Split -> keys of the models that were scored on it."""
-    found: dict[str, set[str]] = {}
-    for path in workspace.glob("stages/*/*/stage.json"):
-        inputs = json.loads(path.read_text())["inputs"]
-        if "split" in inputs:
-            found.setdefault(inputs["split"], set()).add(inputs.get("model", inputs.get("fit")))
-    return found
-
-
-def mlflow_run(workspace, sweep):
-    client = MlflowClient(Tracking(None, workspace).uri)
-    return client, client.get_run(json.loads((workspace / "sweeps" / sweep / "sweep.json").read_text())["run_id"])
 
 
 # --- before anything is promoted ---------------------------------------------------------------------------------
@@ -217,6 +148,30 @@ def test_an_unknown_sweep_is_answered_with_the_nearest(laboratory):
         promote(laboratory, "help", "squares")
 
 
+def test_what_would_be_read_is_said_and_nothing_is_read_or_written(laboratory):
+    before = {path: path.stat().st_mtime_ns for path in laboratory.rglob("*") if path.suffix != ".db"}
+    said = outlook(laboratory, "helps")
+    assert (said.number, said.judges, said.domain, said.earlier) == (1, SPLITS["test"], "mr", ())
+    assert said.level == reading_level(1)
+    assert said.candidate.startswith("offline")
+    assert "reading 1 of these 12 test patients of domain mr, judged at a one-sided level of 2.74%" in said.text()
+    assert {path: path.stat().st_mtime_ns for path in laboratory.rglob("*") if path.suffix != ".db"} == before
+    assert scored_splits(laboratory).keys() == {"val"}
+
+
+def test_a_ledger_that_cannot_be_written_or_read_stops_it_before_the_test_split_is_read(laboratory):
+    ledger = laboratory / "cohort" / LEDGER
+    ledger.mkdir()
+    with pytest.raises(InputError, match="Is a directory"):
+        promote(laboratory, "helps", "squares")
+    ledger.rmdir()
+    ledger.write_text("nonsense\n")
+    with pytest.raises(InputError, match="is damaged: line 1 is no JSON"):
+        promote(laboratory, "helps", "squares")
+    ledger.unlink()
+    assert scored_splits(laboratory).keys() == {"val"}
+
+
 # --- promoted ----------------------------------------------------------------------------------------------------
 
 
@@ -301,9 +256,18 @@ def test_promoting_again_registers_nothing_new_but_is_recorded(laboratory, champ
     promotion, _ = champion
     again = promote(laboratory, "helps", "squares")
     assert again.version == promotion.version
-    assert again.verdict == promotion.verdict
     assert len(Registry(Tracking(None, laboratory)).versions("squares")) == 1
     assert len(readings(laboratory, "helps")) == 2
+    assert "reading 1 of these 12 test patients, judged at a one-sided level of 2.74%" in promotion.verdict.sentence
+    assert "reading 2 of these 12 test patients, judged at a one-sided level of 0.68%" in again.verdict.sentence
+    before = [reading.verdict for reading in outlook(laboratory, "fails").earlier]
+    assert before == [json.loads(done.verdict.to_json()) for done in (promotion, again)]  # of whatever sweep, all kept
+    client, run = mlflow_run(laboratory, "helps")
+    assert run.data.tags["test_reading"] == "reading 2 of these 12 test patients"
+    kept = {file.path for file in client.list_artifacts(run.info.run_id, "verdicts")}
+    assert kept == {"verdicts/reading-1.json", "verdicts/reading-2.json"}
+    copy = client.download_artifacts(run.info.run_id, LEDGER, str(promotion.bundle.parent))
+    assert Path(copy).read_text() == (laboratory / "cohort" / LEDGER).read_text()
 
 
 # --- not promoted, forced, rolled back ---------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import nibabel
 import pytest
 import tiny
-from promotion.test_promotion import MUCH, SPACE, make_cohort
+from promotion.squares import MUCH, SPACE, make_cohort
 
 from ganatomy import cli
 from ganatomy.commands.sweep import Sweep, main
@@ -21,7 +21,7 @@ from ganatomy.contracts import InputError
 from ganatomy.evidence.results import SweepPlan, read_plan
 from ganatomy.generators.registry import CHAMPION, Registry
 from ganatomy.promotion import examination
-from ganatomy.promotion.promotion import read_readings
+from ganatomy.promotion.ledger import LEDGER
 from ganatomy.stores.preparation import prepare
 from ganatomy.sweeps.trial import run_trial
 from ganatomy.tracking.runs import Tracking
@@ -90,7 +90,7 @@ def assert_at_home(workspace: Path, out: Path) -> None:
     registry = Registry(Tracking(None, workspace))
     [version] = registry.versions("squares")
     assert CHAMPION in version.aliases
-    assert len(read_readings(workspace / "sweeps" / "helps")) == 1
+    assert len((workspace / "cohort" / LEDGER).read_text().splitlines()) == 2  # a reading, and its verdict
     assert places(workspace) == {str(workspace)}
     assert (workspace / "sweeps" / "helps" / "trials" / "helps-3" / "result.json").exists()
     assert all(nibabel.load(path).shape for path in out.rglob("*.nii.gz"))
@@ -179,7 +179,7 @@ def test_a_store_that_is_gone_is_refused_by_its_place_in_the_workspace(laborator
     copy = shutil.copytree(laboratory, tmp_path / "copy", ignore=shutil.ignore_patterns("stores"))
     assert cli.main(["promote", "helps", "--name", "squares", "--workspace", str(copy)]) == 2
     assert str(copy / "stores") in capsys.readouterr().err
-    assert read_readings(copy / "sweeps" / "helps") == []
+    assert not list(copy.rglob(LEDGER))
 
 
 def test_a_cohort_that_is_gone_is_told_before_a_test_patient_is_read(laboratory, tmp_path, capsys):
@@ -190,7 +190,7 @@ def test_a_cohort_that_is_gone_is_told_before_a_test_patient_is_read(laboratory,
     said = capsys.readouterr().err
     assert str(tmp_path / "gone") in said
     assert "sweep.json" in said
-    assert read_readings(directory) == []
+    assert not list(copy.rglob(LEDGER))
 
 
 # --- the database's places ----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas
 
     from ganatomy.cohorts.cohort import Cohort
-    from ganatomy.promotion.promotion import Promotion
+    from ganatomy.promotion.promotion import Outlook, Promotion
     from ganatomy.sweeps.request import SweepRequest
 
 
@@ -180,18 +180,30 @@ class Sweep:
     ) -> Promotion:
         """Let its best generator through the gates; if it passes, it becomes ``models:/NAME@champion``.
 
-        Reads the test split, and records that it did. force: a reason to promote whatever the gates say.
+        Reads the test split, and records that it did, beside the cohort: the level that it is judged at is the stricter
+        the oftener these patients were read before. force: a reason to promote whatever the gates say.
         as_it_stands: a reason to judge a sweep that will never be finished. Both are recorded. tracking_uri: MLflow
         server or store; that of the sweep by default.  say: hears what goes on.
         Returns the verdict (``.verdict``, gate by gate), the generator's folder (``.bundle``) and, where it was
         promoted, ``.version``. "Not shown to help" is a result, no error. Raises InputError where there is nothing to
-        judge, and where trials are outstanding.
+        judge, where trials are outstanding, and where the reading cannot be recorded in the cohort's folder.
         """
         from ganatomy.promotion.promotion import promote
 
         allow(*allow_dotted)
         uri = tracking_uri or None
         return promote(self.workspace, self.name, name, force=force, as_it_stands=as_it_stands, uri=uri, say=say)
+
+    def outlook(
+        self, *, as_it_stands: str | None = None, allow_dotted: Sequence[str] = (), say: Callable[[str], None] = tell
+    ) -> Outlook:
+        """What ``promote`` would read of test patients: whom (``.candidate`` against ``.baseline``), on how many
+        patients (``.judges``), which reading of them it would be (``.number``), the one-sided level of that
+        (``.level``), and the readings before it (``.earlier``). Nothing is read or written. Raises as ``promote``."""
+        from ganatomy.promotion.promotion import outlook
+
+        allow(*allow_dotted)
+        return outlook(self.workspace, self.name, as_it_stands=as_it_stands, say=say)
 
     def __str__(self) -> str:
         """The table as text, as ``ganatomy report`` prints it."""

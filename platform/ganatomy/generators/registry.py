@@ -113,6 +113,12 @@ class Registry:
             raise InputError(f"no registered model {name!r}", expected=nearest(name, filter(str.isprintable, known)))
         return found
 
+    def with_tags(self, name: str, tags: Mapping[str, str]) -> Version | None:
+        """The newest version of ``name`` that carries these tags, if there is one."""
+        check_name(name)
+        carries = (version for version in reversed(self._known(name)) if tags.items() <= version.tags.items())
+        return next(carries, None)
+
     def find(self, reference: str) -> Version:
         """The version that ``models:/NAME@ALIAS``, ``models:/NAME/NUMBER`` or ``models:/NAME`` (its champion) means.
 

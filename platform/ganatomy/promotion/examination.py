@@ -77,10 +77,10 @@ class Bench:
 
     # --- utility -------------------------------------------------------------------------------------------------
 
-    def effect(self, candidate: Sequence[TrialResult], baseline: Sequence[TrialResult]) -> Effect:
-        """Candidate minus baseline on test patients, over the seeds of both."""
+    def effect(self, candidate: Sequence[TrialResult], baseline: Sequence[TrialResult]) -> tuple[Effect, float]:
+        """Candidate minus baseline on test patients, over the seeds of both, and its two-sided p."""
         pair = of_common_seeds(replicates(candidate), replicates(baseline))
-        return self.plan.task.difference(*(self._scores(group, "test") for group in pair))[0]
+        return self.plan.task.difference(*(self._scores(group, "test") for group in pair))
 
     def _scores(self, group: Sequence[TrialResult], split: str) -> list[list[Score]]:
         return [self.stages(result).scores(split) for result in group]

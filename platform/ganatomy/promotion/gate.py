@@ -19,6 +19,7 @@ from ganatomy.contracts import InputError
 from ganatomy.downstream.task import DownstreamTask, task_named
 from ganatomy.experiment import Downstream
 from ganatomy.measures.statistics import Effect, Values, counted, finite, group_medians, rank_test, smallest_p
+from ganatomy.promotion.ledger import place
 
 GATES = ("utility", "memorisation", "lineage", "integrity")
 
@@ -56,6 +57,8 @@ class Verdict:
     forced: the reason given for promoting it whatever the gates say; empty when nobody forced it.
     candidate, baseline: names of the two configurations compared.
     outstanding, as_it_stands: trials that had not ended, and the reason given for judging the sweep without them.
+    reading, judges: which reading of how many test patients it rests on; 0 where none is on record.
+    level: one-sided, that utility was judged at.
     """
 
     promoted: bool
@@ -65,6 +68,9 @@ class Verdict:
     baseline: str = ""
     outstanding: int = 0
     as_it_stands: str = ""
+    reading: int = 0
+    judges: int = 0
+    level: float = 0.0
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -73,21 +79,27 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """The verdict in one sentence; in two, where trials were left out."""
+        """The verdict in one sentence; then which reading of the test patients it was, and what was left out."""
+        sentence = self.judged
+        if self.reading:
+            sentence += (
+                f" This was {place(self.reading, self.judges)}, judged at a one-sided level of {self.level:.2%}."
+            )
         if not self.outstanding:
-            return self._judged
+            return sentence
         left = "a trial was" if self.outstanding == 1 else f"{self.outstanding} trials were"
-        return f"{self._judged} Judged as the sweep stood, while {left} outstanding. Reason given: {self.as_it_stands}"
+        return f"{sentence} Judged as the sweep stood, while {left} outstanding. Reason given: {self.as_it_stands}"
 
     @property
-    def _judged(self) -> str:
+    def judged(self) -> str:
+        """What the gates came to, in a sentence or two, whichever reading it was."""
         if not self.failed:
             sentence = "Promoted: all gates passed."
             return sentence + (
                 f" It was to be forced (reason: {self.forced}); that was not needed." if self.forced else ""
             )
         if self.promoted:
-            return f"Promoted by force although it failed {_listed(self.failed)}. Reason given: {self.forced}"
+            return f"Promoted by force although it failed {_listed(self.failed)}. Reason given: {_ended(self.forced)}"
         if "utility" in self.failed:
             others = tuple(name for name in self.failed if name != "utility")
             also = f" It also failed {_listed(others)}." if others else ""
@@ -146,16 +158,17 @@ def judge(
 
 def utility(
     effect: Effect, *, candidate: str = "with synthetic data", baseline: str = "the best training without it",
-    minimum_patients: int = MINIMUM_PATIENTS, task: DownstreamTask | None = None,
+    minimum_patients: int = MINIMUM_PATIENTS, task: DownstreamTask | None = None, p: float = 0.0, alpha: float = 1.0,
 ) -> GateResult:  # fmt: skip
-    """Does it help real, held-out patients? The interval of the difference lies above zero.
+    """Does it help real, held-out patients? The interval of the difference lies above zero, and its p below the level.
 
     effect: score of the candidate minus that of the best non-synthetic configuration, on the *test* patients, averaged
-    over seeds first.  task: whose score that is; segmentation if not given.
+    over seeds first.  task: whose score that is; segmentation if not given.  p: one-sided, of the difference.  alpha:
+    level of this reading of the test patients.
     """
     task = task or task_named(Downstream.task)
     figures = {"difference": effect.mean, "low": effect.low, "high": effect.high, "patients": effect.n,
-               "level": effect.level, "minimum_patients": minimum_patients}  # fmt: skip
+               "level": effect.level, "minimum_patients": minimum_patients, "p": p, "alpha": alpha}  # fmt: skip
     who = counted(effect.n, "held-out patient")
     if effect.n < minimum_patients or not math.isfinite(effect.mean):
         told = (
@@ -166,11 +179,12 @@ def utility(
             f"and with fewer than {minimum_patients} an improvement cannot be told from luck{told}."
         )
         return GateResult("utility", False, sentence, figures)
-    passed = effect.low > 0
+    passed = effect.low > 0 and p <= alpha
     measured = (
         f"On {who}, {candidate} {task.achieved} by {_points(effect.mean)} {task.measure} points "
         f"{'more' if effect.mean >= 0 else 'less'} than {baseline} "
-        f"({effect.level:.0%} interval {100 * effect.low:+.1f} to {100 * effect.high:+.1f})"
+        f"({effect.level:.0%} interval {100 * effect.low:+.1f} to {100 * effect.high:+.1f}"
+        + (f"; one-sided p {p:.2g}, level of this reading {alpha:.2g})" if alpha < 1 else ")")
     )
     reading = "shown to help" if passed else "shown to harm" if effect.high < 0 else "not shown to help"
     caution = ""
@@ -300,6 +314,11 @@ def integrity(differences: Mapping[str, float], tolerance: float = 1e-4) -> Gate
     else:
         sentence = f"Reloaded elsewhere it gave the same images ({count} compared, largest difference {worst:.1g})."
     return GateResult("integrity", bool(differences) and not wrong, sentence, figures)
+
+
+def _ended(text: str) -> str:
+    """``text`` as a sentence that another may follow."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _points(difference: float) -> str:
