@@ -12,7 +12,7 @@ import numpy as np
 from ganatomy.cohorts import bids, layouts
 from ganatomy.cohorts.claims import alone_in
 from ganatomy.cohorts.cohort import SPLITS, Cohort, Domain, Row, validate
-from ganatomy.cohorts.inspection import Findings, examine, quarantine, summarise
+from ganatomy.cohorts.inspection import Findings, examine, quarantine, sharing, summarise
 from ganatomy.cohorts.pseudonyms import pseudonyms_of
 from ganatomy.cohorts.splits import hold_to_one_domain, split_patients
 from ganatomy.contracts import InputError
@@ -47,6 +47,7 @@ def import_cohort(
     splits: Sequence[float] = (0.6, 0.2, 0.2),
     seed: int = 0,
     disjoint_domains: Disjoint = "no",
+    group_near_copies: bool = False,
     name: str = "",
     licence: str = "",
     overwrite: bool = False,
@@ -70,6 +71,7 @@ def import_cohort(
     splits: fractions of patients for train, val and test; seed draws them.
     disjoint_domains: hold a patient scanned in several domains to one: no, train (held-out patients keep all their
     images, which nobody learns from), all.
+    group_near_copies: patients who share nearly equal images are one for the split.
     name, licence: for the record.  overwrite: replace the cohort in ``out``.  progress: told (images opened, total).
 
     Faulty images are quarantined, named in the findings, and the rest goes on. Raises InputError where there is nothing
@@ -107,7 +109,8 @@ def import_cohort(
         examined = examine(cohort, progress)
         cohort = quarantine(cohort, examined)
         _refuse_empty(cohort)
-        cohort = dataclasses.replace(cohort, rows=_split(cohort.rows, splits, seed, disjoint_domains)).save()
+        groups = sharing(cohort.rows, examined) if group_near_copies else {}
+        cohort = dataclasses.replace(cohort, rows=_split(cohort.rows, splits, seed, disjoint_domains, groups)).save()
         findings = summarise(cohort, examined)
         findings.save(out)
         pseudonyms_of(out)
@@ -236,8 +239,10 @@ def _refuse_empty(cohort: Cohort) -> None:
             raise InputError(f"no image of domain {name} can be used: {finding.reason}", remedy=finding.remedy)
 
 
-def _split(rows: Sequence[Row], splits: Sequence[float], seed: int, disjoint: Disjoint) -> tuple[Row, ...]:
+def _split(
+    rows: Sequence[Row], splits: Sequence[float], seed: int, disjoint: Disjoint, groups: Mapping[str, str]
+) -> tuple[Row, ...]:
     if disjoint == "all":  # held first, so that each domain's own patients are then split in the fractions
-        return split_patients(hold_to_one_domain(rows, seed, ("", *SPLITS)), splits, seed)
-    divided = split_patients(rows, splits, seed)
+        return split_patients(hold_to_one_domain(rows, seed, ("", *SPLITS)), splits, seed, groups)
+    divided = split_patients(rows, splits, seed, groups)
     return hold_to_one_domain(divided, seed) if disjoint == "train" else divided

@@ -17,11 +17,13 @@ import numpy as np
 from ganatomy.cohorts.cohort import SPLITS, Cohort, Finding, Row
 from ganatomy.cohorts.pseudonyms import KEY, pseudonyms_of
 from ganatomy.cohorts.reading import read_cohort
+from ganatomy.cohorts.splits import hold_to_one_domain, together
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import plain
 from ganatomy.core.tables import file_hashes, write_atomically
 from ganatomy.images.files import room_for
 from ganatomy.images.imaging import Progress, load_native, normalise, spacing_of
+from ganatomy.images.near_copies import Signature, linked, near_copies, signature
 
 PERCENTILES = (0.5, 50.0, 99.5)
 
@@ -32,6 +34,7 @@ class Facts:
 
     shape: voxels (x, y, z).  spacing: mm.  orientation: axis codes, such as LPS.  intensity: native values at
     ``PERCENTILES`` of the voxels inside the domain's mask.  volumes: class id -> ml, None without a label.
+    signature: what near-copies are found by.
     """
 
     shape: tuple[int, ...]
@@ -39,6 +42,7 @@ class Facts:
     orientation: str
     intensity: tuple[float, ...]
     volumes: Mapping[int, float] | None
+    signature: Signature = dataclasses.field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -78,11 +82,20 @@ def who_is(cohort: Cohort) -> dict[str, str]:
     return known
 
 
-def check_cohort(path: Path | str, progress: Progress | None = None) -> tuple[Cohort, Findings]:
-    """Check the cohort on disk, set aside what cannot be used, take back what has been mended, and write both down."""
+def check_cohort(
+    path: Path | str, progress: Progress | None = None, *, group_near_copies: bool = False
+) -> tuple[Cohort, Findings]:
+    """Check the cohort on disk, set aside what cannot be used, take back what has been mended, and write both down.
+
+    group_near_copies: patients who share near-copies, and stand in several splits, are moved to one: to training where
+    any of them trains, else to validation.
+    """
     before = read_cohort(path, require_files=False)
     examined = examine(before, progress)
     cohort = quarantine(before, examined)
+    if group_near_copies:
+        moved = together(cohort.rows, sharing(cohort.rows, examined))
+        cohort = dataclasses.replace(cohort, rows=moved if not cohort.disjoint_domains else hold_to_one_domain(moved))
     findings = summarise(cohort, examined)
     if (cohort.rows, cohort.quarantined) != (before.rows, before.quarantined):
         cohort.save()
@@ -139,6 +152,7 @@ def _examine_here(row: Row, cohort: Cohort) -> Finding | Facts:
         orientation="".join(code or "?" for code in nibabel.aff2axcodes(native.affine)),
         intensity=tuple(float(value) for value in np.percentile(values, PERCENTILES)),
         volumes=volumes,
+        signature=signature(native.volume),
     )
 
 
@@ -168,6 +182,40 @@ def _copies(rows: Sequence[Row]) -> dict[tuple[Path, int | None], Finding]:
             reason = f"{row.image} is a copy of {original.image} (patient {original.patient}, domain {original.domain})"
             copies[row.image, row.channel] = Finding(str(row.image), "quarantine", reason, "remove one of the two")
     return copies
+
+
+def sharing(rows: Sequence[Row], examined: Examined) -> dict[str, str]:
+    """Patient -> name of the group of patients whose images are near-copies of each other; others are left out."""
+    seen, signatures = _comparable(rows, examined)
+    owners = [row.patient for row in seen]
+    return linked(near_copies(signatures, owners), owners)
+
+
+def _comparable(rows: Sequence[Row], examined: Examined) -> tuple[list[Row], list[Signature]]:
+    """The real ones among usable images, and what they are compared by: synthetic ones resemble whom they may."""
+    facts = [(row, examined.get((row.image, row.channel))) for row in rows if not row.synthetic]
+    usable = [(row, fact.signature) for row, fact in facts if isinstance(fact, Facts)]
+    return [row for row, _ in usable], [found for _, found in usable]
+
+
+def _near_copies(cohort: Cohort, examined: Examined) -> list[Finding]:
+    """A warning where two patients share an image: counted, with the pair most alike, one across splits if any is."""
+    rows, signatures = _comparable(cohort.rows, examined)
+    pairs = near_copies(signatures, [row.patient for row in rows])
+    if not pairs:
+        return []
+    across = [pair for pair in pairs if rows[pair.first].split != rows[pair.second].split]
+    worst = (across or pairs)[0]
+    first, second = rows[worst.first], rows[worst.second]
+    held = {rows[place].patient for pair in across for place in (pair.first, pair.second)}
+    reason = (
+        f"{len(pairs)} pairs of patients share a nearly equal image"
+        f"{f', {len(across)} of them across splits ({len(held)} patients)' if across else ''}; "
+        f"most alike{' of those' if across else ''}: {first.image} (patient {first.patient}) and "
+        f"{second.image} (patient {second.patient}), r = {worst.r:.3f}"
+    )
+    remedy = "--group-near-copies keeps such patients in one split; or remove one of each pair"
+    return [Finding(str(cohort.path), "warn", reason, remedy)]
 
 
 def quarantine(cohort: Cohort, examined: Examined) -> Cohort:
@@ -210,7 +258,8 @@ def summarise(cohort: Cohort, examined: Examined) -> Findings:
         "quarantined": len(cohort.quarantined),
         "domains": {name: _domain_fingerprint(cohort, name, facts) for name in cohort.domains},
     }
-    return Findings((*cohort.quarantined, *_cohort_findings(cohort, facts)), fingerprint)
+    warned = (*_cohort_findings(cohort, facts), *_near_copies(cohort, examined))
+    return Findings((*cohort.quarantined, *warned), fingerprint)
 
 
 def _domain_fingerprint(cohort: Cohort, domain: str, facts: Mapping[Row, Facts]) -> dict[str, Any]:

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ganatomy.cohorts.cohort import SPLITS, Row
 from ganatomy.contracts import InputError
 
 
-def split_patients(rows: Sequence[Row], fractions: Sequence[float] = (0.6, 0.2, 0.2), seed: int = 0) -> tuple[Row, ...]:
+def split_patients(
+    rows: Sequence[Row],
+    fractions: Sequence[float] = (0.6, 0.2, 0.2),
+    seed: int = 0,
+    groups: Mapping[str, str] | None = None,
+) -> tuple[Row, ...]:
     """The rows with a split each, by patient, in the fractions (train, val, test) within every set of domains.
 
     A patient that has a split keeps it. A split with a fraction above 0 gets at least one patient of each set that has
     as many patients as there are such splits. Patients without any label, where others of the same domains have one,
     go to training: nothing could be scored on them. The draw depends on the seed and the patient's name alone, so the
     order of the rows does not matter.
+
+    groups: patient -> name of the group that must not be divided; it is drawn as one patient is. Who is given a split
+    takes the others of the group along; where several are given, each keeps its own.
     """
+    if groups:
+        units = [dataclasses.replace(row, patient=groups.get(row.patient, row.patient)) for row in together(rows, groups)]
+        given = {row.patient: row.split for row in rows if row.split}
+        of = {row.patient: row.split for row in split_patients(units, fractions, seed)}
+        return tuple(
+            dataclasses.replace(row, split=given.get(row.patient) or of[unit.patient]) for row, unit in zip(rows, units)
+        )
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
         raise InputError(
             f"split fractions {tuple(fractions)}", expected="train, val, test >= 0 that sum to 1, train > 0"
@@ -55,6 +70,20 @@ def _apportion(count: int, fractions: Sequence[float]) -> list[int]:
             counts[counts.index(max(counts))] -= 1
             counts[index] += 1
     return counts
+
+
+def together(rows: Sequence[Row], groups: Mapping[str, str]) -> tuple[Row, ...]:
+    """The rows with every group of patients in one split: the first of train, val and test that any of it is in.
+
+    Training comes first: a held-out patient of whom a training image shows nearly the same is no judge of it.
+    """
+    first: dict[str, str] = {}
+    for split in reversed(SPLITS):
+        first |= {groups[row.patient]: split for row in rows if row.patient in groups and row.split == split}
+    return tuple(
+        dataclasses.replace(row, split=first.get(groups[row.patient], row.split)) if row.patient in groups else row
+        for row in rows
+    )
 
 
 def hold_to_one_domain(rows: Sequence[Row], seed: int = 0, splits: Sequence[str] = ("train",)) -> tuple[Row, ...]:

@@ -67,6 +67,8 @@ class CohortImport(Command):
     """Draws the splits."""
     disjoint_domains: Literal["no", "train", "all"] = "no"
     """Hold a patient scanned in several domains to one of them: only in training, or in every split."""
+    group_near_copies: bool = False
+    """Patients who share nearly equal images, which are warned of, count as one for the split."""
     name: str = ""
     """Name of the cohort; that of the folder by default."""
     licence: str = ""
@@ -97,6 +99,8 @@ class CohortCheck(Command):
 
     cohort: Positional[Path]
     """Folder of the cohort."""
+    group_near_copies: bool = False
+    """Move patients who share nearly equal images to one split: to training where any of them trains."""
     json: bool = False
     """Print JSON."""
 
@@ -106,7 +110,7 @@ class CohortCheck(Command):
         from ganatomy.core.plain_values import plain
 
         with progress("reading images") as follow:
-            _, findings = check_cohort(self.cohort, follow)
+            _, findings = check_cohort(self.cohort, follow, group_near_copies=self.group_near_copies)
         if self.json:
             print(json.dumps(plain(findings), indent=2, ensure_ascii=False))
         else:
