@@ -71,7 +71,7 @@ def promote(
     for sentence in plan.elsewhere(workspace):
         say(sentence)
     tracking = Tracking(uri or plan.tracking_uri or None, workspace)
-    table, bench = ablation_table(results), Bench(workspace, plan, say)
+    table, bench = ablation_table(results, declared=plan.family), Bench(workspace, plan, say)
     candidate, baseline = choose(table, results, plan.name)
     for result in (*candidate, *baseline):
         result.experiment.validate()  # what it names may not be here, or not be allowed
