@@ -34,7 +34,7 @@ from ganatomy.search_space import parse_settings
 from ganatomy.stores.preparation import prepare
 from ganatomy_search_spaces.gupta2019_table3 import LENDER
 
-READINGS = ("appears here", "not shown here", "reversed here", "no result")
+READINGS = ("appears here", "not shown here", "reversed here", "no verdict", "no result")
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def headlines(published: Comparison) -> str:
         claims = [finding.says for finding in published.findings if finding.reading == reading]
         said += (
             [f"- **{reading.capitalize()}**: {'; '.join(claims) or 'none'}."]
-            if claims or reading != "no result"
+            if claims or not reading.startswith("no ")
             else []
         )
     return "\n".join(said)
@@ -214,7 +214,7 @@ def main() -> int:
     def run() -> int:
         plan = swept(options.study, workspace, options.seeds, options.set)
         results = read_results(sweep_directory(workspace, plan.name))
-        text = section(options.study, plan, ablation_table(results, published=plan.published()))
+        text = section(options.study, plan, ablation_table(results, published=plan.published(), declared=plan.family))
         print(f"\n{text}")
         if options.page:
             place(options.page, options.study, text)

@@ -110,9 +110,10 @@ def test_the_table_has_one_row_a_configuration_the_best_first(tmp_path):
     best, base = table.iloc[0], table.iloc[1]
     assert (best.seeds, base.seeds) == (2, 2)
     assert best.dice == pytest.approx(0.735)
-    assert best["difference.mean"] == pytest.approx(0.1)
-    assert best["difference.low"] <= best["difference.mean"] <= best["difference.high"]
-    assert math.isnan(base["difference.mean"])
+    assert best.difference == pytest.approx(0.1)
+    assert (best.reading, best.reason) == ("no verdict", "2 trainings a side of 3 that it takes")
+    assert math.isnan(best.low)
+    assert math.isnan(base.difference)
     assert (best.candidate, best.baseline, base.candidate, base.baseline) == (True, False, False, True)
     assert best["labels.square"] == pytest.approx(0.735)
     assert best.hd95 == 3.0

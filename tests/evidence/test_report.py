@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import io
 import json
 import math
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from ganatomy.contracts import InputError
-from ganatomy.evidence import report
-from ganatomy.evidence.ablation import relevant
+from ganatomy.evidence import figures, report
+from ganatomy.evidence.configurations import relevant
 from ganatomy.experiment import Experiment, Score, TrialResult
-from ganatomy.measures.statistics import holm, paired_bootstrap, permutation_test
+from ganatomy.measures.segmentation import patient_scores
+from ganatomy.measures.verdicts import compare, compare_all, of_scores
 
 BASE = Experiment("cohort", {"A": "ct", "B": "mr"})
 DIFFICULTY = np.linspace(0.4, 0.8, 12)
@@ -36,9 +38,9 @@ def trial(name, made, lift=0.0, patients=12, noise=0.005, **more):
     return TrialResult(name, made, **given)
 
 
-def sweep(patients=12):
+def sweep(patients=12, seeds=(0, 1, 2)):
     results = []
-    for seed in (0, 1):
+    for seed in seeds:
         results += [
             trial(f"r{seed}", experiment(arm="real", seed=seed), patients=patients),
             trial(f"c{seed}", experiment(arm="classical", seed=seed), 0.03, patients=patients),
@@ -62,37 +64,89 @@ def test_the_baseline_is_the_best_arm_without_synthetic_images_and_readings_foll
     by_name = {row.name: row for row in table.rows}
     assert table.row(table.baseline).name == "classical"
     assert table.row(table.candidate).name == "joint · ratio=0.5"
-    assert by_name["joint · ratio=0.5"].reading == "shown to help"
-    assert by_name["joint · ratio=2"].reading == "shown to harm"
-    assert by_name["offline · ratio=0.5"].reading == "not shown to help"
-    assert by_name["classical"].difference is None
+    assert by_name["joint · ratio=0.5"].reading == "helps"
+    assert by_name["joint · ratio=2"].reading == "harms"
+    assert by_name["offline · ratio=0.5"].reading == "undecided"
+    assert by_name["real"].reading == "no synthetic data"
+    assert by_name["classical"].finding is None
     assert [row.dice for row in table.rows] == sorted((row.dice for row in table.rows), reverse=True)
-    assert "shown to help" in table.conclusion
+    assert "Helps: +7.0 Dice points" in table.conclusion
+    assert "12 patients, 3 trainings against 3" in table.conclusion
 
 
-def test_a_row_averages_seeds_per_patient_before_it_compares():
+def own(results, arm, **values):
+    """Patient -> score, one mapping a training, of one configuration."""
+    made = experiment(arm=arm, **values)
+    return [patient_scores(one.scores) for one in results if one.experiment.configuration() == made.configuration()]
+
+
+def test_rows_are_judged_as_one_family_against_the_baseline():
     results = sweep()
+    rows = {row.name: row.finding for row in report.ablation_table(results).rows}
+    asked = {
+        "joint · ratio=0.5": own(results, "joint", mixing__ratio=0.5),
+        "joint · ratio=2": own(results, "joint", mixing__ratio=2.0),
+        "offline · ratio=0.5": own(results, "offline", mixing__ratio=0.5),
+    }  # fmt: skip
+    baseline = of_scores(own(results, "classical"))
+    expected = compare_all({name: of_scores(scores) for name, scores in asked.items()}, baseline)
+    for name, finding in expected.items():
+        assert (rows[name].estimate, rows[name].low, rows[name].high) == pytest.approx(
+            (finding.estimate, finding.low, finding.high)
+        )
+        assert rows[name].alpha < 0.025
+        alone = compare(of_scores(asked[name]), baseline)
+        assert rows[name].low < alone.low < alone.high < rows[name].high
+    assert rows["real"].answer == "no verdict"
+
+
+def test_what_a_search_sampled_is_no_member_of_the_family():
+    results = sweep()
+    listed = {relevant(one.experiment).configuration() for one in results}
+    sampled = [trial(f"s{n}", experiment(arm="joint", mixing__ratio=1 + n / 32), 0.2) for n in range(30)]
+    table = report.ablation_table([*results, *sampled], declared=listed)
+    assert {row.reading for row in table.rows if not row.declared} == {"searched"}
+    plain = report.ablation_table(results)
+    assert table.row(plain.candidate).finding == plain.row(plain.candidate).finding  # however much was searched
+    assert table.rows[0].reading == "searched"
+    assert "a point that a search sampled" in table.conclusion
+    assert any("'searched'" in caveat for caveat in table.caveats)
+
+
+def test_a_patient_with_four_visits_counts_once_and_no_row_stands_above_another_against_its_difference():
+    """The many visits of one patient would put a row first that is worse in all the others."""
+    visits = {"p0": 20} | {f"p{n}": 1 for n in range(1, 8)}
+
+    def visited(name, arm, seed, first, others):
+        scores = [Score(f"{who}-{v}", who, "dice", "lv", (first if who == "p0" else others) + 0.01 * seed)
+                  for who, number in visits.items() for v in range(number)]  # fmt: skip
+        return TrialResult(name, experiment(arm=arm, seed=seed), "finished", scores=tuple(scores))
+
+    results = [visited(f"r{seed}", "real", seed, 0.2, 0.8) for seed in range(3)]
+    results += [visited(f"j{seed}", "joint", seed, 0.6, 0.7) for seed in range(3)]
+    results += [visited(f"o{seed}", "offline", seed, 0.2, 0.81) for seed in range(3)]
     table = report.ablation_table(results)
-    row, base = table.row(table.candidate), table.row(table.baseline)
-
-    def patients(*names):
-        found = [score for result in results if result.trial in names for score in result.scores if score.label == "lv"]
-        return [np.mean([s.value for s in found if s.patient == f"p{i}" and s.metric == "dice"]) for i in range(12)]
-
-    joint, classical = (patients(*names) for names in (("j0", "j1"), ("c0", "c1")))  # in the order of the rows
-    assert row.seeds == base.seeds == (0, 1)
-    assert row.difference.mean == pytest.approx(np.mean(joint) - np.mean(classical))
-    expected = paired_bootstrap(joint, classical)
-    assert (row.difference.low, row.difference.high) == pytest.approx((expected.low, expected.high))
-    assert row.p == pytest.approx(permutation_test(joint, classical))
-    assert row.s_scores == pytest.approx({"mr": 0.85, "ct": 0.7})
-    compared = [row for row in table.rows if row.difference]
-    assert [row.p_holm for row in compared] == pytest.approx(holm([row.p for row in compared]))
+    assert [row.arm for row in table.rows] == ["offline", "real", "joint"]
+    baseline = table.row(table.baseline)
+    for row in table.rows:
+        if row.finding:
+            assert row.dice - baseline.dice == pytest.approx(row.finding.estimate)
+    assert table.row(table.baseline).dice == pytest.approx((0.2 + 7 * 0.8) / 8 + 0.01)
+    assert [row.dice for row in table.rows] == sorted((row.dice for row in table.rows), reverse=True)
 
 
-def test_a_configuration_that_failed_under_a_hard_seed_is_compared_on_the_others():
+def test_numbers_beside_the_score_are_means_over_trainings():
+    table = report.ablation_table(sweep())
+    row = table.row(table.candidate)
+    assert row.seeds == (0, 1, 2)
+    assert row.s_scores == pytest.approx({"mr": 0.9, "ct": 0.7})
+    assert row.dice == pytest.approx(np.mean([*row.patients.values()]))
+
+
+@pytest.mark.parametrize("status", ["failed", "pruned"])
+def test_a_configuration_that_failed_under_a_hard_seed_has_no_verdict(status):
     """Under seed 1 every segmentor is bad. One configuration has no result there; it is no better than the baseline."""
-    hard = {0: 0.1, 1: -0.3, 2: 0.1}
+    hard = {0: 0.1, 1: -0.3, 2: 0.1, 3: 0.1}
     lifts = {"real": 0.0, "joint": 0.0, "offline": 0.05}
     results = [
         trial(f"{arm}{seed}", experiment(arm=arm, seed=seed), lift + hard[seed])
@@ -100,16 +154,26 @@ def test_a_configuration_that_failed_under_a_hard_seed_is_compared_on_the_others
         for seed in hard
         if (arm, seed) != ("joint", 1)
     ]
-    failed = TrialResult("x", experiment(arm="joint", seed=1), "failed", "keeps none")
-    table = report.ablation_table([*results, failed])
-    rows = {row.arm: row for row in table.rows}
-    assert rows["joint"].dice > rows["offline"].dice > rows["real"].dice
-    assert abs(rows["joint"].difference.mean) < 0.01
-    assert table.rows[0].arm == "offline"
-    assert table.row(table.candidate).arm == "offline"
-    assert any("lack seeds of the baseline" in caveat for caveat in table.caveats)
-    whole = report.ablation_table([result for result in results if result.experiment.arm != "joint"])
-    assert not any("lack seeds" in caveat for caveat in whole.caveats)
+    lost = TrialResult("x", experiment(arm="joint", seed=1), status, "keeps none")
+    rows = {row.arm: row for row in report.ablation_table([*results, lost]).rows}
+    assert rows["joint"].dice > rows["real"].dice
+    assert rows["joint"].reading == "no verdict"
+    assert "seed 1 came to no end" in rows["joint"].finding.reason
+    assert rows["offline"].reading == "undecided"  # the luck of a training is large here
+    again = trial("y", experiment(arm="joint", seed=1), hard[1])
+    rows = {row.arm: row for row in report.ablation_table([*results, lost, again]).rows}
+    assert rows["joint"].reading == "undecided"
+
+
+def test_rows_that_nobody_can_compare_are_shown_and_said_to_be_so():
+    results = [trial("a", experiment(arm="real")), trial("b", experiment(arm="joint"), 0.1)]
+    elsewhere = tuple(Score(f"t{n}", f"q{n}", "dice", "lv", 0.5) for n in range(6))
+    results[1] = TrialResult("b", results[1].experiment, "finished", scores=elsewhere)
+    table = report.ablation_table(results)
+    assert [row.reading for row in table.rows] == ["", ""]
+    assert any("no patient was scored by all trainings" in caveat for caveat in table.caveats)
+    assert "nothing can be compared" in table.conclusion
+    assert table.conclusion in report.render_text(table).replace("\n", " ")
 
 
 def test_settings_of_the_generator_make_no_difference_to_an_arm_without_one():
@@ -181,13 +245,54 @@ def test_failed_pruned_and_scoreless_trials_are_listed_with_one_line():
     assert "failed: trial x1 (joint · ratio=1): out of memory" in report.render_text(table)
 
 
-def test_few_patients_are_said_to_be_few_and_can_show_nothing():
-    table = report.ablation_table(sweep(patients=4))
-    assert table.row(table.candidate).reading == "not shown to help"
-    caveats = " ".join(table.caveats)
-    assert "Only 4 validation patients" in caveats
-    assert "the least corrected p is 0.5" in caveats  # 4 comparisons x 2 of 16 sign patterns
-    assert not any("Only" in caveat for caveat in report.ablation_table(sweep()).caveats)
+@pytest.mark.parametrize(("patients", "seeds", "lacking"), [
+    (5, (0, 1, 2), "5 patients of 6"), (12, (0, 1), "2 trainings a side of 3"), (4, (0,), "4 patients of 6"),
+])  # fmt: skip
+def test_too_few_patients_or_trainings_are_shown_raw_and_without_a_verdict(patients, seeds, lacking, tmp_path):
+    table = report.ablation_table(sweep(patients, seeds))
+    row = table.row(table.candidate)
+    assert row.reading == "no verdict"
+    assert lacking in table.conclusion
+    assert math.isinf(row.finding.low)
+    text = report.render_text(table)
+    pairs = [f"{100 * (more - less):+.1f}" for _, more, less in row.finding.pairs]
+    assert f"Δ of the patients {' '.join(pairs)}" in text.replace("\n", " ")
+    assert f"{100 * row.dice:+.1f} [" not in text
+    assert any("no verdict" in caveat for caveat in table.caveats)
+    page = report.write_html(table, tmp_path / "page.html").read_text()
+    assert " ".join(pairs) in page
+    assert 'class="conclusion no-verdict"' in page
+
+
+def test_undecided_says_what_such_a_study_could_have_shown():
+    results = [trial(f"{arm}{seed}", experiment(arm=arm, seed=seed), lift, noise=0.05)
+               for arm, lift in (("real", 0.0), ("joint", 0.01)) for seed in range(3)]  # fmt: skip
+    table = report.ablation_table(results)
+    finding = table.row(table.candidate).finding
+    assert f"undecided ({100 * finding.least_shown:+.1f})" in " ".join(report.render_text(table).split())
+    assert "four times out of five" in table.conclusion
+
+
+def colours(png):
+    from PIL import Image
+
+    return {colour for _, colour in Image.open(io.BytesIO(png)).convert("RGB").getcolors(1 << 24)}
+
+
+@pytest.mark.parametrize(("lift", "seeds", "reading", "colour"), [
+    (0.1, 3, "helps", figures.BLUE), (-0.1, 3, "harms", figures.ORANGE), (0.0, 3, "undecided", figures.GREY),
+    (0.1, 2, "no verdict", figures.GREY),
+])  # fmt: skip
+def test_an_interval_has_the_colour_of_its_reading(lift, seeds, reading, colour):
+    results = [trial(f"{arm}{seed}", experiment(arm=arm, seed=seed), more)
+               for arm, more in (("real", 0.0), ("joint", lift)) for seed in range(seeds)]  # fmt: skip
+    table = report.ablation_table(results)
+    row = table.row(table.candidate)
+    assert row.reading == reading
+    drawn = colours(figures.forest([(row.name, row.finding)]))
+    inks = {name: tuple(int(name[place : place + 2], 16) for place in (1, 3, 5))
+            for name in (figures.BLUE, figures.ORANGE, figures.GREY)}  # fmt: skip
+    assert [name for name, ink in inks.items() if ink in drawn] == [colour]
 
 
 @pytest.mark.parametrize("results", [[], LOST, sweep()[:2], [sweep()[3]]])
@@ -201,7 +306,7 @@ def test_without_anything_to_compare_it_says_so(results):
 def test_a_baseline_may_be_named_and_must_exist():
     results = sweep()
     real = results[0].experiment.configuration()
-    assert report.ablation_table(results, baseline=real).row(real).difference is None
+    assert report.ablation_table(results, baseline=real).row(real).finding is None
     with pytest.raises(InputError, match="nonsense"):
         report.ablation_table(results, baseline="nonsense")
 
@@ -213,7 +318,7 @@ def test_names_and_brief_rows_serve_whoever_writes_a_model_card():
     assert table.name_of(LOST[0].experiment) == "joint · ratio=1"
     rows = report.brief(table)
     assert rows[0]["configuration"] == "joint · ratio=0.5"
-    assert rows[0]["S-score"] == "ct 0.70/0.95, mr 0.85"
+    assert rows[0]["S-score"] == "ct 0.70/0.95, mr 0.90"
     assert all(isinstance(cell, str) and "\n" not in cell for row in rows for cell in row.values())
 
 
@@ -243,11 +348,11 @@ def test_text_fits_120_columns_with_nothing_cut_off(patients):
     assert max(map(len, lines)) <= 120
     assert "…" not in text
     table = lines[2 : next(index for index, line in enumerate(lines) if line.startswith("Dice, HD95"))]
-    words = " ".join(table).split()
-    assert words.count("help") + words.count("harm") == words.count("shown") == 5  # nothing is cut off at the edge
+    words = " ".join(table)
+    assert words.count("verdict") + words.count("helps") + words.count("harms") + words.count("undecided") == 4
     assert "network=refinenet" in text
     assert "123456" in text
-    for word in ("baseline", "0.50/0.75", "mr 0.85", "Dice 0.75 in flair", "missed", "worst", "device"):
+    for word in ("baseline", "0.50/0.75", "mr 0.90", "Dice 0.75 in flair", "missed", "worst", "device"):
         assert word in text
 
 
@@ -255,9 +360,12 @@ def test_json_is_standard_and_keeps_every_patient():
     values = json.loads(report.to_json(report.ablation_table(sweep())), parse_constant=pytest.fail)
     best = values["rows"][0]
     assert len(best["patients"]) == 12
-    assert best["reading"] == "shown to help"
-    assert best["difference"]["n"] == 12
-    assert next(row for row in values["rows"] if row["name"] == "classical")["p"] is None
+    assert best["reading"] == best["finding"]["answer"] == "helps"
+    assert best["finding"]["patients"] == len(best["finding"]["pairs"]) == 12
+    assert best["finding"]["p"] < 0.05
+    assert best["finding"]["sentence"] in values["conclusion"]
+    assert next(row for row in values["rows"] if row["name"] == "classical")["finding"] is None
+    assert next(row for row in values["rows"] if row["name"] == "real")["finding"]["low"] is None
 
 
 class Links(html.parser.HTMLParser):

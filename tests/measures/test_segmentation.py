@@ -167,13 +167,13 @@ def rows():
     ]  # fmt: skip
 
 
-def test_summary_means_over_structures_then_over_subjects():
+def test_summary_means_over_structures_then_over_subjects_then_over_patients():
     assert segmentation.case_scores(rows()) == pytest.approx({"s1": 0.8, "s2": 0.3, "s3": 0.75})
     assert segmentation.patient_scores(rows()) == pytest.approx({"p1": 0.55, "p2": 0.75})
     assert segmentation.summarise(rows()) == pytest.approx({
-        "val/dice": (0.8 + 0.3 + 0.75) / 3, "val/worst": 0.3, "val/best": 0.8,
-        "val/dice/ventricle": 0.8, "val/dice/myocardium": 0.25,
-        "val/hd95": (2 + 47 + 1) / 3, "val/missed": 1,
+        "val/dice": (0.55 + 0.75) / 2, "val/worst": 0.3, "val/best": 0.8,
+        "val/dice/ventricle": (0.7 + 1.0) / 2, "val/dice/myocardium": 0.25,
+        "val/hd95": ((2 + 47) / 2 + 1) / 2, "val/missed": 1,
     })  # fmt: skip
 
 

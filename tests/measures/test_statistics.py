@@ -15,7 +15,6 @@ from scipy import stats
 from ganatomy.measures.statistics import (
     Effect,
     group_medians,
-    holm,
     of_common_seeds,
     paired_bootstrap,
     permutation_test,
@@ -131,27 +130,6 @@ def test_p_is_small_for_an_effect_and_uniform_without_one():
     assert stats.kstest(ps, "uniform").pvalue > 0.01
     assert math.isnan(permutation_test([], []))
     assert permutation_test([0.4], [0.1]) == smallest_p(1) == 1
-
-
-# --- Holm --------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
-def test_holm_is_the_closed_test_of_bonferroni(pvalues):
-    """Outside truth: a hypothesis falls when every intersection that holds it falls by Bonferroni."""
-    indices = range(len(pvalues))
-    subsets = [s for size in range(1, len(pvalues) + 1) for s in itertools.combinations(indices, size)]
-    expected = [
-        max(min(1.0, len(s) * min(pvalues[other] for other in s)) for s in subsets if index in s) for index in indices
-    ]
-    assert holm(pvalues) == pytest.approx(expected)
-
-
-def test_comparisons_that_could_not_be_made_are_not_counted():
-    adjusted = holm([0.01, math.nan, 0.02])
-    assert [adjusted[0], adjusted[2]] == pytest.approx([0.02, 0.02])
-    assert math.isnan(adjusted[1])
-    assert holm([]) == []
 
 
 # --- ranks -------------------------------------------------------------------------------------------------------

@@ -228,15 +228,15 @@ def result(name, arm, seed, gain, lesions=12, normals=30):
 
 def test_a_table_of_classifiers_is_one_of_areas(tmp_path):
     results = [result(f"{arm}{seed}", arm, seed, gain)
-               for arm, gain in (("real", 0.3), ("offline", 3.0)) for seed in (0, 1)]  # fmt: skip
+               for arm, gain in (("real", 0.3), ("offline", 3.0)) for seed in (0, 1, 2)]  # fmt: skip
     table = ablation_table(results)
     candidate, baseline = table.row(table.candidate), table.row(table.baseline)
-    assert (candidate.arm, baseline.arm, candidate.seeds) == ("offline", "real", (0, 1))
-    for row, some in ((baseline, results[:2]), (candidate, results[2:])):
+    assert (candidate.arm, baseline.arm, candidate.seeds) == ("offline", "real", (0, 1, 2))
+    for row, some in ((baseline, results[:3]), (candidate, results[3:])):
         assert row.dice == pytest.approx(np.mean([trial.summary["val/auc"] for trial in some]))
-    assert candidate.difference.mean == pytest.approx(candidate.dice - baseline.dice)
-    assert candidate.difference.n == 42
-    assert candidate.reading == "shown to help"
+    assert candidate.finding.estimate == pytest.approx(candidate.dice - baseline.dice)
+    assert candidate.finding.patients == 42
+    assert candidate.reading == "helps"
     assert "AUC points" in table.conclusion
     text = render_text(table)
     assert "AUC" in text
@@ -247,5 +247,15 @@ def test_a_table_of_classifiers_is_one_of_areas(tmp_path):
 
 
 def test_two_like_classifiers_are_not_told_apart():
-    table = ablation_table([result("a", "real", 3, 1.0), result("b", "offline", 4, 1.0)])
-    assert table.row(table.candidate).reading == "not shown to help"
+    table = ablation_table([result(f"{arm}{seed}", arm, seed + 3 * (arm == "real"), 1.0)
+                            for arm in ("real", "offline") for seed in range(3)])  # fmt: skip
+    assert table.row(table.candidate).reading == "undecided"
+
+
+def test_a_patient_with_four_films_counts_once():
+    films = [("p0", 4, True, 0.1), ("p1", 1, True, 0.9), ("p2", 2, False, 0.5), ("p3", 1, False, 0.3)]
+    rows = [Score(f"{who}-{film}", who, "probability", "lesion" if shown else "normal", value)
+            for who, number, shown, value in films for film in range(number)]  # fmt: skip
+    assert CLASSIFICATION.summarise(rows)["val/auc"] == pytest.approx(0.5)
+    (judged,) = CLASSIFICATION.judged([rows])
+    assert judged.side.means == pytest.approx([0.5])

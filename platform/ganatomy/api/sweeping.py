@@ -50,16 +50,18 @@ class Sweep:
         """The ablation table as an object: rows, conclusion, caveats, the figures of papers beside it."""
         plan, results = self.plan, read_results(self.directory)
         detail(f"{len(results)} of {plan.trials} trials are in {self.directory}")
-        return ablation_table(results, published=plan.published(lambda why: tell(f"note: {why}")))
+        published = plan.published(lambda why: tell(f"note: {why}"))
+        return ablation_table(results, published=published, declared=plan.family)
 
     def table(self) -> pandas.DataFrame:
         """The ablation table, one row a configuration, the best first.
 
         name, arm, ``parameters.…`` (what varies), seeds (how many); the score (``dice``, or ``auc`` of classifiers, in
-        [0, 1]) averaged over seeds, and what else is known of it (``labels.…``, hd95 in mm, missed, worst,
-        ``s_scores.…``, device_seconds); its difference to the baseline (``difference.mean``, with its 95 % interval
-        from ``.low`` to ``.high``), p and p_holm; reading, in words; baseline and candidate, of which one row each is.
-        What is not known is NaN.
+        [0, 1]), mean over patients, then trainings, and what else is known of it (``labels.…``, hd95 in mm, missed,
+        worst, ``s_scores.…``, device_seconds); its difference to the baseline over both, from ``low`` to ``high`` with
+        95 % for all rows together, p corrected likewise, ``least_shown``, the effect that such a study shows four times
+        out of five; reading: helps, harms, undecided, no verdict (the ``reason`` says why), searched; declared, whether
+        it was to be compared; baseline and candidate, of which one row each is. What is not known is NaN.
         Trials that failed are not in it: see ``trials``.
         """
         import pandas
@@ -68,9 +70,13 @@ class Sweep:
 
         ablation = self.ablation()
         rows = []
+        left_out = ("trials", "patients", "parameters", "finding")
         for row in to_dict(ablation)["rows"]:
-            row = {name: value for name, value in row.items() if name not in ("trials", "patients", "parameters")} | {
+            found = row["finding"] or {}
+            row = {name: value for name, value in row.items() if name not in left_out} | {
                 "seeds": len(row["seeds"]),
+                "difference": found.get("estimate"),
+                **{name: found.get(name) for name in ("low", "high", "p", "least_shown", "reason")},
                 **{f"parameters.{name}": _cell(value) for name, value in row["parameters"].items()},
                 "baseline": row["configuration"] == ablation.baseline,
                 "candidate": row["configuration"] == ablation.candidate,
@@ -224,6 +230,7 @@ def sweep(
     full: bool = False,
     seeds: Sequence[int] = (),
     set: Mapping[str, Any] | Sequence[str] = (),
+    compare: Mapping[str, Any] | Sequence[str] = (),
     source: str = "",
     target: str = "",
     domains: Mapping[str, str] | Sequence[str] = (),
@@ -249,6 +256,7 @@ def sweep(
     trials: how many; 0: the space's listed points, each with every one of ``seeds`` (the space's own if not given).
     workspace: folder of sweeps, stores, stages and the embedded MLflow store; GANATOMY_WORKSPACE, else ./workspace.
     full: at the paper's size.  set: fixed parameters, ``{"budget.batch": 8}``, or texts ``"budget.batch=8"``.
+    compare: which listed points are declared to be compared, likewise, by what one must have; all by default.
     source, target: domains that images are translated from, and that the downstream model works in; domains:
     ``{"P": "flair:lesion"}``, role -> domain, where these two do not say it.
     workers_per_trial, cpus_per_worker, gpus_per_worker: of one trial, of one worker; a fraction of a GPU is shared.
@@ -273,6 +281,7 @@ def sweep(
         trials=trials,
         seeds=tuple(seeds),
         set=_pairs(set),
+        compare=_pairs(compare),
         source=source,
         target=target,
         domains=_pairs(domains),
@@ -374,12 +383,12 @@ def _pairs(given: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Mappings in mappings as names with dots; a mapping that is not there (None) as nothing."""
+    """Mappings in mappings as names with dots; None as NaN."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")
-        elif value is not None or name != "difference":
+        else:
             found[f"{prefix}{name}"] = float("nan") if value is None else value
     return found
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import ClassVar
 
+from ganatomy.contracts import InputError
 from ganatomy.downstream.task import DownstreamTask, Seeds, Standing
 from ganatomy.experiment import Score
 from ganatomy.measures import roc
+from ganatomy.measures.reader_studies import areas
 from ganatomy.measures.statistics import Effect
+from ganatomy.measures.verdicts import Judged, of_predictions
 
 
 class Classification(DownstreamTask):
@@ -19,8 +23,7 @@ class Classification(DownstreamTask):
     achieved: ClassVar[str] = "told lesions from normals apart"
     model: ClassVar[str] = "classifier"
     legend: ClassVar[str] = (
-        "AUC: mean over seeds. Δ: AUC points against the baseline, on the same resampled patients, 95 % bootstrap "
-        "interval. p: from the same resamples, Holm-corrected."
+        "AUC: area under the ROC curve in which every patient counts once in a class, mean over trainings."
     )
     judged_by: ClassVar[str] = "probability"
     trained_by: ClassVar[str] = "ganatomy.training.classification:CLASSIFIERS"
@@ -33,7 +36,7 @@ class Classification(DownstreamTask):
             return {}
         found = roc.predictions([scores])
         point = roc.operating_point(found.probabilities[0], found.truth)
-        return {f"{split}/auc": found.auc, f"{split}/sensitivity": point.sensitivity,
+        return {f"{split}/auc": patients_area(found), f"{split}/sensitivity": point.sensitivity,
                 f"{split}/specificity": point.specificity}  # fmt: skip
 
     def standing(self, several: Seeds) -> Standing:
@@ -44,12 +47,27 @@ class Classification(DownstreamTask):
         """Of areas, all on the same resampled patients, replicates averaged first."""
         return roc.auc_difference(roc.predictions(more), roc.predictions(less))
 
+    def judged(self, *configurations: Seeds) -> tuple[Judged, ...]:
+        """By areas, on the images that all of them saw."""
+        found = [roc.predictions(several) for several in configurations]
+        shared = [name for name in found[0].in_order() if all(name in one.subjects for one in found)]
+        if not shared:
+            raise InputError("no image was seen by all trainings that are compared", expected="one at least")
+        return tuple(of_predictions(one.of(shared)) for one in found)
+
     def operating_point(self, rows: Callable[[str], Seeds]) -> dict[str, float]:
         """Sensitivity and specificity on test patients where the threshold, of the mean probability over seeds, is the
         best on validation patients."""
         held, seen = (roc.predictions(rows(split)) for split in ("test", "val"))
         chosen = roc.operating_point(seen.probabilities.mean(axis=0), seen.truth)
         return dict(vars(roc.at_threshold(held.probabilities.mean(axis=0), held.truth, chosen.threshold)))
+
+
+def patients_area(found: roc.Predictions) -> float:
+    """Area under the ROC curve, mean over trainings, in which a patient counts once in a class; NaN without both."""
+    if found.truth.all() or not found.truth.any():
+        return math.nan
+    return float(areas(found.probabilities, found.truth, found.patients).means.mean())
 
 
 CLASSIFICATION = Classification()

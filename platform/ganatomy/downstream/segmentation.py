@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from ganatomy.contracts import InputError
-from ganatomy.downstream.task import Column, DownstreamTask, Seeds, Standing, paired_over_patients
+from ganatomy.downstream.task import Column, DownstreamTask, Seeds, Standing, judged_alike, paired_over_patients
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Score
 from ganatomy.measures.segmentation import case_scores, label_scores, patient_scores, summarise
-from ganatomy.measures.statistics import Effect, averaged, smallest_p
+from ganatomy.measures.statistics import Effect, averaged
+from ganatomy.measures.verdicts import Judged
 
 
 class Segmentation(DownstreamTask):
@@ -21,10 +22,8 @@ class Segmentation(DownstreamTask):
     achieved: ClassVar[str] = "overlapped with the reference outlines"
     model: ClassVar[str] = "segmentor"
     legend: ClassVar[str] = (
-        "Dice, HD95: means over seeds. Δ: Dice points against the baseline, paired over patients, 95 % bootstrap "
-        "interval. p: permutation test, Holm-corrected. missed: structures a seed. S-score: by domain, / "
-        "what its segmentor reaches on real images. healthy: h, share of the lesion gone, and id, identity outside of "
-        "it."
+        "Dice, HD95: means over patients, then trainings. missed: structures a training. S-score: by domain, / what "
+        "its segmentor reaches on real images. healthy: h, share of the lesion gone, and id, identity outside of it."
     )
     judged_by: ClassVar[str] = "dice"
     trained_by: ClassVar[str] = "ganatomy.training.segmentation:SEGMENTORS"
@@ -66,9 +65,10 @@ class Segmentation(DownstreamTask):
         """Of Dice, paired over patients."""
         return paired_over_patients(*([patient_scores(scores) for scores in side] for side in (more, less)))
 
-    def least_p(self, patients: int) -> float:
-        """Of a permutation test."""
-        return smallest_p(patients)
+    def judged(self, *configurations: Seeds) -> tuple[Judged, ...]:
+        """By each patient's Dice."""
+        own = [[patient_scores(scores) for scores in several] for several in configurations]
+        return judged_alike(own, self.measure)
 
 
 SEGMENTATION = Segmentation()

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, cast
 
+from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import check
 from ganatomy.experiment import Downstream, Experiment, Score
 from ganatomy.measures.statistics import Effect, averaged, paired_bootstrap, permutation_test
+from ganatomy.measures.verdicts import Judged, of_scores
 
 Seeds = Sequence[Sequence[Score]]
 """The rows of one configuration's models on the same images, those of one seed together."""
@@ -104,9 +106,10 @@ class DownstreamTask(ABC):
         """Score of ``more`` minus that of ``less`` on the patients that both have, with its 95 % interval, and the
         two-sided p of it being 0."""
 
-    def least_p(self, patients: int) -> float:
-        """The least p that ``difference`` can give with so many patients; 0 where that is not what bounds it."""
-        return 0.0
+    @abstractmethod
+    def judged(self, *configurations: Seeds) -> tuple[Judged, ...]:
+        """The trainings of several configurations for ``verdicts.compare``, on the patients whom all of them scored: a
+        patient counts once, however many subjects there are of him. InputError where no patient is left."""
 
     def operating_point(self, rows: Callable[[str], Seeds]) -> dict[str, float]:
         """What is chosen on validation rows and read on test rows, for the report of a promotion; empty where there is
@@ -122,6 +125,21 @@ def task_named(name: str) -> DownstreamTask:
 def task_of(experiment: Experiment) -> DownstreamTask:
     """The experiment's downstream task."""
     return task_named(experiment.downstream.task)
+
+
+def judged_alike(configurations: Sequence[Sequence[Mapping[str, float]]], measure: str = "Dice") -> tuple[Judged, ...]:
+    """For ``DownstreamTask.judged`` of a score that every patient has alone.
+
+    configurations: each with a mapping a training, patient -> the patient's own score.
+    """
+    trainings = [training for several in configurations for training in several]
+    patients = [name for name in (trainings or [{}])[0] if all(name in training for training in trainings)]
+    if not patients:
+        raise InputError("no patient was scored by all trainings that are compared", expected="one at least")
+    return tuple(
+        of_scores([{name: training[name] for name in patients} for training in several], measure)
+        for several in configurations
+    )
 
 
 def paired_over_patients(

@@ -1,6 +1,7 @@
 """The ablation table of a sweep: what each configuration scored, how surely it differs from no synthetic data.
 
-Works on ``TrialResult`` alone, so on the validation split alone: the test split is not read here.
+Works on ``TrialResult`` alone, so on the validation split alone: the test split is not read here. Rows and differences
+are of the same patients, a patient counting once: no row stands above another and has the lesser difference.
 """
 
 from __future__ import annotations
@@ -9,34 +10,40 @@ import dataclasses
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.downstream.task import task_named, task_of
+from ganatomy.evidence.configurations import names_of, relevant
 from ganatomy.evidence.published import Comparison, compare
 from ganatomy.experiment import SYNTHETIC_ARMS, Downstream, Experiment, TrialResult, replicates
-from ganatomy.measures.statistics import SIGNIFICANT, Effect, averaged, counted, holm, of_common_seeds, shown
+from ganatomy.measures.statistics import averaged
+from ganatomy.measures.verdicts import NO_VERDICT, Finding, Judged, compare_all, measured
 from ganatomy.search_space import PaperTable
 
-FEW_PATIENTS = 10
 WEAK_REFERENCE = 0.8
-HELPS, HARMS, OPEN = "shown to help", "shown to harm", "not shown to help"
+
+SEARCHED, REAL = "searched", "no synthetic data"
+"""Readings of rows that are no comparison: sampled by a search, or a training that lost to the baseline."""
+
+LEVEL = 0.025
+"""One-sided, of all comparisons of a table together: their intervals all hold with 95 %."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One configuration: its replicates over seeds taken together.
 
-    configuration: ``Experiment.configuration()`` of its first trial.  name: the parameters that vary over the sweep.
-    dice: the score of the downstream task, Dice or the area under the ROC curve, as device_seconds a mean over seeds.
+    configuration: ``Experiment.configuration()`` of what is ``relevant`` of it.  name: its parameters that vary.
+    dice: the score of the downstream task, Dice or the area under the ROC curve, mean over patients, then trainings.
     patients, labels, hd95, missed, worst, worst_subject, further: as in ``downstream.task.Standing``; of what is a
     matter of all patients together, such as an area, what would be a patient's own is empty or NaN.
     s_scores: domain -> mean S-score; s_references: what the same segmentors reach on real images.
     synthesis: what else is measured on synthetic images (``healthiness``, ``identity``) -> mean over seeds.
-    difference: score minus that of the baseline, on the seeds and patients of both; None for the baseline itself and
-    where there is none.  p, p_holm: of it, alone and corrected over all rows.
+    finding: what sets it apart from the baseline; None for the baseline itself and where nothing can be compared.
+    declared: whether it is one of the comparisons that the sweep was run for; else it was sampled, by a search.
     """
 
     configuration: str
@@ -57,9 +64,8 @@ class Row:
     synthesis: Mapping[str, float]
     device_seconds: float
     further: Mapping[str, float] = field(default_factory=dict)
-    difference: Effect | None = None
-    p: float = math.nan
-    p_holm: float = math.nan
+    finding: Finding | None = None
+    declared: bool = True
 
     @property
     def synthetic(self) -> bool:
@@ -68,10 +74,12 @@ class Row:
 
     @property
     def reading(self) -> str:
-        """What may be said of it: the interval and the corrected p must agree before anything is 'shown'."""
-        if self.difference is None:
+        """What may be said of it: ``helps``, ``harms``, ``undecided``, ``no verdict``, or why it is no comparison."""
+        if self.finding is None:
             return ""
-        return {1: HELPS, 0: OPEN, -1: HARMS}[shown(self.difference, self.p_holm)]
+        if self.finding.answer != NO_VERDICT or (self.synthetic and self.declared):
+            return self.finding.answer
+        return SEARCHED if self.synthetic else REAL
 
 
 @dataclass(frozen=True)
@@ -120,35 +128,39 @@ class Ablation:
         return self.names[relevant(experiment).configuration()]
 
     @property
+    def answer(self) -> str:
+        """What the sweep says of its candidate: a ``Row.reading``; empty where there is nothing to compare."""
+        return self.row(self.candidate).reading if self.candidate and self.baseline else ""
+
+    @property
     def conclusion(self) -> str:
         """The answer of the sweep in one sentence."""
         if not self.candidate or not self.baseline:
             missing = "with" if not self.candidate else "without"
             return f"No comparison: no trial {missing} synthetic data has finished."
         row = self.row(self.candidate)
-        effect = row.difference
-        assert effect is not None
-        who = counted(effect.n, "patient")
-        return (
-            f"On the validation patients, synthetic data is {row.reading}: the best configuration with it ({row.name}) "
-            f"scores {100 * effect.mean:+.1f} {self.measure} points against the baseline "
-            f"({self.row(self.baseline).name}), 95 % interval {interval(effect)}, {who}."
-        )
+        pair = f"the best configuration with synthetic data ({row.name}) against the best without"
+        pair = f"On the validation patients, {pair} ({self.row(self.baseline).name})"
+        return f"{pair}. {row.finding.sentence}" if row.finding else f"{pair}: nothing can be compared."
 
 
 # --- computing ---------------------------------------------------------------------------------------------------
 
 
 def ablation_table(
-    results: Sequence[TrialResult], baseline: str = "", published: Sequence[PaperTable] = ()
+    results: Sequence[TrialResult],
+    baseline: str = "",
+    published: Sequence[PaperTable] = (),
+    declared: Collection[str] | None = None,
 ) -> Ablation:
     """The table of a sweep's trials.
 
     Trials that differ in nothing but the seed are one row; for arms without synthetic images, settings of the generator
     do not count as a difference.  baseline: configuration to compare with; by default the best non-synthetic one.
-    published: tables of papers to show beside it.
+    published: tables of papers to show beside it.  declared: the configurations that the sweep was to compare, as
+    ``Row`` names them; None where all were. What was sampled besides has no verdict.
     """
-    names = _names([result.experiment for result in results])
+    names = names_of([result.experiment for result in results])
     groups: dict[str, list[TrialResult]] = defaultdict(list)
     unfinished = []
     for result in results:
@@ -158,7 +170,9 @@ def ablation_table(
         else:
             error = result.error or ("no scores" if result.status == "finished" else "")
             unfinished.append(Unfinished(result.trial, names[key][0], result.status, error.split("\n")[0]))
-    rows = sorted((_row(group, *names[key]) for key, group in groups.items()), key=lambda row: -row.dice)
+    judged, why_not = _judged(groups)
+    rows = [_row(group, *names[key], judged.get(key), declared) for key, group in groups.items()]
+    rows.sort(key=lambda row: -row.dice)
     plainest = next((row.configuration for row in rows if not row.synthetic), "")
     against = baseline or plainest
     if against and against not in {row.configuration for row in rows}:
@@ -166,11 +180,11 @@ def ablation_table(
         raise InputError(f"baseline {against!r} is no finished configuration of this sweep", expected=known)
     tasks = {trial.experiment.downstream.task for group in groups.values() for trial in group}
     task = tasks.pop() if len(tasks) == 1 else Downstream.task
-    rows = _compared(rows, against, groups)
+    rows = _compared(rows, against, judged, _lost(results))
     candidate = next((row.configuration for row in rows if row.synthetic and row.configuration != against), "")
     called = {key: name for key, (name, _) in names.items()}
     printed = _comparisons(published, results)
-    caveats = _caveats(rows, against, task)
+    caveats = [*([why_not] if why_not else []), *_caveats(rows)]
     return Ablation(tuple(rows), against, candidate, tuple(unfinished), tuple(caveats), called, printed, task)
 
 
@@ -185,75 +199,28 @@ def _comparisons(published: Sequence[PaperTable], results: Sequence[TrialResult]
     return tuple(compare(table, list(groups.values()), domains) for table in published)
 
 
-def relevant(experiment: Experiment) -> Experiment:
-    """The experiment with everything that cannot matter to its arm at its default, so that equals look equal."""
-    blank = Experiment(experiment.cohort, experiment.domains)
-    if experiment.arm == "joint":
-        mixing = dataclasses.replace(blank.mixing, ratio=experiment.mixing.ratio)
-        return dataclasses.replace(experiment, mixing=mixing, drawing=blank.drawing, filter=blank.filter)
-    if experiment.arm in SYNTHETIC_ARMS:
-        return experiment
-    return dataclasses.replace(
-        experiment, method=blank.method, mixing=blank.mixing, drawing=blank.drawing, filter=blank.filter,
-        transfer=blank.transfer,
-        labels=dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees),
-        budget=dataclasses.replace(experiment.budget, generator_steps=blank.budget.generator_steps),
-        training=dataclasses.replace(experiment.training, ema=blank.training.ema),
-    )  # fmt: skip
-
-
-def _names(experiments: Sequence[Experiment]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Configuration -> its name and the parameters that vary, among the arms for which they matter."""
-    flat: dict[str, dict[str, Any]] = {}
-    arms = {}
-    for experiment in map(relevant, experiments):
-        flat[experiment.configuration()] = experiment.flat()
-        arms[experiment.configuration()] = experiment.arm
-    everywhere = sorted({name for values in flat.values() for name in values} - {"seed", "arm"})
-    synthetic = {key: values for key, values in flat.items() if arms[key] in SYNTHETIC_ARMS}
-
-    def varies(name: str, among: Mapping[str, Mapping[str, Any]]) -> bool:
-        return len({json.dumps(values.get(name)) for values in among.values()}) > 1
-
-    blind = {key: values for key, values in flat.items() if key not in synthetic}
-    varying: dict[str, tuple[str, ...]] = {}
-    for group in (synthetic, blind):
-        varying |= dict.fromkeys(group, tuple(name for name in everywhere if varies(name, group)))
-    shared = [name for name in everywhere if varies(name, flat) and not _generators(name)]
-    last = [name.rsplit(".", 1)[-1] for name in {name for names in varying.values() for name in [*names, *shared]}]
-    named = {}
-    for key, values in flat.items():
-        chosen = [name for name in everywhere if name in (*varying[key], *shared) and name in values]
-        short = {name: name.rsplit(".", 1)[-1] for name in chosen}
-        words = [f"{short[name] if last.count(short[name]) == 1 else name}={_word(values[name])}" for name in chosen]
-        lead = [arms[key]] if len(set(arms.values())) > 1 or not words else []
-        named[key] = (" · ".join([*lead, *words]), {name: values[name] for name in chosen})
-    return named
-
-
-def _generators(name: str) -> bool:
-    return name.startswith(("method", "mixing", "drawing", "filter", "transfer")) or name in (
-        "labels.gan_sees", "budget.generator_steps", "training.ema",
-    )  # fmt: skip
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "×".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _row(trials: Sequence[TrialResult], name: str, parameters: Mapping[str, Any]) -> Row:
+def _row(
+    trials: Sequence[TrialResult],
+    name: str,
+    parameters: Mapping[str, Any],
+    judged: Judged | None,
+    declared: Collection[str] | None,
+) -> Row:
     chosen = [*replicates(trials).values()]
     task, several = task_of(chosen[0].experiment), [trial.scores for trial in chosen]
+    if judged is None:
+        score = averaged([task.summarise(scores) for scores in several])[task.score]
+    else:
+        score = float(judged.side.means.mean())
+    configuration = relevant(chosen[0].experiment).configuration()
     return Row(
-        configuration=chosen[0].experiment.configuration(), name=name, parameters=parameters,
+        configuration=configuration, name=name, parameters=parameters,
         arm=chosen[0].experiment.arm, trials=tuple(trial.trial for trial in trials),
-        seeds=tuple(trial.experiment.seed for trial in chosen),
-        dice=averaged([task.summarise(scores) for scores in several])[task.score], **vars(task.standing(several)),
+        seeds=tuple(trial.experiment.seed for trial in chosen), dice=score, **vars(task.standing(several)),
         s_scores=_under("synthesis/s_score/", chosen), s_references=_under("synthesis/s_score_reference/", chosen),
         synthesis={name: value for name, value in _under("synthesis/", chosen).items() if "/" not in name},
         device_seconds=averaged([{"s": trial.device_seconds} for trial in chosen])["s"],
+        declared=declared is None or configuration in declared,
     )  # fmt: skip
 
 
@@ -263,27 +230,57 @@ def _under(prefix: str, trials: Sequence[TrialResult]) -> dict[str, float]:
     return {key.removeprefix(prefix): value for key, value in means.items() if key.startswith(prefix)}
 
 
-def _compared(rows: Sequence[Row], baseline: str, groups: Mapping[str, Sequence[TrialResult]]) -> list[Row]:
-    """Rows with what sets them apart from the baseline, on the seeds that both have; best first by that."""
-    by_seed = {trials[0].experiment.configuration(): replicates(trials) for trials in groups.values()}
-    compared = []
-    for row in rows:
-        if baseline and row.configuration != baseline:
-            pair = of_common_seeds(by_seed[row.configuration], by_seed[baseline])
-            task = task_of(pair[0][0].experiment)
-            difference, p = task.difference(*([trial.scores for trial in side] for side in pair))
-            row = dataclasses.replace(row, difference=difference, p=p)
-        compared.append(row)
-    adjusted = holm([row.p for row in compared])
-    compared = [dataclasses.replace(row, p_holm=p) for row, p in zip(compared, adjusted)]
-    return sorted(compared, key=lambda row: -_advantage(row)) if baseline else compared
+def _judged(groups: Mapping[str, Sequence[TrialResult]]) -> tuple[dict[str, Judged], str]:
+    """Configuration -> its trainings, on the patients whom all trainings of all rows scored. Nothing, and the reason
+    as a sentence, where they cannot be compared."""
+    trainings = {key: [*replicates(trials).values()] for key, trials in groups.items()}
+    tasks = {trial.experiment.downstream.task for several in trainings.values() for trial in several}
+    if len(tasks) > 1:
+        return {}, f"Rows of several tasks ({', '.join(sorted(tasks))}) are not compared."
+    if not tasks:
+        return {}, ""
+    try:
+        found = task_named(tasks.pop()).judged(*([one.scores for one in several] for several in trainings.values()))
+    except InputError as error:
+        return {}, f"Nothing is compared: {error}."
+    return dict(zip(trainings, found)), ""
 
 
-def _advantage(row: Row) -> float:
-    """Over the baseline, whose own is 0. What shares no patient with it comes last."""
-    if row.difference is None:
-        return 0.0
-    return -math.inf if math.isnan(row.difference.mean) else row.difference.mean
+def _lost(results: Sequence[TrialResult]) -> dict[str, list[int]]:
+    """Configuration -> seeds under which no training came to its end: failed, or given up by the scheduler."""
+    ended: dict[str, set[int]] = defaultdict(set)
+    lost: dict[str, set[int]] = defaultdict(set)
+    for result in results:
+        where = ended if result.status == "finished" else lost if result.status in ("failed", "pruned") else None
+        if where is not None:
+            where[relevant(result.experiment).configuration()].add(result.experiment.seed)
+    return {key: sorted(seeds - ended[key]) for key, seeds in lost.items()}
+
+
+def _compared(
+    rows: Sequence[Row], baseline: str, judged: Mapping[str, Judged], lost: Mapping[str, Sequence[int]]
+) -> list[Row]:
+    """Rows with what sets them apart from the baseline: those that were declared, together; best first."""
+    if baseline not in judged:
+        return list(rows)
+    others = [row for row in rows if row.configuration != baseline]
+    apart = {row.configuration: _no_comparison(row, lost.get(row.configuration, ())) for row in others}
+    family = {key: judged[key] for key, why in apart.items() if not why}
+    found = compare_all(family, judged[baseline], alpha=LEVEL)
+    found |= {key: measured(judged[key], judged[baseline], why, alpha=LEVEL) for key, why in apart.items() if why}
+    return [dataclasses.replace(row, finding=found.get(row.configuration)) for row in rows]
+
+
+def _no_comparison(row: Row, lost: Sequence[int]) -> str:
+    """Why a row is no member of the family, in words; empty for one that is."""
+    if not row.synthetic:
+        return "a training without synthetic data that the baseline validates better than"
+    if not row.declared:
+        return "a point that a search sampled, no comparison that was declared before it"
+    if lost:
+        failed = f"the training under seed {lost[0]}" if len(lost) == 1 else f"{len(lost)} of its trainings"
+        return f"{failed} came to no end, and may have been the worst"
+    return ""
 
 
 def _downstream(row: Row) -> dict[str, Any]:
@@ -295,37 +292,29 @@ def _scored(trial: TrialResult) -> bool:
     return task.score in task.summarise(trial.scores)
 
 
-def _caveats(rows: Sequence[Row], baseline: str, named: str) -> list[str]:
-    caveats, task = [], task_named(named)
-    whole = next((set(row.seeds) for row in rows if row.configuration == baseline), set())
-    if any(whole - set(row.seeds) for row in rows):
+def _caveats(rows: Sequence[Row]) -> list[str]:
+    caveats = []
+    found = next((row.finding for row in rows if row.finding), None)
+    if found and found.patients < (whole := max(len(row.patients) for row in rows)):
         caveats.append(
-            "Rows that lack seeds of the baseline are compared with it, and ranked, by the seeds that both have: their "
-            f"own {task.measure} is of those seeds only."
+            f"All rows are of {found.patients} of {whole} patients: the others have no score in some training."
         )
-    effects = [row.difference for row in rows if row.difference is not None]
-    if effects:
-        n, family = min(effect.n for effect in effects), len(effects)
-        if n < FEW_PATIENTS:
-            caveats.append(
-                f"Only {counted(n, 'validation patient')}: intervals are rather too narrow, and one patient more may "
-                "change the order of the rows."
-            )
-        if (least := min(1.0, family * task.least_p(n))) > SIGNIFICANT:
-            caveats.append(
-                f"With {counted(n, 'patient')} and {counted(family, 'comparison')} the least corrected p is "
-                f"{least:.2g}: this table cannot show anything at 5 %, however large the effect."
-            )
-        compared = max(len(row.patients) for row in rows)
-        if n < compared:
-            caveats.append(f"Some comparisons rest on {n} of {compared} patients: the others have no score in one arm.")
+    family = [row for row in rows if row.finding and row.synthetic and row.declared]
+    without = [row for row in family if row.finding and row.finding.answer == NO_VERDICT]
+    for reason, some in _by_reason(without).items():
+        who = (
+            "The row" if len(some) == len(family) == 1 else "All rows" if len(some) == len(family) else ", ".join(some)
+        )
+        caveats.append(f"{who}: no verdict: {reason}. What was measured stands below the table.")
+    if any(row.reading == SEARCHED for row in rows):
+        caveats.append(
+            f"Rows read {SEARCHED!r} were sampled, not declared before the sweep: a search shows nothing by itself."
+        )
     if len({json.dumps(_downstream(row), sort_keys=True) for row in rows}) > 1:
         caveats.append(
             "Rows whose downstream model is not the baseline's differ from it by that as well: what synthetic data did "
             "for such a model is its difference to the row without."
         )
-    if any(len(row.seeds) == 1 for row in rows):
-        caveats.append("Rows with one seed mix the luck of one training with the effect.")
     weak = {domain: value for row in rows for domain, value in row.s_references.items() if value < WEAK_REFERENCE}
     if weak:
         caveats.append(
@@ -337,6 +326,33 @@ def _caveats(rows: Sequence[Row], baseline: str, named: str) -> list[str]:
     return caveats
 
 
-def interval(effect: Effect) -> str:
-    """The bounds in points: ``+1.2, +7.0``."""
-    return f"{100 * effect.low:+.1f}, {100 * effect.high:+.1f}" if math.isfinite(effect.low) else "unknown"
+def _by_reason(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Why there is no verdict -> names of the rows."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        assert row.finding is not None
+        found[row.finding.reason].append(row.name)
+    return found
+
+
+def difference(finding: Finding | None) -> str:
+    """Estimate and limits in points: ``+4.1 [+1.2, +7.0]``; without a verdict the estimate alone."""
+    if finding is None:
+        return ""
+    limits = f" [{100 * finding.low:+.1f}, {100 * finding.high:+.1f}]" if math.isfinite(finding.low) else ""
+    return f"{100 * finding.estimate:+.1f}{limits}"
+
+
+def measured_of(table: Ablation, most: int = 12) -> list[str]:
+    """A line a declared comparison that has no verdict: what its trainings reached, and what each patient gained, of
+    ``most`` patients at most."""
+    lines = []
+    for row in table.rows:
+        found = row.finding
+        if found is not None and found.answer == NO_VERDICT and row.synthetic and row.declared:
+            reached = [" ".join(f"{100 * mean:.1f}" for mean in means) for means in found.means]
+            own = [f"{100 * (more - less):+.1f}" for _, more, less in found.pairs]
+            left = f" and {len(own) - most} more" if len(own) > most else ""
+            by_patient = f"; Δ of the patients {' '.join(own[:most])}{left}" if own else ""
+            lines.append(f"{row.name}: trainings {reached[0]} against {reached[1]}{by_patient}.")
+    return lines

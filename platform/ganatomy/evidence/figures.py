@@ -11,25 +11,28 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ganatomy.measures.statistics import Effect
+from ganatomy.measures.verdicts import HARMS, HELPS, Finding
 
 INK, FAINT, BLUE, ORANGE, GREY = "#1b2430", "#8b95a5", "#0072b2", "#d55e00", "#7a8594"
 
 
-def forest(effects: Sequence[tuple[str, Effect]], measure: str = "Dice") -> bytes:
-    """Differences (name, Effect) with their intervals, one under the other; blue above zero, orange below."""
-    names = [_short(name) for name, _ in effects]
+def forest(findings: Sequence[tuple[str, Finding]], measure: str = "Dice") -> bytes:
+    """Differences (name, Finding) with their intervals, one under the other: blue where it helps, orange where it
+    harms, else grey. Where there is no interval, every patient's own difference in its place."""
+    names = [_short(name) for name, _ in findings]
     figure, axes = _axes(8.6, 0.9 + sum(0.22 + 0.17 * (1 + name.count("\n")) for name in names))
-    for place, (_, effect) in enumerate(effects):
-        colour = BLUE if effect.low > 0 else ORANGE if effect.high < 0 else GREY
-        if math.isfinite(effect.low) and math.isfinite(effect.high):
-            axes.plot(
-                [100 * effect.low, 100 * effect.high], [place, place], color=colour, lw=2.2, solid_capstyle="round"
-            )
-        axes.plot(100 * effect.mean, place, "o", color=colour, ms=7, mec="white")
+    for place, (_, finding) in enumerate(findings):
+        colour = {HELPS: BLUE, HARMS: ORANGE}.get(finding.answer, GREY)
+        if math.isfinite(finding.low) and math.isfinite(finding.high):
+            ends = [100 * finding.low, 100 * finding.high]
+            axes.plot(ends, [place, place], color=colour, lw=2.2, solid_capstyle="round")
+        else:
+            own = [100 * (more - less) for _, more, less in finding.pairs]
+            axes.plot(own, [place] * len(own), "|", color=FAINT, ms=9, mew=1.1)
+        axes.plot(100 * finding.estimate, place, "o", color=colour, ms=7, mec="white")
     axes.axvline(0, color=INK, lw=0.9)
-    axes.set_yticks(range(len(effects)), names)
-    axes.set_ylim(len(effects) - 0.4, -0.6)
+    axes.set_yticks(range(len(findings)), names)
+    axes.set_ylim(len(findings) - 0.4, -0.6)
     axes.set_xlabel(f"{measure} points against the baseline")
     return _png(figure)
 

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import math
 import statistics as moments
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import plain
-from ganatomy.downstream.task import DownstreamTask, task_of
+from ganatomy.downstream.task import judged_alike, task_of
 from ganatomy.experiment import Experiment, TrialResult, replicates
-from ganatomy.measures.statistics import Effect, holm, of_common_seeds, paired_t, shown
+from ganatomy.measures import verdicts
+from ganatomy.measures.segmentation import patient_scores
+from ganatomy.measures.statistics import averaged, counted
+from ganatomy.measures.verdicts import HARMS, HELPS, NO_VERDICT, UNDECIDED, Judged, compare_all, measured, of_scores
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, Values
 
 INCOMPARABLE = (
@@ -21,7 +26,13 @@ INCOMPARABLE = (
     "compared with ours, their magnitudes cannot."
 )
 
-ONE_SEED = "With one seed, what appears here or is reversed does so in one training: another may say otherwise."
+READINGS = {HELPS: "appears here", UNDECIDED: "not shown here", HARMS: "reversed here", NO_VERDICT: "no verdict"}
+
+NO_ROWS = "a figure of all patients together, of which none has one of his own"
+"""Why there is no verdict on a claim about it."""
+
+LEVEL = 0.025
+"""One-sided, of all claims of a table together."""
 
 Groups = Sequence[Sequence[TrialResult]]
 """The trials of a sweep, those of one configuration together, in the order they were begun."""
@@ -46,23 +57,26 @@ class Figure:
 
 @dataclass(frozen=True)
 class Finding:
-    """A paper's claim, judged here. paper: the difference that it prints, NaN where it prints none.  effect: ours, with
-    its 95 % interval over ``units``; None where a side has no result.  p_holm: corrected over the table's claims."""
+    """A paper's claim, judged here. paper: the difference that it prints, NaN where it prints none.  found: ours, over
+    patients and trainings, together with the table's other claims; None where a side has no result."""
 
     says: str
     metric: str
     paper: float
-    effect: Effect | None
-    units: str
-    p: float = math.nan
-    p_holm: float = math.nan
+    found: verdicts.Finding | None = None
+
+    @property
+    def units(self) -> str:
+        """What ours rests on: ``12 patients``, or trainings alone where no patient has a figure of his own."""
+        if self.found is None:
+            return ""
+        alone = counted(min(self.found.trainings), "training") if self.found.reason == NO_ROWS else ""
+        return alone or counted(self.found.patients, "patient")
 
     @property
     def reading(self) -> str:
-        """Whether the effect appears here: the interval and the corrected p must agree."""
-        if self.effect is None:
-            return "no result"
-        return {1: "appears here", 0: "not shown here", -1: "reversed here"}[shown(self.effect, self.p_holm)]
+        """Whether the effect appears here, in words."""
+        return READINGS[self.found.answer] if self.found else "no result"
 
 
 @dataclass(frozen=True)
@@ -85,15 +99,8 @@ def compare(table: PaperTable, groups: Groups, domains: Mapping[str, str]) -> Co
     there = [figure for figure in table.figures if _trials(groups, figure.point)]
     figures = tuple(_figure(figure, groups, domains) for figure in there)
     claims = [claim for claim in table.claims if _trials(groups, claim.more) and _trials(groups, claim.less)]
-    findings = [_finding(claim, table, groups, domains) for claim in claims]
-    adjusted = holm([finding.p for finding in findings])
-    return Comparison(
-        table.where,
-        figures,
-        tuple(replace(finding, p_holm=p) for finding, p in zip(findings, adjusted)),
-        len(table.figures) - len(there),
-        table.caveats + ((ONE_SEED,) if any(figure.seeds == 1 for figure in figures) else ()),
-    )
+    lacking = len(table.figures) - len(there)
+    return Comparison(table.where, figures, _findings(claims, table, groups, domains), lacking, table.caveats)
 
 
 def _figure(figure: PaperFigure, groups: Groups, domains: Mapping[str, str]) -> Figure:
@@ -104,30 +111,67 @@ def _figure(figure: PaperFigure, groups: Groups, domains: Mapping[str, str]) -> 
     return Figure(figure.name, metric, figure.value, figure.spread, mean, deviation, len(values))
 
 
-def _finding(claim: PaperClaim, table: PaperTable, groups: Groups, domains: Mapping[str, str]) -> Finding:
-    printed = [
+def _findings(
+    claims: Sequence[PaperClaim], table: PaperTable, groups: Groups, domains: Mapping[str, str]
+) -> tuple[Finding, ...]:
+    """The claims judged as one family: those of one metric that share what is compared with, by their joint
+    distribution, and such groups beside each other by Bonferroni."""
+    metrics = [claim.metric.format(**domains) for claim in claims]
+    sides = [[[*_replicates(_trials(groups, point), metric).values()] for point in (claim.more, claim.less)]
+             for claim, metric in zip(claims, metrics)]  # fmt: skip
+    families: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, (metric, (more, less)) in enumerate(zip(metrics, sides)):
+        if more and less:
+            families[metric, less[0].experiment.configuration()].append(place)
+    whole = sum(map(len, families.values()))
+    found: dict[int, verdicts.Finding] = {}
+    for (metric, _), places in families.items():
+        less = sides[places[0]][1]
+        found |= _family({place: sides[place][0] for place in places}, less, metric, LEVEL * len(places) / whole)
+    return tuple(
+        Finding(claim.says, metric, _printed(claim, table), found.get(place))
+        for place, (claim, metric) in enumerate(zip(claims, metrics))
+    )
+
+
+def _family(
+    mores: Mapping[int, Sequence[TrialResult]], less: Sequence[TrialResult], metric: str, alpha: float
+) -> dict[int, verdicts.Finding]:
+    """Each of ``mores`` against ``less`` at a one-sided ``alpha`` together; p as of the whole table."""
+    baseline, *others = _judged([less, *mores.values()], metric)
+    judged = dict(zip(mores, others))
+    if len(baseline.patients) == 1 and baseline.patients[0] == "":
+        return {place: measured(one, baseline, NO_ROWS, alpha=LEVEL) for place, one in judged.items()}
+    times = LEVEL / alpha
+    return {
+        place: replace(one, family=LEVEL, p_helps=min(one.p_helps * times, 1.0), p_harms=min(one.p_harms * times, 1.0))
+        for place, one in compare_all(judged, baseline, alpha=alpha).items()
+    }
+
+
+def _judged(sides: Sequence[Sequence[TrialResult]], metric: str) -> Sequence[Judged]:
+    """By patients, where the trials have rows of the metric; else the figure of each training, of a patient ``""``."""
+    task = task_of(sides[0][0].experiment)
+    if metric == task.score:
+        return task.judged(*([trial.scores for trial in side] for side in sides))
+    try:
+        return judged_alike([[_by_patient(trial, metric) for trial in side] for side in sides], metric)
+    except InputError:
+        return [of_scores([{"": _number(trial, metric)} for trial in side], metric) for side in sides]
+
+
+def _by_patient(trial: TrialResult, metric: str) -> dict[str, float]:
+    """Patient -> mean over the domains that the metric is of, of the patient's own figure in each."""
+    names = {row.metric for row in trial.scores if _is_of(row.metric, metric)}
+    return averaged([patient_scores(trial.scores, name) for name in sorted(names)])
+
+
+def _printed(claim: PaperClaim, table: PaperTable) -> float:
+    more, less = (
         next((f.value for f in table.figures if (f.point, f.metric) == (point, claim.metric)), math.nan)
         for point in (claim.more, claim.less)
-    ]
-    metric = claim.metric.format(**domains)
-    sides = [_trials(groups, point) for point in (claim.more, claim.less)]
-    task = task_of(sides[0][0].experiment)
-    units = "patients" if metric == task.score else "seeds"
-    finding = Finding(claim.says, metric, printed[0] - printed[1], None, units)
-    more, less = (_replicates(trials, metric) for trials in sides)
-    if not (more and less):
-        return finding
-    effect, p = _difference(more, less, metric, task)
-    return replace(finding, effect=effect, p=p)
-
-
-def _difference(more: Replicates, less: Replicates, metric: str, task: DownstreamTask) -> tuple[Effect, float]:
-    """Over the seeds of both: of the task's own score over patients, as the task has it; of any other number."""
-    if metric == task.score:
-        return task.difference(*([trial.scores for trial in side] for side in of_common_seeds(more, less)))
-    values = [{seed: _number(trial, metric) for seed, trial in side.items()} for side in (more, less)]
-    common = [seed for seed in values[0] if seed in values[1]]
-    return paired_t(*([side[seed] for seed in common] for side in values))
+    )
+    return more - less
 
 
 def _trials(groups: Groups, point: Values) -> Sequence[TrialResult]:
@@ -151,7 +195,9 @@ def _replicates(trials: Sequence[TrialResult], metric: str) -> Replicates:
 
 def _number(trial: TrialResult, metric: str) -> float:
     """The trial's number of that name, of ``name/*`` the mean of all that begin so; NaN where it has none."""
-    if not metric.endswith("/*"):
-        return trial.summary.get(metric, math.nan)
-    values = [value for name, value in trial.summary.items() if name.startswith(metric.removesuffix("*"))]
+    values = [value for name, value in trial.summary.items() if _is_of(name, metric)]
     return moments.fmean(values) if values else math.nan
+
+
+def _is_of(name: str, metric: str) -> bool:
+    return name.startswith(metric.removesuffix("*")) if metric.endswith("/*") else name == metric

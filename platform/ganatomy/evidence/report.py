@@ -19,9 +19,11 @@ from ganatomy.core.plain_values import plain
 from ganatomy.core.tables import write_atomically
 from ganatomy.downstream.task import Column, task_named
 from ganatomy.evidence import figures
-from ganatomy.evidence.ablation import Ablation, Row, Unfinished, ablation_table, interval
+from ganatomy.evidence.ablation import Ablation, Row, Unfinished, ablation_table, difference, measured_of
 from ganatomy.evidence.published import INCOMPARABLE, Comparison, Figure, Finding
+from ganatomy.measures import verdicts
 from ganatomy.measures.statistics import finite
+from ganatomy.measures.verdicts import UNDECIDED
 
 __all__ = [
     "Ablation",
@@ -59,7 +61,9 @@ def render_text(table: Ablation, width: int = 120) -> str:
         console.print()
         console.print(rich_table(table))
         console.print()
-        console.print(task_named(table.task).legend)
+        console.print(f"{task_named(table.task).legend} {LEGEND}")
+    for line in measured_of(table):
+        console.print(line)
     for caveat in table.caveats:
         console.print(f"! {caveat}")
     for published in table.published:
@@ -87,12 +91,16 @@ def _print_comparison(console: Console, published: Comparison) -> None:
 def to_dict(table: Ablation) -> dict[str, Any]:
     """Everything in the table as plain values for JSON; numbers it does not know are None."""
     rows = [{**plain(row), "synthetic": row.synthetic, "reading": row.reading,
-             "difference": row.difference and row.difference.to_dict()} for row in table.rows]  # fmt: skip
+             "finding": row.finding and _told(row.finding)} for row in table.rows]  # fmt: skip
     published = [_comparison_dict(printed) for printed in table.published]
     whole = {**plain(table), "measure": table.measure, "rows": rows, "conclusion": table.conclusion,
              "published": published}  # fmt: skip
     del whole["names"]  # every row and unfinished trial has its own
     return {key: _finite(value) for key, value in whole.items()}
+
+
+def _told(finding: verdicts.Finding) -> dict[str, Any]:
+    return {**finding.to_dict(), "p": finite(finding.p), "sentence": finding.sentence}
 
 
 def to_json(table: Ablation) -> str:
@@ -124,6 +132,11 @@ def write_html(
     return path
 
 
+LEGEND = (
+    "Δ: points against the baseline, over patients and trainings; all intervals of the table hold together with 95 %, "
+    "p is corrected likewise. Undecided: in brackets what a study like this shows four times out of five."
+)
+
 HEALTHY = "healthy"
 """Header of healthiness and identity: in one cell, for neither says anything without the other."""
 
@@ -132,16 +145,18 @@ def _headers(table: Ablation) -> list[str]:
     synthesis = ["S-score"] if any(row.s_scores for row in table.rows) else []
     synthesis += [HEALTHY] if any(row.synthesis for row in table.rows) else []
     own = [column.header for column in task_named(table.task).columns]
-    return ["configuration", "seeds", table.measure, "Δ [95 % interval]", "p Holm", *own, *synthesis, "device s",
+    return ["configuration", "seeds", table.measure, "Δ [95 % interval]", "p", *own, *synthesis, "device s",
             "reading"]  # fmt: skip
 
 
 def _cells(table: Ablation, row: Row) -> list[str]:
-    effect = row.difference
+    finding = row.finding
     reading = "baseline" if row.configuration == table.baseline else row.reading
+    if finding is not None and finding.answer == UNDECIDED:
+        reading += f" ({100 * finding.least_shown:+.1f})"
     return [
         row.name, str(len(row.seeds)), _number(row.dice, 3),
-        "" if effect is None else f"{100 * effect.mean:+.1f} [{interval(effect)}]", _number(row.p_holm, 3),
+        difference(finding), _number(math.nan if finding is None else finding.p, 3),
         *(_own(row, column) for column in task_named(table.task).columns),
         *([_s_scores(row) or "–"] if any(other.s_scores for other in table.rows) else []),
         *([_healthy(row) or "–"] if any(other.synthesis for other in table.rows) else []), f"{row.device_seconds:.0f}",
@@ -187,7 +202,7 @@ def comparison_tables(published: Comparison) -> list[tuple[list[str], list[list[
         [_figure_cells(f) for f in published.figures],
     )
     claims = (
-        ["the paper's claim", "metric", "paper Δ", "our Δ [95 % interval]", "p Holm", "here"],
+        ["the paper's claim", "metric", "paper Δ", "our Δ [95 % interval]", "p", "here"],
         [_finding_cells(f) for f in published.findings],
     )
     return [part for part in (figures, claims) if part[1]]
@@ -202,13 +217,13 @@ def _figure_cells(figure: Figure) -> list[str]:
 
 
 def _finding_cells(finding: Finding) -> list[str]:
-    effect = finding.effect
-    ours = "–"
-    if effect is not None:
-        bounds = f"{effect.low:+.3f}, {effect.high:+.3f}" if math.isfinite(effect.low) else "unknown"
-        ours = f"{effect.mean:+.3f} [{bounds}], {effect.n} {finding.units}"
+    found = finding.found
+    ours, p = "–", math.nan
+    if found is not None:
+        limits = f" [{found.low:+.3f}, {found.high:+.3f}]" if math.isfinite(found.low) else ""
+        ours, p = f"{found.estimate:+.3f}{limits}, {finding.units}", found.p
     paper = f"{finding.paper:+.3f}" if math.isfinite(finding.paper) else "–"
-    return [finding.says, finding.metric, paper, ours, _number(finding.p_holm, 3), finding.reading]
+    return [finding.says, finding.metric, paper, ours, _number(p, 3), finding.reading]
 
 
 def comparison_caveats(published: Comparison) -> list[str]:
@@ -218,7 +233,7 @@ def comparison_caveats(published: Comparison) -> list[str]:
 
 
 def _comparison_dict(published: Comparison) -> dict[str, Any]:
-    findings = [{**plain(finding), "effect": finding.effect and finding.effect.to_dict(), "reading": finding.reading}
+    findings = [{**plain(finding), "found": finding.found and _told(finding.found), "reading": finding.reading}
                 for finding in published.findings]  # fmt: skip
     return {**plain(published), "findings": findings, "warning": INCOMPARABLE}
 
@@ -245,7 +260,9 @@ main { max-width: 1120px; margin: 0 auto; padding: 2.5rem 1.5rem 4rem }
 h1 { font-size: 1.7rem; margin: 0 0 .3rem }
 h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem }
 .facts { color: #5b6675; margin: 0 0 1.4rem }
-.conclusion { background: #fff; border-left: 4px solid #0072b2; padding: .9rem 1.1rem; font-size: 1.05rem }
+.conclusion { background: #fff; border-left: 4px solid #7a8594; padding: .9rem 1.1rem; font-size: 1.05rem }
+.conclusion.helps { border-color: #0072b2 }
+.conclusion.harms { border-color: #d55e00 }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; background: #fff; width: 100%; font-variant-numeric: tabular-nums }
 th, td { padding: .45rem .6rem; text-align: right; border-bottom: 1px solid #e3e7ec }
@@ -295,11 +312,13 @@ def _page(
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{say(title)}</title><style>{STYLE}</style></head><body><main>
 <h1>{say(title)}</h1><p class="facts">{" · ".join(f"{say(key)}: {say(value)}" for key, value in facts.items())}</p>
-<p class="conclusion">{say(table.conclusion)}</p>
+<p class="conclusion {table.answer.replace(" ", "-")}">{say(table.conclusion)}</p>
 {"".join(f"<p>{say(note)}</p>" for note in notes)}
 <ul>{"".join(f"<li>{say(caveat)}</li>" for caveat in table.caveats)}</ul>
 <h2>Configurations</h2><div class="wide"><table><tr>{head}</tr>
 {body}</table></div>
+<p class="facts">{say(f"{task_named(table.task).legend} {LEGEND}") if table.rows else ""}</p>
+{"".join(f"<p>{say(line)}</p>" for line in measured_of(table))}
 {structures}
 {"".join(map(_comparison_html, table.published))}<h2>Figures</h2>{shown}
 <h2>Trials not in the table</h2>{f"<ul>{lost}</ul>" if lost else "<p>None: every trial finished.</p>"}
@@ -308,11 +327,14 @@ def _page(
 
 
 def _figures(table: Ablation) -> dict[str, bytes]:
-    effects = [(row.name, row.difference) for row in table.rows if row.difference is not None]
+    findings = [(row.name, row.finding) for row in table.rows if row.finding is not None]
     drawn = {}
-    if effects:
-        caption = f"Difference to the baseline, {table.measure} points, with 95 % intervals over patients"
-        drawn[caption] = figures.forest(effects, table.measure)
+    if findings:
+        caption = (
+            f"Difference to the baseline, {table.measure} points: blue helps, orange harms, grey undecided or without "
+            "verdict; intervals over patients and trainings, all of which hold together with 95 %"
+        )
+        drawn[caption] = figures.forest(findings, table.measure)
     if table.baseline and table.candidate and table.row(table.candidate).patients:
         pair = table.row(table.baseline), table.row(table.candidate)
         drawn["Every patient, without and with synthetic data"] = figures.paired(

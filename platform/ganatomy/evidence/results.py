@@ -27,6 +27,9 @@ PLAN = "sweep.json"
 RESULT = "result.json"
 CONCLUDED = "concluded"
 
+BASELINE = "the best training without synthetic data"
+"""What candidates are compared with: chosen as they are, on validation patients."""
+
 LATEST = "latest"
 """What the newest sweep of a workspace may be called by."""
 
@@ -40,6 +43,8 @@ class SweepPlan:
     workers, cpus, gpus: per trial and per worker.  apart: trial drivers hold no resources; what they compute asks Ray
     for them.  standstill_s: seconds without a step after which a process is ended, 0 for never.
     tracking_uri, run_id: where it is recorded.
+    endpoint, family: what it is judged by, declared before it starts: the score, and the configurations (-> their
+    points, for a reader) that are compared with ``rule``, the baseline; None in earlier plans, which declared nothing.
     """
 
     name: str
@@ -62,6 +67,9 @@ class SweepPlan:
     standstill_s: float = USUAL_S
     tracking_uri: str = ""
     run_id: str = ""
+    endpoint: str = ""
+    family: Mapping[str, str] | None = None
+    rule: str = BASELINE
 
     @property
     def validations(self) -> int:

@@ -10,7 +10,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 Volume = NDArray[Any]
+K = TypeVar("K")
 
 # --- segmentation ------------------------------------------------------------------------------------------------
 
@@ -129,23 +130,26 @@ def patient_scores(scores: Iterable[Score], metric: str = "dice") -> dict[str, f
 
 
 def label_scores(scores: Iterable[Score], metric: str = "dice") -> dict[str, float]:
-    """Structure -> mean of ``metric`` over the subjects for which it counts."""
-    return _means((score.label, score.value) for score in scores if score.metric == metric)
+    """Structure -> mean of ``metric`` over the patients for whom it counts, each the mean of his subjects'."""
+    own = _means(((score.label, score.patient), score.value) for score in scores if score.metric == metric)
+    return _means((label, value) for (label, _), value in own.items())
 
 
 def summarise(scores: Iterable[Score], split: str = "val") -> dict[str, float]:
     """Numbers to log: ``val/dice``, ``val/dice/<label>``, ``val/hd95``, ``val/missed``, ``val/worst``, ``val/best``.
 
-    Dice and HD95 are means over subjects of case scores; worst and best are the extreme case Dice; missed counts the
-    structures that no voxel was found of. What no row speaks of is left out rather than logged as NaN.
+    Dice and HD95 are means over patients of ``patient_scores``: one with four visits counts once. Worst and best are
+    the extreme case Dice; missed counts the structures that no voxel was found of. What no row speaks of is left out
+    rather than logged as NaN.
     """
     scores = list(scores)
     cases = case_scores(scores)
-    distances = case_scores(scores, "hd95")
+    distances = patient_scores(scores, "hd95")
     summary: dict[str, float] = {}
     if cases:
         values = list(cases.values())
-        summary |= {f"{split}/dice": _mean(values), f"{split}/worst": min(values), f"{split}/best": max(values)}
+        own = [*patient_scores(scores).values()]
+        summary |= {f"{split}/dice": _mean(own), f"{split}/worst": min(values), f"{split}/best": max(values)}
         summary |= {f"{split}/dice/{name}": value for name, value in label_scores(scores).items()}
     if distances:
         summary[f"{split}/hd95"] = _mean(list(distances.values()))
@@ -162,7 +166,7 @@ def s_score(synthetic: Iterable[Score], real: Iterable[Score], domain: str) -> d
     real: rows of the same segmentor on real images of ``domain``. A reference below 0.8 flattens every comparison.
     Source: Zhang et al., CVPR 2018, section 5.2.
     """
-    named = {"s_score": case_scores(synthetic), "s_score_reference": case_scores(real)}
+    named = {"s_score": patient_scores(synthetic), "s_score_reference": patient_scores(real)}
     return {f"synthesis/{name}/{domain}": _mean(list(cases.values())) for name, cases in named.items() if cases}
 
 
@@ -255,8 +259,8 @@ def _signatures(images: Sequence[Volume], grid: tuple[int, int, int]) -> torch.T
 # --- small things ------------------------------------------------------------------------------------------------
 
 
-def _means(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
-    groups: dict[str, list[float]] = defaultdict(list)
+def _means(pairs: Iterable[tuple[K, float]]) -> dict[K, float]:
+    groups: dict[K, list[float]] = defaultdict(list)
     for key, value in pairs:
         if not math.isnan(value):
             groups[key].append(value)

@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 RESAMPLES = 10_000
 """Bootstrap replicates; also the number of sign patterns up to which a permutation test counts them all."""
 
-SIGNIFICANT = 0.05
-"""The p at and below which anything is said to be shown."""
-
 Values = Sequence[float] | NDArray[np.float64]
 
 T = TypeVar("T")
@@ -110,48 +107,9 @@ def permutation_test(a: Values, b: Values, *, seed: int = 0) -> float:
     return float(result.pvalue)
 
 
-def paired_t(a: Values, b: Values, *, level: float = 0.95) -> tuple[Effect, float]:
-    """Mean of ``a - b`` with Student's interval, and its two-sided p: for units too few to resample, such as seeds.
-
-    An infinite interval and a p of NaN with fewer than two units.
-    """
-    differences = _differences(a, b)
-    n = len(differences)
-    mean = float(differences.mean()) if n else math.nan
-    if n < 2:
-        return Effect(mean, -math.inf, math.inf, n, level, resamples=0), math.nan
-    from scipy import stats  # see permutation_test
-
-    error = float(differences.std(ddof=1)) / math.sqrt(n)
-    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error
-    p = 2 * float(stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
-    return Effect(mean, mean - half, mean + half, n, level, resamples=0), p
-
-
-def shown(effect: Effect, p: float) -> int:
-    """1 or -1 where an effect is shown to be positive or negative: its interval and its (corrected) p agree; else 0."""
-    if not p <= SIGNIFICANT:
-        return 0
-    return int(effect.low > 0) - int(effect.high < 0)
-
-
 def smallest_p(n: int) -> float:
     """The least p that ``permutation_test`` can give with n units: 2 of the 2^n sign patterns."""
     return min(1.0, max(2.0 ** (1 - n), 2 / (RESAMPLES + 1)))
-
-
-def holm(pvalues: Sequence[float]) -> list[float]:
-    """Holm's adjusted p of each comparison of one family, in the order given. NaN stays NaN and is not counted.
-
-    Source: Holm, Scandinavian Journal of Statistics 6, 1979.
-    """
-    adjusted = [math.nan] * len(pvalues)
-    order = sorted((index for index, p in enumerate(pvalues) if not math.isnan(p)), key=lambda index: pvalues[index])
-    running = 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(order) - rank) * pvalues[index]))
-        adjusted[index] = running
-    return adjusted
 
 
 def rank_test(a: Values, b: Values) -> float:

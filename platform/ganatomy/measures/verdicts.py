@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ MINIMUM_PATIENTS, MINIMUM_OF_A_CLASS, MINIMUM_TRAININGS = 6, 3, 3
 """Below any of these there is no verdict: variances of so few say nothing, and simulated levels are not kept."""
 
 HELPS, HARMS, UNDECIDED, NO_VERDICT = "helps", "harms", "undecided", "no verdict"
+
+K = TypeVar("K", bound=Hashable)
 
 POWER = 0.8
 """How surely a study shows the smallest effect that it is said to be able to show."""
@@ -148,6 +150,12 @@ class Finding:
         return self.family / self.alpha
 
     @property
+    def p(self) -> float:
+        """Two-sided, corrected: below twice ``family`` exactly where an effect is shown, if ``least`` is 0; NaN where
+        there is no verdict."""
+        return math.nan if self.answer == NO_VERDICT else min(1.0, 2 * min(self.p_helps, self.p_harms))
+
+    @property
     def level(self) -> float:
         """Of the interval, both sides together."""
         return 1 - 2 * self.alpha
@@ -155,7 +163,9 @@ class Finding:
     @property
     def sentence(self) -> str:
         """The finding in words."""
-        who = f"{counted(self.patients, 'patient')}, {self.trainings[0]} trainings against {self.trainings[1]}"
+        who = (
+            f"{counted(self.patients, 'patient')}, {counted(self.trainings[0], 'training')} against {self.trainings[1]}"
+        )
         told = f"{100 * self.estimate:+.1f} {self.measure} points"
         if self.answer == NO_VERDICT:
             return f"No verdict: {self.reason}. Measured: {told} ({who})."
@@ -212,8 +222,8 @@ def compare(more: Judged, less: Judged, *, alpha: float = 0.025, least: float = 
 
 
 def compare_all(
-    candidates: Mapping[Hashable, Judged], baseline: Judged, *, alpha: float = 0.025, least: float = 0.0
-) -> dict[Hashable, Finding]:
+    candidates: Mapping[K, Judged], baseline: Judged, *, alpha: float = 0.025, least: float = 0.0
+) -> dict[K, Finding]:
     """Judge a family of candidates against one baseline: all limits hold together. Keys as given.
 
     A candidate with too few trainings is in the table, and not in the family. Raises InputError as ``compare``.
@@ -228,6 +238,12 @@ def compare_all(
         name: _finding(one, baseline, contrasts.get(name), each, alpha, least, lacking[name])
         for name, one in alike.items()
     }
+
+
+def measured(more: Judged, less: Judged, reason: str, *, alpha: float = 0.025) -> Finding:
+    """What was measured of two configurations that no verdict is given on. reason: why, as it stands behind ``No
+    verdict:``. Raises InputError as ``compare``."""
+    return _finding(_alike(more, less), less, None, alpha, alpha, 0.0, reason)
 
 
 def _lacking(one: Judged, baseline: Judged) -> str:

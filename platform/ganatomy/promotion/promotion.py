@@ -200,7 +200,7 @@ def _prepared(workspace: Path, sweep: str, as_it_stands: str | None, say: Callab
     plan, results = read_plan(directory), [r for r in read_results(directory) if r.status == "finished"]
     for sentence in plan.elsewhere(workspace):
         say(sentence)
-    table, bench = ablation_table(results), Bench(workspace, plan, say)
+    table, bench = ablation_table(results, declared=plan.family), Bench(workspace, plan, say)
     candidate, baseline = choose(table, results, plan.name)
     for result in (*candidate, *baseline):
         result.experiment.validate()  # what it names may not be here, or not be allowed

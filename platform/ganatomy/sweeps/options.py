@@ -29,6 +29,10 @@ class Options:
     set: tuple[str, ...] = ()
     """NAME=VALUE, …: fix parameters instead of sampling them, e.g. method.shape_weight=0.5 budget.batch=8. Of a space's
     listed points those remain that have the value; where none has it, all get it."""
+    compare: tuple[str, ...] = ()
+    """NAME=VALUE, …: declare which of the listed points with synthetic data are to be compared with the best training
+    without it, e.g. arm=joint: those that have one of the values; all of them if not given. The fewer, the more each
+    can show. What is sampled is searched, never compared."""
     source: str = ""
     """Domain that images are translated from; by default the one with more labelled training patients."""
     target: str = ""

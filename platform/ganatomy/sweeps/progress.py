@@ -146,7 +146,7 @@ class SweepProgress(tune.Callback):
 
         if not any(result.status == "finished" for result in results):
             return
-        table = ablation_table(results, published=self.plan.published())
+        table = ablation_table(results, published=self.plan.published(), declared=self.plan.family)
         page = write_html(table, self.directory / "report.html")
         self.tracking.log_artifact(self.plan.run_id, page)
         self.tracking.log_text(self.plan.run_id, "ablation.json", to_json(table))

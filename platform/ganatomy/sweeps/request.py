@@ -23,8 +23,11 @@ from ganatomy.core.names import checked_name
 from ganatomy.core.plugins import allow, available
 from ganatomy.core.standstill import STANDSTILL, USUAL_S
 from ganatomy.core.terminal import detail, tell
+from ganatomy.evidence.configurations import declared_family
 from ganatomy.evidence.results import LATEST, PLAN, SweepPlan, read_plan, sweep_directory
 from ganatomy.experiment import Experiment
+from ganatomy.measures.statistics import counted
+from ganatomy.measures.verdicts import MINIMUM_TRAININGS
 from ganatomy.search_space import SearchSpace, load_space, named_in, parse_settings
 from ganatomy.stores.preparation import prepare
 from ganatomy.stores.store import URL, Store, publish_store
@@ -145,6 +148,7 @@ class SweepRequest(Options):
             check_share(experiment.budget.batch, self.workers_per_trial)
         if not (self.trials or listed):
             raise InputError(f"space {self.space} lists no points", expected="--trials N")
+        family = declared_family(space, fixed, listed, self.compare)
         workspace = self.workspace.absolute()
         with _reserved_name(workspace, name, given=bool(self.name)) as name:
             tracking = Tracking(self.tracking_uri or None, workspace)
@@ -175,7 +179,10 @@ class SweepRequest(Options):
                 sampler_seed=self.seed,
                 standstill_s=USUAL_S if self.standstill_s is None else self.standstill_s,
                 tracking_uri=tracking.uri,
+                endpoint=experiments[0].downstream.score,
+                family=family,
             )
+            _tell_family(plan)
             plan = settled(plan)
             run_id = tracking.sweep_run(plan.name, {"space": plan.space, "cohort": f"{cohort.name} {store.digest}"})
             patients = {domain: len(cohort.patients(domain=domain)) for domain in cohort.domains}
@@ -202,6 +209,20 @@ class SweepRequest(Options):
         if self.scheduler == "auto":
             return "asha" if self.trials > listed else "none"
         return self.scheduler
+
+
+def _tell_family(plan: SweepPlan) -> None:
+    """Say what is declared, and what so few trainings cannot say."""
+    points = list((plan.family or {}).values())
+    if not points:
+        tell("declared: no comparison; what is sampled is searched")
+        return
+    tell(f"declared: {plan.endpoint} of {counted(len(points), 'configuration')} against {plan.rule}")
+    for point in points:
+        detail(f"declared: {point}")
+    if len(plan.seeds) < MINIMUM_TRAININGS:
+        tell(f"with {counted(len(plan.seeds), 'training')} of each the table gives no verdict: it takes "
+             f"{MINIMUM_TRAININGS} (--seeds)")  # fmt: skip
 
 
 def _tell_labels(store: Store, experiments: Sequence[Experiment]) -> None:

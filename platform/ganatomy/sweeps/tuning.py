@@ -53,7 +53,7 @@ def run_sweep(plan: SweepPlan, workspace: Path, tell: Callable[[str], object] = 
     unfinished = progress.conclude(began)
     if not any(result.status == "finished" for result in results):
         return 130 if unfinished else 1
-    tell(render_text(ablation_table(results, published=plan.published())))
+    tell(render_text(ablation_table(results, published=plan.published(), declared=plan.family)))
     return 130 if unfinished else 0
 
 

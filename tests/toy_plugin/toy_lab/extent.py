@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from ganatomy.downstream.task import Column, DownstreamTask, Seeds, Standing, paired_over_patients
+from ganatomy.downstream.task import Column, DownstreamTask, Seeds, Standing, judged_alike, paired_over_patients
 from ganatomy.experiment import Score
 from ganatomy.measures.segmentation import case_scores, patient_scores
-from ganatomy.measures.statistics import Effect, averaged, smallest_p
+from ganatomy.measures.statistics import Effect, averaged
+from ganatomy.measures.verdicts import Judged
 
 AGREEMENT = "agreement"
 """Metric of the rows: 1 minus the difference between the share of an image that is labelled and what is said of it."""
@@ -21,14 +22,14 @@ class Extent(DownstreamTask):
     measure: ClassVar[str] = "agreement"
     achieved: ClassVar[str] = "agreed with the true extent"
     model: ClassVar[str] = "measurer of extents"
-    legend: ClassVar[str] = "agreement, error: means over seeds, of shares of an image. p: permutation test."
+    legend: ClassVar[str] = "agreement, error: means over patients, then trainings, of shares of an image."
     judged_by: ClassVar[str] = "probability"
     trained_by: ClassVar[str] = "toy_lab.extent_models:MEASURERS"
     columns: ClassVar[tuple[Column, ...]] = (Column("error %", "error", ".1f"), Column("worst", "worst"))
 
     def summarise(self, scores: Iterable[Score], split: str = "val") -> dict[str, float]:
-        """``val/agreement``: the mean over subjects."""
-        cases = case_scores(scores, AGREEMENT)
+        """``val/agreement``: the mean over patients."""
+        cases = patient_scores(scores, AGREEMENT)
         return {f"{split}/{AGREEMENT}": sum(cases.values()) / len(cases)} if cases else {}
 
     def standing(self, several: Seeds) -> Standing:
@@ -42,9 +43,10 @@ class Extent(DownstreamTask):
         """Of agreements, paired over patients."""
         return paired_over_patients(*([patient_scores(scores, AGREEMENT) for scores in side] for side in (more, less)))
 
-    def least_p(self, patients: int) -> float:
-        """Of a permutation test."""
-        return smallest_p(patients)
+    def judged(self, *configurations: Seeds) -> tuple[Judged, ...]:
+        """By each patient's agreement."""
+        own = [[patient_scores(scores, AGREEMENT) for scores in several] for several in configurations]
+        return judged_alike(own, self.measure)
 
 
 EXTENT = Extent()

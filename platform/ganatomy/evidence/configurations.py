@@ -1,0 +1,102 @@
+"""What the configurations of a sweep are called, and which of their settings make a difference."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ganatomy.contracts import InputError
+from ganatomy.core.plain_values import from_text, plain
+from ganatomy.evidence.published import agrees
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
+from ganatomy.search_space import SearchSpace
+
+
+def relevant(experiment: Experiment) -> Experiment:
+    """The experiment with everything that cannot matter to its arm at its default, so that equals look equal."""
+    blank = Experiment(experiment.cohort, experiment.domains)
+    if experiment.arm == "joint":
+        mixing = dataclasses.replace(blank.mixing, ratio=experiment.mixing.ratio)
+        return dataclasses.replace(experiment, mixing=mixing, drawing=blank.drawing, filter=blank.filter)
+    if experiment.arm in SYNTHETIC_ARMS:
+        return experiment
+    return dataclasses.replace(
+        experiment, method=blank.method, mixing=blank.mixing, drawing=blank.drawing, filter=blank.filter,
+        transfer=blank.transfer,
+        labels=dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees),
+        budget=dataclasses.replace(experiment.budget, generator_steps=blank.budget.generator_steps),
+        training=dataclasses.replace(experiment.training, ema=blank.training.ema),
+    )  # fmt: skip
+
+
+def declared_family(
+    space: SearchSpace, fixed: Mapping[str, str], listed: Sequence[Mapping[str, Any]], asked: Sequence[str] = ()
+) -> dict[str, str]:
+    """Configuration -> point, of the listed points with synthetic data: the comparisons that a sweep is run for.
+
+    asked: NAME=VALUE, of which a point must have one; none for all. InputError for one that no such point has.
+    """
+    able = [(point, made) for point in listed if (made := space.experiment(point, fixed)).arm in SYNTHETIC_ARMS]
+    wanted = [_asked(member, [experiment for _, experiment in able]) for member in asked]
+    return {
+        relevant(experiment).configuration(): " ".join(f"{key}={plain(v)}" for key, v in point.items() if key != "seed")
+        for point, experiment in able
+        if not wanted or any(agrees(experiment, values) for values in wanted)
+    }
+
+
+def _asked(member: str, experiments: Sequence[Experiment]) -> dict[str, Any]:
+    """NAME=VALUE as a value by name; InputError where none of the experiments has it."""
+    name, equals, text = (part.strip() for part in member.partition("="))
+    values = {name: from_text(text)}
+    if not equals or not any(agrees(experiment, values) for experiment in experiments):
+        known = sorted({str(experiment.flat()[name]) for experiment in experiments if name in experiment.flat()})
+        raise InputError(
+            f"--compare {member}: no listed point with synthetic data has it",
+            expected=" or ".join(f"{name}={value}" for value in known) or "NAME=VALUE of what the points vary",
+            remedy="ganatomy sweep --space NAME --help shows the points",
+        )
+    return values
+
+
+def names_of(experiments: Sequence[Experiment]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Configuration -> its name and the parameters that vary, among the arms for which they matter."""
+    flat: dict[str, dict[str, Any]] = {}
+    arms = {}
+    for experiment in map(relevant, experiments):
+        flat[experiment.configuration()] = experiment.flat()
+        arms[experiment.configuration()] = experiment.arm
+    everywhere = sorted({name for values in flat.values() for name in values} - {"seed", "arm"})
+    synthetic = {key: values for key, values in flat.items() if arms[key] in SYNTHETIC_ARMS}
+
+    def varies(name: str, among: Mapping[str, Mapping[str, Any]]) -> bool:
+        return len({json.dumps(values.get(name)) for values in among.values()}) > 1
+
+    blind = {key: values for key, values in flat.items() if key not in synthetic}
+    varying: dict[str, tuple[str, ...]] = {}
+    for group in (synthetic, blind):
+        varying |= dict.fromkeys(group, tuple(name for name in everywhere if varies(name, group)))
+    shared = [name for name in everywhere if varies(name, flat) and not _generators(name)]
+    last = [name.rsplit(".", 1)[-1] for name in {name for names in varying.values() for name in [*names, *shared]}]
+    named = {}
+    for key, values in flat.items():
+        chosen = [name for name in everywhere if name in (*varying[key], *shared) and name in values]
+        short = {name: name.rsplit(".", 1)[-1] for name in chosen}
+        words = [f"{short[name] if last.count(short[name]) == 1 else name}={_word(values[name])}" for name in chosen]
+        lead = [arms[key]] if len(set(arms.values())) > 1 or not words else []
+        named[key] = (" · ".join([*lead, *words]), {name: values[name] for name in chosen})
+    return named
+
+
+def _generators(name: str) -> bool:
+    return name.startswith(("method", "mixing", "drawing", "filter", "transfer")) or name in (
+        "labels.gan_sees", "budget.generator_steps", "training.ema",
+    )  # fmt: skip
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "×".join(map(str, value)) if isinstance(value, list) else str(value)
