@@ -339,3 +339,10 @@ def test_who_uses_it_hears_what_it_did_not_pass(saved):
     assert saved.caution() == "this generator did not pass utility, promoted by force (a deadline)"
     write_report(saved.directory, {"verdict": {"promoted": True, "gates": gates[1:], "forced": None}})
     assert saved.caution() == ""
+
+
+def test_models_registered_before_there_were_packages_find_what_they_import():
+    """Their code is kept by MLflow as it was, and says ``from ganatomy.generator import load_generator``."""
+    from ganatomy import generator as before
+
+    assert before.load_generator is load_generator
