@@ -27,7 +27,9 @@ def split_patients(
     takes the others of the group along; where several are given, each keeps its own.
     """
     if groups:
-        units = [dataclasses.replace(row, patient=groups.get(row.patient, row.patient)) for row in together(rows, groups)]
+        units = [
+            dataclasses.replace(row, patient=groups.get(row.patient, row.patient)) for row in together(rows, groups)
+        ]
         given = {row.patient: row.split for row in rows if row.split}
         of = {row.patient: row.split for row in split_patients(units, fractions, seed)}
         return tuple(
