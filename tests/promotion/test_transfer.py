@@ -18,7 +18,7 @@ from ganatomy.evidence.results import SweepPlan, read_plan, read_results
 from ganatomy.generation.lesions import generate_lesions
 from ganatomy.generators.generator import load_generator
 from ganatomy.phantoms.bones import make_bone_cohort
-from ganatomy.promotion import examination as room
+from ganatomy.promotion import memorisation as room
 from ganatomy.promotion.examination import Bench
 from ganatomy.promotion.promotion import promote
 from ganatomy.search_space import SearchSpace
