@@ -199,6 +199,22 @@ def test_references_are_nobodys_own_model_and_nobody_changes_them(outcomes, shar
         assert stage.record["inputs"]["kept"] is None
 
 
+def test_work_is_counted_in_updates_samples_and_images(outcomes, shared):
+    """Six updates of two images each; half of the offline ones synthetic; joint, both kinds are seen at once."""
+    spent = {arm: outcome.summary for arm, (_, outcome) in outcomes.items()}
+    for arm in ARMS:
+        assert spent[arm]["work/updates"] == 6
+        assert (spent[arm]["work/synthetic_samples"] > 0) == (arm in ("offline", "joint"))
+        assert ("generator/updates" in spent[arm]) == (arm in ("offline", "joint"))
+    assert spent["real"]["work/real_samples"] == spent["joint"]["work/real_samples"] == 12
+    offline = spent["offline"]
+    assert offline["work/real_samples"] + offline["work/synthetic_samples"] == 12
+    kept = json.loads((shared / "stages" / "filter" / outcomes["offline"][1].keys["filter"] / "kept.json").read_text())
+    assert (offline["work/kept_images"], offline["work/synthetic_images"]) == (len(kept["kept"]), kept["of"])
+    assert offline["generator/samples"] == offline["generator/updates"] * 2 * 2
+    assert offline["generator/device_seconds"] <= outcomes["offline"][1].device_seconds
+
+
 def test_references_cost_the_trial_nothing(outcomes, shared):
     _, offline = outcomes["offline"]
     costs = [json.loads((shared / "stages" / kind / offline.keys[kind] / "stage.json").read_text())["device_seconds"]

@@ -228,11 +228,11 @@ def result(name, arm, seed, gain, lesions=12, normals=30):
 
 def test_a_table_of_classifiers_is_one_of_areas(tmp_path):
     results = [result(f"{arm}{seed}", arm, seed, gain)
-               for arm, gain in (("real", 0.3), ("offline", 3.0)) for seed in (0, 1, 2)]  # fmt: skip
+               for arm, gain in (("real", 0.3), ("offline", 3.0)) for seed in range(4)]  # fmt: skip
     table = ablation_table(results)
     candidate, baseline = table.row(table.candidate), table.row(table.baseline)
-    assert (candidate.arm, baseline.arm, candidate.seeds) == ("offline", "real", (0, 1, 2))
-    for row, some in ((baseline, results[:3]), (candidate, results[3:])):
+    assert (candidate.arm, baseline.arm, candidate.seeds) == ("offline", "real", (0, 1, 2, 3))
+    for row, some in ((baseline, results[:4]), (candidate, results[4:])):
         assert row.dice == pytest.approx(np.mean([trial.summary["val/auc"] for trial in some]))
     assert candidate.finding.estimate == pytest.approx(candidate.dice - baseline.dice)
     assert candidate.finding.patients == 42

@@ -43,6 +43,8 @@ class Row:
     s_scores: domain -> mean S-score; s_references: what the same segmentors reach on real images.
     synthesis: what else is measured on synthetic images (``healthiness``, ``identity``) -> mean over seeds.
     finding: what sets it apart from the baseline; None for the baseline itself and where nothing can be compared.
+    planned: updates, batch and patience of the downstream model: rows of others than the baseline's are not compared.
+    work: what was spent, as ``stages.outcome.work_of`` names it, mean over trainings; empty in results of before.
     declared: whether it is one of the comparisons that the sweep was run for; else it was sampled, by a search.
     """
 
@@ -66,6 +68,8 @@ class Row:
     further: Mapping[str, float] = field(default_factory=dict)
     finding: Finding | None = None
     declared: bool = True
+    planned: tuple[int, int, int] = (0, 0, 0)
+    work: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def synthetic(self) -> bool:
@@ -220,8 +224,14 @@ def _row(
         s_scores=_under("synthesis/s_score/", chosen), s_references=_under("synthesis/s_score_reference/", chosen),
         synthesis={name: value for name, value in _under("synthesis/", chosen).items() if "/" not in name},
         device_seconds=averaged([{"s": trial.device_seconds} for trial in chosen])["s"],
-        declared=declared is None or configuration in declared,
+        declared=declared is None or configuration in declared, planned=_planned(chosen[0].experiment),
+        work={f"{kind}/{name}": value for kind in ("work", "generator")
+              for name, value in _under(f"{kind}/", chosen).items()},
     )  # fmt: skip
+
+
+def _planned(experiment: Experiment) -> tuple[int, int, int]:
+    return experiment.budget.segmentor_steps, experiment.budget.batch, experiment.training.patience
 
 
 def _under(prefix: str, trials: Sequence[TrialResult]) -> dict[str, float]:
@@ -264,19 +274,24 @@ def _compared(
     if baseline not in judged:
         return list(rows)
     others = [row for row in rows if row.configuration != baseline]
-    apart = {row.configuration: _no_comparison(row, lost.get(row.configuration, ())) for row in others}
+    planned = next(row.planned for row in rows if row.configuration == baseline)
+    apart = {row.configuration: _no_comparison(row, planned, lost.get(row.configuration, ())) for row in others}
     family = {key: judged[key] for key, why in apart.items() if not why}
     found = compare_all(family, judged[baseline], alpha=LEVEL)
     found |= {key: measured(judged[key], judged[baseline], why, alpha=LEVEL) for key, why in apart.items() if why}
     return [dataclasses.replace(row, finding=found.get(row.configuration)) for row in rows]
 
 
-def _no_comparison(row: Row, lost: Sequence[int]) -> str:
+def _no_comparison(row: Row, planned: tuple[int, int, int], lost: Sequence[int]) -> str:
     """Why a row is no member of the family, in words; empty for one that is."""
     if not row.synthetic:
         return "a training without synthetic data that the baseline validates better than"
     if not row.declared:
         return "a point that a search sampled, no comparison that was declared before it"
+    if row.planned != planned:
+        words = ("updates", "in a batch", "validations of patience")
+        odd = [f"{own} {word} against {base}" for own, base, word in zip(row.planned, planned, words) if own != base]
+        return f"unequal work downstream: {', '.join(odd)}"
     if lost:
         failed = f"the training under seed {lost[0]}" if len(lost) == 1 else f"{len(lost)} of its trainings"
         return f"{failed} came to no end, and may have been the worst"

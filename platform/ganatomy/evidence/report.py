@@ -64,6 +64,10 @@ def render_text(table: Ablation, width: int = 120) -> str:
         console.print(f"{task_named(table.task).legend} {LEGEND}")
     for line in measured_of(table):
         console.print(line)
+    headers, rows = work_table(table)
+    if rows:
+        console.print("\nWork and its cost, mean over trainings:\n")
+        _print_table(console, headers, rows)
     for caveat in table.caveats:
         console.print(f"! {caveat}")
     for published in table.published:
@@ -77,15 +81,19 @@ def render_text(table: Ablation, width: int = 120) -> str:
 def _print_comparison(console: Console, published: Comparison) -> None:
     console.print(f"\nThe paper's figures beside ours: {published.where}\n{INCOMPARABLE}\n")
     for headers, rows in comparison_tables(published):
-        shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-        for index, header in enumerate(headers):
-            shown.add_column(header, overflow="fold", justify="left" if index == 0 else "right")
-        for row in rows:
-            shown.add_row(*row)
-        console.print(shown)
-        console.print()
+        _print_table(console, headers, rows)
     for caveat in comparison_caveats(published):
         console.print(f"! {caveat}")
+
+
+def _print_table(console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for index, header in enumerate(headers):
+        shown.add_column(header, overflow="fold", justify="left" if index == 0 else "right")
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+    console.print()
 
 
 def to_dict(table: Ablation) -> dict[str, Any]:
@@ -162,6 +170,21 @@ def _cells(table: Ablation, row: Row) -> list[str]:
         *([_healthy(row) or "–"] if any(other.synthesis for other in table.rows) else []), f"{row.device_seconds:.0f}",
         reading,
     ]  # fmt: skip
+
+
+WORK = {
+    "updates": "work/updates", "real seen": "work/real_samples", "synthetic seen": "work/synthetic_samples",
+    "images made": "work/synthetic_images", "kept": "work/kept_images", "generator updates": "generator/updates",
+    "its samples": "generator/samples", "its device s": "generator/device_seconds",
+}  # fmt: skip
+"""Header -> what was spent: by the downstream model, on it, and by what made the images."""
+
+
+def work_table(table: Ablation) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of what every configuration took; no rows where no trial recorded it."""
+    rows = [[row.name, *(_number(row.work.get(name, math.nan), 0) for name in WORK.values())]
+            for row in table.rows if row.work]  # fmt: skip
+    return ["configuration", *WORK], rows
 
 
 def _own(row: Row, column: Column) -> str:
@@ -319,10 +342,21 @@ def _page(
 {body}</table></div>
 <p class="facts">{say(f"{task_named(table.task).legend} {LEGEND}") if table.rows else ""}</p>
 {"".join(f"<p>{say(line)}</p>" for line in measured_of(table))}
-{structures}
+{_work_html(table)}{structures}
 {"".join(map(_comparison_html, table.published))}<h2>Figures</h2>{shown}
 <h2>Trials not in the table</h2>{f"<ul>{lost}</ul>" if lost else "<p>None: every trial finished.</p>"}
 </main></body></html>
+"""
+
+
+def _work_html(table: Ablation) -> str:
+    headers, rows = work_table(table)
+    if not rows:
+        return ""
+    head = "".join(f"<th>{html.escape(header)}</th>" for header in headers)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f"""<h2>Work and its cost, mean over trainings</h2><div class="wide"><table><tr>{head}</tr>
+{body}</table></div>
 """
 
 

@@ -16,11 +16,13 @@ from ganatomy.evidence.results import write_json
 from ganatomy.experiment import SYNTHETIC_ARMS, Labels, Score
 from ganatomy.measures.segmentation import case_scores, s_score
 from ganatomy.stages.artefacts import Stage
-from ganatomy.stages.stages import SCORES, Stages, read_scores, score_rows
+from ganatomy.stages.stages import KEPT, SCORES, Stages, read_scores, score_rows
 from ganatomy.stages.synthesis import score_healing, score_synthesis
+from ganatomy.stores.sampling import synthetic_samples
+from ganatomy.training.distributed import read_history
 from ganatomy.training.downstream import score_label_indices
 from ganatomy.training.models import scored_images
-from ganatomy.training.tasks import real_images
+from ganatomy.training.tasks import make_method, real_images
 
 REFERENCE_SEED = 2**32 - 1
 """Seed of the independent segmentors behind the S-score, so that none is ever an arm's own model."""
@@ -46,7 +48,54 @@ def outcome_of(stages: Stages) -> Outcome:
         summary |= healthiness(stages, "val")
     if stages.experiment.method_class().draws_from_noise and task.segments:
         summary |= label_index_scores(stages, "val")
-    return Outcome(dict(stages.keys), tuple(scores), summary, sum(stages.artefacts.costs.values()))
+    keys, seconds = dict(stages.keys), sum(stages.artefacts.costs.values())
+    return Outcome(keys, tuple(scores), summary | work_of(stages), seconds)
+
+
+def work_of(stages: Stages) -> dict[str, float]:
+    """What was spent, by name: ``work/updates`` of the downstream model, ``work/real_samples`` and
+    ``work/synthetic_samples`` that it saw, ``work/synthetic_images`` that were made and ``work/kept_images`` of
+    them that the filter kept; ``generator/updates``, ``generator/samples``, ``generator/device_seconds`` of what made
+    them.
+
+    In the ``joint`` arm the model sees a real batch at each of its updates, and one made for it at those that train the
+    generators too.
+    """
+    experiment, budget = stages.experiment, stages.experiment.budget
+    taken = _steps(model := stages.model())
+    spent: dict[str, float] = {}
+    if experiment.arm == "joint":  # generators begin alone
+        total = joint_steps(stages)
+        updates = max(0, taken - (total - budget.segmentor_steps))
+        both = budget.generator_steps + budget.segmentor_steps - total
+        real, made = updates * budget.batch, max(0, both - (total - taken)) * budget.batch
+    else:
+        updates, seen = taken, taken * budget.batch
+        mixing, total = experiment.mixing, budget.segmentor_steps
+        made = synthetic_samples(mixing, total, taken, budget.batch) if experiment.arm == "offline" else 0
+        real = seen - made
+    spent |= {"work/updates": updates, "work/real_samples": real, "work/synthetic_samples": made}
+    if experiment.arm == "offline":
+        chosen = json.loads((stages.filtered().directory / KEPT).read_text())
+        spent |= {"work/synthetic_images": chosen["of"], "work/kept_images": len(chosen["kept"])}
+    if experiment.arm in SYNTHETIC_ARMS:
+        fit = model if experiment.arm == "joint" else stages.fit()
+        steps, roles = _steps(fit), len(experiment.method_class().roles)
+        spent |= {"generator/updates": steps, "generator/samples": steps * budget.batch * roles,
+                  "generator/device_seconds": fit.record["device_seconds"]}  # fmt: skip
+    return {name: float(value) for name, value in spent.items()}
+
+
+def joint_steps(stages: Stages) -> int:
+    """All steps that the schedule of a joint training has, its early stop apart."""
+    budget = stages.experiment.budget
+    method = make_method(stages.experiment, stages.store.classes)
+    return sum(phase.steps for phase in method.phases(budget.generator_steps, budget.segmentor_steps))
+
+
+def _steps(stage: Stage) -> int:
+    history = read_history(stage.directory)
+    return int(history[-1]["step"]) if history else 0
 
 
 def s_scores(stages: Stages, split: str) -> dict[str, float]:

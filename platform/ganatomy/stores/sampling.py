@@ -118,20 +118,26 @@ class Mixture:
         """Synthetic samples in all steps before ``step``. A closed form, so that a step needs no history."""
         if self.synthetic is None or not len(self.synthetic):
             return 0
-        if self.mixing.order == "mixed":
-            return self._share(max(0, step - int(self.mixing.pretrain * self.total_steps)), batch)
-        synthetic = self._share(self.total_steps, batch)
-        if self.mixing.order == "synthetic_first":
-            return min(step * batch, synthetic)
-        return max(0, step * batch - (self.total_steps * batch - synthetic))
+        return synthetic_samples(self.mixing, self.total_steps, step, batch)
 
-    def _share(self, steps: int, batch: int) -> int:
-        """Synthetic samples among the first ``steps`` mixed batches. One to one means exactly floor(batch / 2) real in
-        every batch (the paper's half and half); one sample a batch cannot be halved and alternates."""
-        if self.mixing.ratio == 1 and batch > 1:
-            return steps * (batch - batch // 2)
-        ratio = Fraction(self.mixing.ratio).limit_denominator(1_000_000)
-        return int(steps * batch * ratio / (1 + ratio))
+
+def synthetic_samples(mixing: Mixing, total_steps: int, step: int, batch: int) -> int:
+    """Synthetic samples in all of ``total_steps`` steps before ``step``, where there are synthetic images."""
+    if mixing.order == "mixed":
+        return _share(mixing, max(0, step - int(mixing.pretrain * total_steps)), batch)
+    synthetic = _share(mixing, total_steps, batch)
+    if mixing.order == "synthetic_first":
+        return min(step * batch, synthetic)
+    return max(0, step * batch - (total_steps * batch - synthetic))
+
+
+def _share(mixing: Mixing, steps: int, batch: int) -> int:
+    """Synthetic samples among the first ``steps`` mixed batches. One to one means exactly floor(batch / 2) real in
+    every batch (the paper's half and half); one sample a batch cannot be halved and alternates."""
+    if mixing.ratio == 1 and batch > 1:
+        return steps * (batch - batch // 2)
+    ratio = Fraction(mixing.ratio).limit_denominator(1_000_000)
+    return int(steps * batch * ratio / (1 + ratio))
 
 
 @dataclass(frozen=True)

@@ -153,19 +153,26 @@ class Loop:
                 self.load(checkpoint)
         self.method.train()
         losses: dict[str, list[Tensor]] = {}
-        taken, began = 0, time.perf_counter()
+        taken, began, spent = 0, time.perf_counter(), self._clock()
         while self.step < self.total and not self.stopped:
             for name, loss in self._one_step().items():
                 losses.setdefault(name, []).append(loss.detach().float())
             taken += 1
             if self.step % self.interval == 0 or self.step == self.total:
                 elapsed = time.perf_counter() - began
-                self.device_seconds += elapsed * self.world
+                self.device_seconds += (self._clock() - spent) * self.world
                 # A loss of one phase is averaged over the steps that had it.
                 self._record({name: torch.stack(some).mean() for name, some in losses.items()}, taken / elapsed)
                 reporter.report(self.history, self.save)
-                losses, taken, began = {}, 0, time.perf_counter()
+                losses, taken, began, spent = {}, 0, time.perf_counter(), self._clock()
         return self.method.eval()
+
+    def _clock(self) -> float:
+        """Seconds that the device works for this training: on a CPU those that this thread computes, whatever else the
+        machine does meanwhile. A GPU has no such clock, and is shared only where fractions of one are asked for."""
+        if self.device.type != "cpu":
+            return time.perf_counter()
+        return time.thread_time()
 
     def _one_step(self) -> dict[str, Tensor]:
         self.update.phase = phase_at(self.step, self.phases).name
