@@ -222,7 +222,8 @@ class _Page:
         tiles = self.grid
         for axis in range(self.axes):
             tiles = tiles.unfold(axis, self.kind.tile * _CELL, self.stride * _CELL)
-        tiles = tiles[(..., *[slice(None, None, self.kind.step)] * self.axes)]
+        every: tuple[Any, ...] = (slice(None, None, self.kind.step),) * self.axes
+        tiles = tiles[(..., *every)]
         return tiles.reshape(len(self.kept), -1)[self.kept]
 
 
