@@ -89,7 +89,7 @@ def check_table(table: Ablation, results) -> None:
         assert len(row.patients) == 3
     assert candidate.finding.estimate == pytest.approx(candidate.dice - baseline.dice)
     assert "agreement points" in table.conclusion
-    assert "3 patients of 6 that it takes" in table.conclusion
+    assert "unequal work downstream: 6 updates against 1" in table.conclusion
 
 
 def check_report(table: Ablation, folder: Path) -> None:
@@ -117,7 +117,7 @@ def check_gate(workspace: Path) -> None:
     utility = promotion.verdict.gates[0]
     assert "agreed with the true extent" in utility.sentence
     assert "agreement points" in utility.sentence
-    assert utility.figures["patients"] == 6
+    assert utility.figures["patients"] == 12
     card = (promotion.bundle / "MODEL_CARD.md").read_text()
     assert "toy_share measurer of extents" in card
     assert "agreement" in card

@@ -12,11 +12,11 @@ from ganatomy.images.near_copies import linked, near_copies, signature
 
 
 def picture(seed, shape=(96, 80, 1)):
-    """Speckle of several grains under an outline that all share."""
+    """Speckle of several grains; in a slice, under an outline that all share."""
     rng = np.random.default_rng(seed)
     grain = [1 if side > 1 else 0 for side in shape]
     axes = np.meshgrid(*(np.linspace(-1, 1, side) if side > 1 else [0.0] for side in shape), indexing="ij")
-    outline = np.sqrt(sum(axis**2 for axis in axes)) < 0.9
+    outline = (shape[2] > 1) | (np.sqrt(sum(axis**2 for axis in axes)) < 0.9)
     speckle = sum(ndimage.gaussian_filter(rng.normal(size=shape), [g * s for g in grain]) * s for s in (2, 5))
     return outline * (5 + 4 * speckle)
 

@@ -16,7 +16,7 @@ from ganatomy.generators.generator import load_generator
 from ganatomy.measures import roc
 from ganatomy.measures.roc import predictions
 from ganatomy.phantoms.bones import make_bone_cohort
-from ganatomy.promotion import examination as room
+from ganatomy.promotion import examination, memorisation
 from ganatomy.promotion.promotion import promote
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages.lesion_patches import part
@@ -45,7 +45,7 @@ def promoted(tmp_path_factory, empty_database):
     for arm in ("real", "offline"):
         run_trial({"arm": arm, "seed": 0}, plan, SPACE, workspace, arm, lambda metrics: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "INTEGRITY_VOLUMES", 1)
+        patch.setattr(examination, "INTEGRITY_VOLUMES", 1)
         return workspace, store, promote(workspace, "films", "lesions", force="a test")
 
 
@@ -93,7 +93,6 @@ def test_a_generator_that_pastes_a_training_lesion_is_found_out(promoted, tmp_pa
     """Instead of what it makes, every film receives the same lesion that the generator was trained on."""
     workspace, store, _ = promoted
     result = next(r for r in read_results(workspace / "sweeps" / "films") if r.experiment.arm == "offline")
-    bench = room.Bench(workspace, SweepPlan("films", "films", OFFLINE, str(store.path), "", "", 1), print)
     stages = Stages(workspace, store.path, result.experiment)
     patches = open_store(stages.patches().directory / "patches")
     stolen = next(patches.image(r) for r in patches.records(split="train") if r.attributes["class"] == "lesion")
@@ -102,15 +101,11 @@ def test_a_generator_that_pastes_a_training_lesion_is_found_out(promoted, tmp_pa
         def cut(self, image, window):
             return torch.from_numpy(np.array(stolen))
 
-    assert bench._copied_lesions(stages, stages_films(stages)).figures["copies"] == 0
-    monkeypatch.setattr(room, "rules_of", lambda experiment: Thief())
-    caught = bench._copied_lesions(stages, stages_films(stages))
+    assert memorisation.examine(stages, {}).figures["copies"] == 0
+    monkeypatch.setattr(memorisation, "rules_of", lambda experiment: Thief())
+    caught = memorisation.examine(stages, {})
     assert not caught.passed
     assert caught.figures["copies"] > 0
-
-
-def stages_films(stages):
-    return open_store(stages.synthesised().directory / "synthetic")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -37,12 +37,12 @@ TRIALS = [{**point, "seed": seed} for seed in (0, 1) for point in POINTS]
 
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory, empty_database) -> Path:
-    """A workspace with a sweep of four trials; the cohort lies beside it."""
+    """A workspace with its cohort and a sweep of four trials."""
     home = tmp_path_factory.mktemp("laboratory")
     workspace = home / "workspace"
     workspace.mkdir()
     shutil.copyfile(empty_database, workspace / "mlflow.db")
-    cohort = make_cohort(home / "cohort")
+    cohort = make_cohort(workspace / "cohort")
     store, tracking = prepare(cohort, workspace / "stores"), Tracking(None, workspace)
     plan = SweepPlan(
         "helps", "tiny", tiny.EXPERIMENT, str(store.path), str(cohort.path), store.digest, trials=4, seeds=(0, 1),
@@ -137,10 +137,11 @@ def test_a_plan_of_an_earlier_version_is_of_the_workspace_that_it_lies_in(labora
 def test_a_cohort_in_the_workspace_comes_along_and_one_beside_it_stays_where_it_is(laboratory, tmp_path):
     copy = shutil.copytree(laboratory, tmp_path / "copy")
     plan = read_plan(copy / "sweeps" / "helps")
-    assert plan.cohort == str(laboratory.parent / "cohort")
-    replace(plan, cohort=str(copy / "cohorts" / "mine")).save(copy / "sweeps" / "helps")
+    assert plan.cohort == str(copy / "cohort")
+    replace(plan, name="other", cohort=str(tmp_path / "beside")).save(copy / "sweeps" / "other")
     moved = copy.rename(tmp_path / "moved")
-    assert read_plan(moved / "sweeps" / "helps").cohort == str(moved / "cohorts" / "mine")
+    assert read_plan(moved / "sweeps" / "helps").cohort == str(moved / "cohort")
+    assert read_plan(moved / "sweeps" / "other").cohort == str(tmp_path / "beside")
 
 
 def test_what_lies_elsewhere_is_said(laboratory, tmp_path, monkeypatch):

@@ -33,6 +33,7 @@ for _name, _value in {
 import requests  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.tracking._tracking_service import utils as service  # noqa: E402
 
 logging.getLogger("alembic").setLevel(logging.ERROR)
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
@@ -60,6 +61,11 @@ T = TypeVar("T")
 
 
 # --- the store ---------------------------------------------------------------------------------------------------
+
+
+def forget_places() -> None:
+    """Have MLflow look up anew where artifacts lie: a process remembers that by run, and copies have the same runs."""
+    getattr(service, "_artifact_repos_cache", {}).clear()
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 from ganatomy.contracts import InputError
 from ganatomy.core.names import checked_name
 from ganatomy.core.tables import absolute
-from ganatomy.tracking.client import at_once, brisk, client_of, is_away, says, unusable
+from ganatomy.tracking.client import at_once, brisk, client_of, forget_places, is_away, says, unusable
 from ganatomy.tracking.outbox import Entry, Outbox, now
 from ganatomy.tracking.sending import as_key, as_params, chunks, sender
 from ganatomy.tracking.server import MARK, artifacts_of, is_served, settle, shown, store_uri
@@ -58,7 +58,8 @@ class Tracking:
     ) -> None:
         self.workspace = absolute(workspace)
         self.uri = store_uri(uri, self.workspace)
-        settle(self.uri, self.workspace)
+        if settle(self.uri, self.workspace):
+            forget_places()
         self.outbox = self.workspace / "outbox"
         self._patience, self._say = patience, say
         self._unsaid: set[Path] = set()

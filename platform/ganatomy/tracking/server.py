@@ -100,8 +100,9 @@ def address(workspace: Path, said: str) -> str:
     return f"{SQLITE}{found_in(workspace, said.removeprefix(SQLITE))}" if said.startswith(SQLITE) else said
 
 
-def settle(uri: str, workspace: Path) -> None:
-    """Have the database embedded in ``workspace`` name the artifacts beside it, where it was copied or moved here.
+def settle(uri: str, workspace: Path) -> bool:
+    """Have the database embedded in ``workspace`` name the artifacts beside it, where it was copied or moved here;
+    returns whether it had to be corrected.
 
     MLflow keeps absolute places: those of another workspace would be read, and written to, while they are there. A
     database that is not ``workspace``'s own is left alone, and so is what another workspace recorded in this one's.
@@ -109,14 +110,14 @@ def settle(uri: str, workspace: Path) -> None:
     """
     database = Path(uri.removeprefix(SQLITE))
     if not (uri.startswith(SQLITE) and database.is_file() and _is_same(database.parent, workspace)):
-        return
+        return False
     own = database.parent / ARTIFACTS
     try:
         with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=60.0)) as reader:
             if not _came_along(reader, own):
-                return
+                return False
     except sqlite3.DatabaseError:
-        return  # what is wrong with it is said by who opens it
+        return False  # what is wrong with it is said by who opens it
     try:
         with (
             locked(database.with_name(f".{database.name}.lock")),
@@ -131,6 +132,7 @@ def settle(uri: str, workspace: Path) -> None:
             f"{database} still names artifacts where its workspace lay before, and cannot be corrected: {error}",
             expected="a workspace that can be written", remedy="make it writable, or copy it to where it is",
         ) from error  # fmt: skip
+    return True
 
 
 def _rename(database: sqlite3.Connection, place: str, new: str) -> None:
