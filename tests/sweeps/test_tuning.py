@@ -147,11 +147,12 @@ def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def finished(workspace: Path) -> dict[str, float]:
-    """Trial -> when its result was written."""
+    """Trial -> when its result was written, of those that the driver has recorded: it notes their run there."""
+    results = {path: json.loads(path.read_text()) for path in workspace.glob("sweeps/killed/trials/*/result.json")}
     return {
         path.parent.name: path.stat().st_mtime_ns
-        for path in workspace.glob("sweeps/killed/trials/*/result.json")
-        if json.loads(path.read_text())["status"] == "finished"
+        for path, values in results.items()
+        if values["status"] == "finished" and values["run_id"]
     }
 
 
