@@ -9,40 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from ganatomy.generators.reloading import drawn_arrays
-from ganatomy.measures.copies import Album
 from ganatomy.measures.roc import LESION
 from ganatomy.measures.segmentation import nearest_distances
 from ganatomy.promotion import gate
 from ganatomy.promotion.gate import GateResult
-from ganatomy.promotion.resemblance import Own, Resemblance
 from ganatomy.stages.drawing import Offers, as_volume, fitted, size_for
 from ganatomy.stages.lesion_patches import rules_of
 from ganatomy.stages.stages import PATCHES, SYNTHETIC, Stages
-from ganatomy.stages.synthesis import held_out_translations
 from ganatomy.stores.layout import Record
 from ganatomy.stores.sampling import OUTSIDE, Pool
 from ganatomy.stores.store import Store, open_store
 from ganatomy.training.classification import class_of
 from ganatomy.training.tasks import generator_pool, label_pool, real_images
-
-SEARCHED = 200
-"""Synthetic images, and real ones, whose altered copies are searched for: evenly drawn where there are more."""
-
-SPARE = 24
-"""Training images, of as many patients, that are compared with those of others to know chance better."""
-
-T = TypeVar("T")
-
-ALTERED = False
-"""Whether altered copies, and patients' own targets, decide too. Not before it is measured how often they take
-an innocent generator for a copier: the demo's, hardly trained, was taken for one.
-"""
 
 
 def examine(stages: Stages, known: Mapping[str, str]) -> GateResult:
@@ -57,16 +40,11 @@ def examine(stages: Stages, known: Mapping[str, str]) -> GateResult:
     if stages.experiment.method_class().on_patches:
         return _copied_lesions(stages, made, known)
     synthetic = [record for record in made.records() if record.kind in ("translated", "drawn")]
-    target = stages.experiment.target_domain()
-    sets = {target: [made.image(record) for record in synthetic]}
-    own = _own(stages, synthetic, sets[target]) if ALTERED else None
+    sets = {stages.experiment.target_domain(): [made.image(record) for record in synthetic]}
     if stages.experiment.method_class().draws_from_noise:
         sets = _other_contrasts(stages, synthetic) | sets
     return gate.memorisation_of(
-        {
-            domain: partial(_copied, stages, known, domain, synthetic, images, own if domain == target else None)
-            for domain, images in sets.items()
-        }
+        {domain: partial(_copied, stages, known, domain, synthetic, images) for domain, images in sets.items()}
     )
 
 
@@ -76,7 +54,6 @@ def _copied(
     domain: str,
     synthetic: Sequence[Record],
     images: Sequence[np.ndarray],
-    own: Own | None,
     level: float,
 ) -> GateResult:
     taught, like = stages.taught(), _slice_of(images)
@@ -93,8 +70,6 @@ def _copied(
         nearest_distances(fresh, others, references, patients),
         others,
         level,
-        _resemblance(images, apart, owners, references, patients, fresh, others) if ALTERED else None,
-        own,
     )
 
 
@@ -120,54 +95,7 @@ def _copied_lesions(stages: Stages, made: Store, known: Mapping[str, str]) -> Ga
         owners,
         nearest_distances(fresh, others, references, patients),
         others,
-        resemblance=_resemblance(images, owners, owners, references, patients, fresh, others) if ALTERED else None,
     )
-
-
-def _resemblance(
-    images: Sequence[np.ndarray],
-    shown: Sequence[str],
-    owners: Sequence[str],
-    references: Sequence[np.ndarray],
-    patients: Sequence[str],
-    fresh: Sequence[np.ndarray],
-    others: Sequence[str],
-) -> Resemblance | None:
-    """What ``measures.copies`` finds. shown: whose anatomy a synthetic image shows; owners: whose it counts as."""
-    if not references or not fresh:
-        return None
-    album = Album(references, patients)
-    found = np.full(len(images), np.nan)
-    for index in _evenly(range(len(images)), SEARCHED):
-        found[index] = album.resemblance(images[index], shown[index])
-    held_out = _evenly(list(zip(fresh, others)), SEARCHED)
-    real = np.array([album.resemblance(image, patient) for image, patient in held_out])
-    firsts = list({patient: index for index, patient in reversed(list(enumerate(patients)))}.values())
-    spare = _evenly(firsts, SPARE) if len(firsts) > 3 else []
-    chance = np.array([album.resemblance(references[index], patients[index]) for index in spare])
-    return Resemblance(found, owners, real, [patient for _, patient in held_out], chance)
-
-
-def _own(stages: Stages, synthetic: Sequence[Record], images: Sequence[np.ndarray]) -> Own | None:
-    """Distances to patients' own targets, trained on and held out.
-
-    None where no target of a patient whose images were translated was trained on, or nobody was held out to compare
-    with. Within one domain a method is to keep the image, and its nearness says nothing.
-    """
-    experiment = stages.experiment
-    roles, domain = experiment.method_class().roles, experiment.target_domain()
-    apart = len({experiment.domain(role) for role in roles}) == len(roles)
-    if stages.taught() is not stages or experiment.method_class().draws_from_noise or not apart:
-        return None
-    like, owners = _slice_of(images), [record.patient for record in synthetic]
-    trained = nearest_distances(images, owners, *_shown(_trained(stages, domain), like), own=True)
-    if np.isnan(trained).all():
-        return None
-    made = list(held_out_translations(stages.method(stages.fit()), experiment, stages.store, "val", stages.device()))
-    patients = [one.given.record.patient for one in made]
-    targets, theirs = _shown(_fresh(stages.store, domain), like)
-    held_out = nearest_distances([one.image for one in made], patients, targets, theirs, own=True)
-    return None if np.isnan(held_out).all() else Own(trained, owners, held_out, patients)
 
 
 def _other_contrasts(stages: Stages, drawn: Sequence[Record]) -> dict[str, list[np.ndarray]]:
@@ -218,8 +146,3 @@ def _shown(pool: Pool, like: tuple[int, ...] | None) -> tuple[list[np.ndarray], 
         images += parts
         patients += [entry.record.patient] * len(parts)
     return images, patients
-
-
-def _evenly(things: Sequence[T], most: int) -> list[T]:
-    """At most so many of them, from all over."""
-    return [things[index * len(things) // min(most, len(things))] for index in range(min(most, len(things)))]
