@@ -8,6 +8,7 @@ import json
 import pickle
 import shutil
 import struct
+import zipfile
 from pathlib import Path
 
 import nibabel as nib
@@ -74,6 +75,15 @@ def plant(folder: Path, what: str) -> None:
         np.savez_compressed(folder / "a.npz", a=np.zeros(9), b=np.array([{}], object))
     elif what == "arrays that cannot be read":
         (folder / "a.npy").write_bytes(b"\x93NUMPY\x01\0")
+    elif what == "under a password":
+        with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+            archive.writestr("a.txt", "x")
+        packed = bytearray((folder / "a.zip").read_bytes())
+        packed[6] |= 1  # the mark of it, in front of the file and in the list at the end
+        packed[packed.index(b"PK\x01\x02") + 8] |= 1
+        (folder / "a.zip").write_bytes(packed)
+    elif what == "cut off":
+        (folder / "a.gz").write_bytes(gzip.compress(bytes(range(256)) * 9)[:-30])
     elif what == "a header without an end":
         header = nib.Nifti1Header()
         header["magic"], header["vox_offset"] = b"n+1", 3e9
@@ -112,6 +122,7 @@ FOUND = {
     "name inside": f"name '{MARKER}-one'", "name in UTF-16": f"name '{MARKER}-one'",
     "name in JSON": "name 'Jürgen'", "name in Latin-1": "name 'Jürgen'",
     "objects in arrays": "a pickle inside", "arrays that cannot be read": "arrays that cannot be read",
+    "under a password": "could not be looked at", "cut off": "could not be looked at",
     "a header without an end": "voxels from byte 3e+09 on", "name of a file": "in the file's name",
     "gzip header": "ward7", "path": "absolute path", "windows path": "absolute path, C:",
     "metadata": "metadata 'PatientID'", "pickle": "pickle", "key": "undoes pseudonyms", "DICOM": "DICOM",

@@ -8,7 +8,7 @@ import pickletools
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ from ganatomy.contracts import InputError
 from ganatomy.images.files import RASTER, open_volume
 
 PIECE = 1 << 22
+
+_NOT_UNPACKED = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError)
+"""What gzip and zipfile raise of damaged bytes; the last of those under a password, or packed in a way unknown here."""
+
 LEAST_NAME, LEAST_INSIDE = 4, 6
 """Letters of the shortest name that is looked for as a word of its own, and of the shortest that is looked for inside
 other bytes: a shorter one would be found by chance."""
@@ -116,7 +120,7 @@ def carried(path: Path, root: Path, names: Names) -> Carried:
     found += said
     if path.name == KEY:
         found.append("a key that undoes pseudonyms")
-    known = names.in_bytes(_stored(path)) | names.in_bytes(_unpacked(path))
+    known = names.in_bytes(_stored(path)) | names.in_bytes(_unpacked(path, found.append))
     if (text := _text(path)) is not None:
         known |= names.in_text(text) | names.in_text(_ESCAPED.sub(lambda found: chr(int(found[1], 16)), text))
         found += [f"an absolute path, {match}" for match in dict.fromkeys(_PATHS.findall(text))]
@@ -133,8 +137,9 @@ def _stored(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _unpacked(path: Path) -> Iterator[bytes]:
-    """The bytes inside a compressed file, piece by piece; nothing of any other file."""
+def _unpacked(path: Path, tell: Callable[[str], None] = lambda finding: None) -> Iterator[bytes]:
+    """The bytes inside a compressed file, piece by piece; nothing of any other file. ``tell`` hears where some of them
+    could not be had, so that nobody has looked at them."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -147,8 +152,8 @@ def _unpacked(path: Path) -> Iterator[bytes]:
             with gzip.open(path) as file:
                 while piece := file.read(PIECE):
                     yield piece
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError):
-        return  # damaged: what could be read was looked at
+    except _NOT_UNPACKED as error:
+        tell(f"compressed bytes that could not be looked at: {error}")
 
 
 def _start(path: Path, count: int = 512) -> bytes:
@@ -217,7 +222,7 @@ def _objects(path: Path) -> list[str]:
         else:
             with path.open("rb") as file:
                 held = [_holds_objects(file)]
-    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+    except (*_NOT_UNPACKED, ValueError):  # no header of an array
         return ["arrays that cannot be read, or a pickle, which can run code when it is read"]
     return ["a pickle inside, which can run code when it is read"] if any(held) else []
 
