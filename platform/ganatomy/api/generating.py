@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ganatomy.core.installation import default_workspace
+from ganatomy.core.installation import workspace_of
 from ganatomy.core.plugins import allow
 from ganatomy.core.terminal import tell
 from ganatomy.generation.request import Generated, GenerationRequest
@@ -46,7 +46,7 @@ def load_generator(
     from ganatomy.generators.registry import bundle_of
 
     allow(*allow_dotted)
-    generator = load(bundle_of(str(model), _workspace(workspace), tracking_uri), device)
+    generator = load(bundle_of(str(model), workspace_of(workspace), tracking_uri), device)
     if caution := generator.caution():
         tell(f"warning: {on_one_line(caution)}")
     return generator
@@ -93,7 +93,7 @@ def generate(
     request = GenerationRequest(
         model=str(getattr(generator, "directory", generator)),
         out=Path(out),
-        workspace=_workspace(workspace),
+        workspace=workspace_of(workspace),
         cohort=folder,
         image=image,
         label=_path(label),
@@ -123,7 +123,7 @@ def rollback(name: str, *, workspace: Path | str | None = None, tracking_uri: st
     from ganatomy.tracking.runs import Tracking
 
     check_name(name)  # before a store is opened, or made
-    return Registry(Tracking(tracking_uri or None, _workspace(workspace))).rollback(name)
+    return Registry(Tracking(tracking_uri or None, workspace_of(workspace))).rollback(name)
 
 
 def audit(
@@ -145,16 +145,12 @@ def audit(
 
     place = Path(folder)
     if str(folder).startswith("models:/"):
-        place = bundle_of(str(folder), _workspace(workspace), tracking_uri)
+        place = bundle_of(str(folder), workspace_of(workspace), tracking_uri)
     named = read_cohort(cohort, require_files=False) if isinstance(cohort, Path | str) else cohort
     return look_through(place, named)
 
 
 # --- how ---------------------------------------------------------------------------------------------------------
-
-
-def _workspace(given: Path | str | None) -> Path:
-    return (default_workspace() if given is None else Path(given)).absolute()
 
 
 def _path(given: Path | str | None) -> Path | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ganatomy.contracts import InputError
-from ganatomy.core.installation import default_workspace
+from ganatomy.core.installation import workspace_of
 from ganatomy.core.plugins import allow
 from ganatomy.core.terminal import INTERRUPTED, detail, tell
 from ganatomy.evidence.ablation import Ablation, ablation_table
@@ -276,7 +276,7 @@ def sweep(
     request = SweepRequest(
         space=space,
         cohort=_folder(cohort),
-        workspace=_workspace(workspace),
+        workspace=workspace_of(workspace),
         full=full,
         trials=trials,
         seeds=tuple(seeds),
@@ -310,13 +310,13 @@ def load_sweep(name: str = "latest", workspace: Path | str | None = None, *, all
     InputError with the nearest name where there is none.
     """
     allow(*allow_dotted)
-    directory = sweep_directory(_workspace(workspace), name)
+    directory = sweep_directory(workspace_of(workspace), name)
     return Sweep(directory.parents[1], directory.name)
 
 
 def list_sweeps(workspace: Path | str | None = None) -> list[str]:
     """Names of all sweeps of the workspace, the newest last."""
-    return sweeps(_workspace(workspace))
+    return sweeps(workspace_of(workspace))
 
 
 # --- how ---------------------------------------------------------------------------------------------------------
@@ -352,10 +352,6 @@ def _signals_as_before() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-def _workspace(given: Path | str | None) -> Path:
-    return (default_workspace() if given is None else Path(given)).absolute()
 
 
 def _folder(cohort: Cohort | Path | str) -> Path:

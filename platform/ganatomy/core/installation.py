@@ -72,6 +72,11 @@ def default_workspace() -> Path:
     return Path(os.environ.get(WORKSPACE) or "workspace")
 
 
+def workspace_of(given: Path | str | None) -> Path:
+    """The folder that a caller names, else ``default_workspace``; absolute."""
+    return (default_workspace() if given is None else Path(given)).absolute()
+
+
 def look(question: Mapping[str, Any]) -> dict[str, Any]:
     """What is here, for a ``question`` of distributions, packages, files (what -> path) and a folder to write in.
 

@@ -19,7 +19,7 @@ from ganatomy.core.tables import absolute, write_atomically
 from ganatomy.downstream.task import DownstreamTask, task_of
 from ganatomy.experiment import Experiment, Score, TrialResult
 from ganatomy.search_space import PaperTable, SearchSpace, load_space, named_in
-from ganatomy.tracking.server import SQLITE, address, found_in, inner, recorded
+from ganatomy.tracking.embedded import SQLITE, address, found_in, inner, recorded
 
 T = TypeVar("T")
 

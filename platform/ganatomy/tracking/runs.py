@@ -21,9 +21,10 @@ from ganatomy.contracts import InputError
 from ganatomy.core.names import checked_name
 from ganatomy.core.tables import absolute
 from ganatomy.tracking.client import at_once, brisk, client_of, forget_places, is_away, says, unusable
+from ganatomy.tracking.embedded import MARK, artifacts_of, settle
 from ganatomy.tracking.outbox import Entry, Outbox, now
 from ganatomy.tracking.sending import as_key, as_params, chunks, sender
-from ganatomy.tracking.server import MARK, artifacts_of, is_served, settle, shown, store_uri
+from ganatomy.tracking.server import is_served, shown, store_uri
 
 # isort: split
 # Last: MLflow reads the environment, which ``client`` sets, when it is imported.
