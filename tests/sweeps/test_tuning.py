@@ -158,7 +158,7 @@ def finished(workspace: Path) -> dict[str, tuple[str, float]]:
 
 
 def assert_kept(after: dict[str, tuple[str, float]], before: dict[str, tuple[str, float]]) -> None:
-    """What had finished is there as it was; written once more at most, and with the run alone, where that was missing."""
+    """What had finished is there as it was, written once more for its run alone, where that was missing."""
     for trial, (found, when) in before.items():
         assert after[trial][0] == found
         assert after[trial][1] == when or not when
