@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -31,6 +34,19 @@ def empty_database(tmp_path_factory) -> Path:
     workspace = tmp_path_factory.mktemp("empty")
     Tracking(f"sqlite:///{workspace / 'mlflow.db'}", workspace, experiment="unused")
     return workspace / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def benchmark_script():
+    """Name of a script in ``benchmarks/`` -> its module, which no package holds."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "benchmarks" / f"{name}.py")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look it up
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture

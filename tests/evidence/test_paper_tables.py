@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -17,15 +14,10 @@ from ganatomy.evidence.results import SweepPlan
 from ganatomy.experiment import Score, TrialResult
 from ganatomy.stores.store import open_store
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "paper_tables.py"
-
 
 @pytest.fixture(scope="module")
-def paper_tables():
-    spec = importlib.util.spec_from_file_location("paper_tables", SCRIPT)
-    module = sys.modules["paper_tables"] = importlib.util.module_from_spec(spec)  # where dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
+def paper_tables(benchmark_script):
+    return benchmark_script("paper_tables")
 
 
 def results(base):

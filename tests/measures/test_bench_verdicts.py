@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from itertools import product
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "bench_verdicts.py"
-
 
 @pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("bench_verdicts", SCRIPT)
-    module = sys.modules["bench_verdicts"] = importlib.util.module_from_spec(spec)  # where dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
+def bench(benchmark_script):
+    return benchmark_script("bench_verdicts")
 
 
 @pytest.mark.parametrize(("measure", "shape"), [*product(("dice", "auc"), ("symmetric", "skewed"))])
