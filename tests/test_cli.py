@@ -24,7 +24,7 @@ from command_line import GANATOMY, error_line
 from ganatomy import __version__, cli
 from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError
-from ganatomy.core.terminal import guarded, tell
+from ganatomy.core.terminal import guarded, tell, warn
 from ganatomy.evidence.results import SweepPlan, write_result
 from ganatomy.experiment import Experiment, Score, TrialResult
 
@@ -145,13 +145,13 @@ def test_more_and_less_at_once_is_refused(sweep, capsys):
     assert "both --verbose and --quiet" in capsys.readouterr().err
 
 
-def test_an_error_and_what_has_a_remedy_is_said_however_little_is_asked_for(tmp_path, capsys):
+def test_errors_and_warnings_are_said_however_little_is_asked_for(tmp_path, capsys):
     assert cli.main(["-q", "cohort", "check", str(tmp_path / "nothing")]) == 2
     assert "remedy: " in error_line(capsys)
 
     def run() -> int:
         tell("node 7 has joined")
-        tell("node 7 has no room; remedy: free some")
+        warn("node 7 has no room; remedy: free some")
         return 0
 
     assert guarded(run, workspace=tmp_path, quiet=True) == 0

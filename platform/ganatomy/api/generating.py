@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ganatomy.core.installation import workspace_of
 from ganatomy.core.plugins import allow
-from ganatomy.core.terminal import tell
+from ganatomy.core.terminal import tell, warn
 from ganatomy.generation.request import Generated, GenerationRequest
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def load_generator(
     allow(*allow_dotted)
     generator = load(bundle_of(str(model), workspace_of(workspace), tracking_uri), device)
     if caution := generator.caution():
-        tell(f"warning: {on_one_line(caution)}")
+        warn(f"warning: {on_one_line(caution)}")
     return generator
 
 

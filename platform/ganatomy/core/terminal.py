@@ -1,8 +1,8 @@
 """What a command says meanwhile and how it ends: exit codes, and one clear line for any error; a traceback only where
 it was asked for.
 
-Results stand on standard output. What goes on is told on standard error: ``tell``, and ``detail`` where ``-v`` asks for
-more. ``-q`` leaves results, warnings and errors.
+Results stand on standard output. What goes on is told on standard error: ``tell``, ``detail`` where ``-v`` asks for
+more, and ``warn``, which ``-q`` leaves with results and errors.
 """
 
 from __future__ import annotations
@@ -35,9 +35,14 @@ def amount() -> int:
 
 
 def tell(sentence: str) -> None:
-    """Say what goes on, on standard error, unless ``-q`` was given. What names a remedy is a warning: it is said."""
-    if _amount > QUIET or "; remedy: " in sentence:
-        print(sentence, file=sys.stderr, flush=True)
+    """Say what goes on, on standard error, unless ``-q`` was given."""
+    if _amount > QUIET:
+        warn(sentence)
+
+
+def warn(sentence: str) -> None:
+    """Say what is to be known however little was asked for: what is wrong, and what to do."""
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def detail(sentence: str) -> None:

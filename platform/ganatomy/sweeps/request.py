@@ -22,7 +22,7 @@ from ganatomy.core.installation import CACHE, SOURCES, demanded
 from ganatomy.core.names import checked_name
 from ganatomy.core.plugins import allow, available
 from ganatomy.core.standstill import STANDSTILL, USUAL_S
-from ganatomy.core.terminal import detail, tell
+from ganatomy.core.terminal import detail, tell, warn
 from ganatomy.evidence.configurations import declared_family
 from ganatomy.evidence.results import LATEST, PLAN, SweepPlan, read_plan, sweep_directory
 from ganatomy.experiment import Experiment
@@ -118,7 +118,7 @@ class SweepRequest(Options):
             agreed = nodes.check_nodes(question, tell)
             # Drivers stay on the head node, and work whose node dies is done again elsewhere.
             plan = replace(plan, apart=True)
-        running.enter_context(roll.roll_called(question, tell, agreed))
+        running.enter_context(roll.roll_called(question, warn, agreed))
         fitting(plan)
         return plan
 
@@ -221,7 +221,7 @@ def _tell_family(plan: SweepPlan) -> None:
     for point in points:
         detail(f"declared: {point}")
     if len(plan.seeds) < MINIMUM_TRAININGS:
-        tell(f"with {counted(len(plan.seeds), 'training')} of each the table gives no verdict: it takes "
+        warn(f"with {counted(len(plan.seeds), 'training')} of each the table gives no verdict: it takes "
              f"{MINIMUM_TRAININGS} (--seeds)")  # fmt: skip
 
 
