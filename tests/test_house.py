@@ -174,6 +174,20 @@ def test_every_ganatomy_command_of_the_pages_is_understood():
         assert main([*words.split(), "--help"]) == 0, words
 
 
+def test_every_file_that_a_page_leads_to_is_there():
+    pages = [HOUSE / "README.md", HOUSE / "CONTRIBUTING.md", *sorted((HOUSE / "docs").glob("*.md"))]
+    named = [
+        (page, page.parent / link) for page in pages for link in re.findall(r"\]\(([^)#:\s]+)[)#]", page.read_text())
+    ]
+    named += [
+        (page, HOUSE / path)
+        for page in pages
+        for path in re.findall(r"`((?:tests|platform|methods|benchmarks|clusters)/[\w./-]+\.\w+)", page.read_text())
+    ]
+    assert len(named) > 50
+    assert not [f"{page.name}: {path}" for page, path in named if not path.exists()]
+
+
 def test_the_words_of_a_sweep_are_in_the_glossary_and_the_readme_leads_there():
     assert "(docs/glossary.md)" in (HOUSE / "README.md").read_text()
     defined = re.findall(r"^\| ([^|]+) \|", (HOUSE / "docs" / "glossary.md").read_text(), re.MULTILINE)
