@@ -39,6 +39,16 @@ def test_what_was_saved_twice_is_found_and_what_is_alike_is_not(shape):
     assert found[0].r > 0.95
 
 
+def test_a_mask_in_one_space_makes_nobody_anybodys_copy():
+    """Skulls taken off: a bright body on a far lower background, whose outline is the same for all."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, side) for side in (48, 56, 40)), indexing="ij")
+    masked = np.sqrt(sum(axis**2 for axis in axes)) < 0.9
+    brains = [np.where(masked, picture(seed, masked.shape), -300.0) for seed in range(6)]
+    again = np.where(masked, resaved(brains[2]), -12000)
+    found = near_copies([signature(image) for image in (*brains, again)], list("abcdefq"))
+    assert [(pair.first, pair.second) for pair in found] == [(2, 6)]
+
+
 def test_nothing_resembles_an_empty_image_and_slices_are_not_compared_with_volumes():
     images = [np.zeros((30, 30, 1)), np.zeros((30, 30, 1)), np.ones((4, 4, 4)), picture(0, (24, 24, 24))]
     assert near_copies([signature(image) for image in images], list("abcd")) == []

@@ -2,9 +2,9 @@
 
 Two images are near-copies where the means of a coarse grid correlate by more than ``MEANS`` and what is left of those
 means beside their surroundings by more than ``DETAIL``. The first alone would take people for each other: of 874 brain
-slices of 110 patients 144 have another patient's within r > .95, none with r > .9 in the detail, too. The detail of a
-volume's coarser grid suffers more from noise and marks: of 60 hippocampi no two reached r .55, and those saved again
-with both had .8.
+slices of 110 patients 144 have another patient's within r > .95, none with r > .9 in the detail, too. Of volumes the
+detail is that within the body: skulls taken off in one space share their outline, which of six gliomas made r .84. No
+two of 60 hippocampi, 11 glioblastomas and those six reach r .4 within; saved again with noise and marks all have .85.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-MEANS, DETAIL, DEEP_DETAIL = 0.95, 0.9, 0.7
+MEANS, DETAIL, DEEP_DETAIL = 0.95, 0.9, 0.6
 """Correlations above which two images are near-copies; the last of the detail of volumes."""
 
-FLAT_SIDE, DEEP_SIDE = 24, 16
+FLAT_SIDE, DEEP_SIDE = 24, 20
 """Cells a side of the coarse grid of a slice and of a volume."""
 
 _ROWS = 1024
 """Images compared with all others at once: 40 MB for 10,000 images."""
 
 Signature = NDArray[np.float16]
+Cells = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,7 @@ def signature(volume: NDArray[Any]) -> Signature:
     for axis in range(2 if volume.shape[2] == 1 else 3):
         cells = _means_along(cells, axis, side)
     cells = cells.squeeze()
-    around = 5 if cells.ndim == 2 else 3
-    detail = cells - ndimage.uniform_filter(cells, around)
-    # Where an edge that all share stands out, it would be all that counts.
-    detail /= np.sqrt(np.maximum(ndimage.uniform_filter(detail**2, around), 0)) + 0.1 * detail.std() + 1e-9
+    detail = _detail(cells, 5) if cells.ndim == 2 else _detail(cells, 3, _body(cells))
     return np.stack([_unit(cells), _unit(detail)]).astype(np.float16)
 
 
@@ -111,19 +109,35 @@ def _among(places: Sequence[int], signatures: Sequence[Signature], owners: Seque
     return list(best.values())
 
 
-def _means_along(cells: NDArray[np.float64], axis: int, count: int) -> NDArray[np.float64]:
+def _detail(cells: Cells, around: int, body: NDArray[np.bool_] | None = None) -> Cells:
+    """What the cells are beside the mean of their surroundings, by how much that varies there; 0 off the body."""
+    inside = np.ones_like(cells) if body is None else body.astype(np.float64)
+    share = ndimage.uniform_filter(inside, around) + 1e-9
+    detail = inside * (cells - ndimage.uniform_filter(cells * inside, around) / share)
+    spread = np.sqrt(np.maximum(ndimage.uniform_filter(detail**2, around) / share, 0))
+    # Where an edge that all share stands out, it would be all that counts.
+    return detail / (spread + 0.1 * np.sqrt((detail**2).sum() / max(1.0, inside.sum())) + 1e-9)
+
+
+def _body(cells: Cells) -> NDArray[np.bool_]:
+    """Cells that are no background, nor beside it: the whole, where an image has none."""
+    background = cells <= cells.min() + 0.1 * np.ptp(cells)
+    return ~ndimage.binary_dilation(background)
+
+
+def _means_along(cells: Cells, axis: int, count: int) -> Cells:
     """Means of ``count`` parts of an axis, as even as they can be; shorter axes repeat what they have."""
     side = cells.shape[axis]
     if side < count:
         return np.take(cells, np.arange(count) * side // count, axis)
     starts = np.arange(count) * side // count
     sizes = np.diff(np.append(starts, side)).reshape([-1 if other == axis else 1 for other in range(3)])
-    means: NDArray[np.float64] = np.add.reduceat(cells, starts, axis) / sizes
+    means: Cells = np.add.reduceat(cells, starts, axis) / sizes
     return means
 
 
-def _unit(cells: NDArray[np.float64]) -> NDArray[np.float64]:
+def _unit(cells: Cells) -> Cells:
     flat = cells.ravel() - cells.mean()
     norm = float(np.linalg.norm(flat))
-    unit: NDArray[np.float64] = flat / norm if norm > 1e-6 * (1 + abs(float(cells.mean()))) * flat.size else 0 * flat
+    unit: Cells = flat / norm if norm > 1e-6 * (1 + abs(float(cells.mean()))) * flat.size else 0 * flat
     return unit
