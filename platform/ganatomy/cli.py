@@ -16,18 +16,19 @@ from operator import or_
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, subcommand
 
 from ganatomy.commands.audit import Audit
 from ganatomy.commands.cohort import CohortCheck, CohortImport, CohortWho, Phantom
 from ganatomy.commands.console import DONE, UNDONE, Command, code_of, described, parse, print_rows
 from ganatomy.commands.generate import Generate
+from ganatomy.commands.promote import Confirm, Promote, Rollback
 from ganatomy.commands.sweep_options import SweepOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Command):
-    """See all of it on a phantom, in minutes: sweep, ablation table, gates, promotion, synthetic NIfTI, a picture.
+    """See all of it on a phantom, in minutes: sweep, table, confirmation, gates, promotion, synthetic NIfTI, a picture.
 
     $ ganatomy demo --workspace demo
 
@@ -169,95 +170,6 @@ class Doctor(Command):
         return DONE if sound else UNDONE
 
 
-# --- generators --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promote(Command):
-    """Let the best generator of a sweep through the gates; if it passes, it becomes NAME@champion.
-
-    $ ganatomy promote my-cohort-shape_consistent --name ct-mr
-
-    Reads the test patients, and records it beside the cohort: reading n of them is judged at a level of 6/(π² n²) of
-    the whole. "Not shown to help" is a result: it ends with 0, nothing promoted.
-    """
-
-    sweep: Positional[str]
-    """Name of the sweep, or latest."""
-    name: str = ""
-    """Name of the registered model."""
-    dry_run: bool = False
-    """Say what would be read, which reading it would be and at which level; read nothing."""
-    force: Annotated[str | None, arg(metavar="REASON")] = None
-    """Promote whatever the gates say, for this reason, which is recorded."""
-    allow_dotted: tuple[str, ...] = ()
-    """package.module:NAME …: methods and networks of the sweep that are not installed under a name, which this command
-    may import."""
-    as_it_stands: Annotated[str | None, arg(metavar="REASON")] = None
-    """Judge a sweep with trials outstanding that will never be finished, for this reason, which is recorded."""
-    tracking_uri: str = ""
-    """MLflow server or store; that of the sweep by default."""
-    json: bool = False
-    """Print the verdict as JSON."""
-
-    def run(self) -> int:
-        """Judge, then print the verdict."""
-        from ganatomy.api.sweeping import load_sweep
-        from ganatomy.contracts import InputError
-
-        sweep = load_sweep(self.sweep, self.workspace, allow_dotted=self.allow_dotted)
-        if self.dry_run:
-            outlook = sweep.outlook(as_it_stands=self.as_it_stands, say=self._say)
-            print(json.dumps(outlook.to_dict(), indent=2, ensure_ascii=False) if self.json else outlook.text())
-            return DONE
-        if not self.name:
-            raise InputError("no name to register the model by", expected="--name NAME, or --dry-run")
-        promotion = sweep.promote(
-            self.name,
-            force=self.force,
-            as_it_stands=self.as_it_stands,
-            tracking_uri=self.tracking_uri,
-            say=self._say,
-        )
-        verdict = promotion.verdict
-        if self.json:
-            found = {**verdict.to_dict(), "version": promotion.version, "bundle": str(promotion.bundle)}
-            print(json.dumps(found, indent=2, ensure_ascii=False))
-            return DONE
-        print_rows([("ok" if gate.passed else "fail", gate.name, gate.sentence, "") for gate in verdict.gates])
-        print(verdict.sentence)
-        if promotion.version is not None:
-            print(f"models:/{self.name}@champion is version {promotion.version}")
-        else:
-            print(f"nothing was promoted; the candidate is in {promotion.bundle}")
-        return DONE
-
-    def _say(self, sentence: str) -> None:
-        if not self.quiet:
-            print(sentence, file=sys.stderr if self.json else sys.stdout, flush=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rollback(Command):
-    """Make the champion before this one the champion again. A second rollback undoes the first.
-
-    $ ganatomy rollback ct-mr
-    """
-
-    name: Positional[str]
-    """Name of the registered model."""
-    tracking_uri: str = ""
-    """MLflow server or store; MLFLOW_TRACKING_URI, else the one embedded in the workspace."""
-
-    def run(self) -> int:
-        """Move the aliases."""
-        from ganatomy.api.generating import rollback
-
-        number = rollback(self.name, workspace=self.workspace, tracking_uri=self.tracking_uri)
-        print(f"models:/{self.name}@champion is version {number}")
-        return DONE
-
-
 # --- main --------------------------------------------------------------------------------------------------------
 
 DESCRIPTION = """Does synthetic data help my task on real, held-out patients? Which method's, how much, at what cost?
@@ -265,6 +177,7 @@ DESCRIPTION = """Does synthetic data help my task on real, held-out patients? Wh
 $ ganatomy cohort import DIR --layout bids --out my-cohort              real images in
 $ ganatomy sweep --space shape_consistent --cohort my-cohort            trials on this machine or a cluster
 $ ganatomy report latest                                                the ablation table
+$ ganatomy confirm latest                                               what it picked, trained again
 $ ganatomy promote latest --name ct-mr                                  the gates, then the registry
 $ ganatomy generate models:/ct-mr@champion --cohort my-cohort --out synthetic
 
@@ -276,6 +189,7 @@ SINGLE = {
     "sweep": SweepOptions,
     "report": Report,
     "ui": UI,
+    "confirm": Confirm,
     "promote": Promote,
     "rollback": Rollback,
     "generate": Generate,

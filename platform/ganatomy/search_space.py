@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ganatomy.contracts import InputError
@@ -95,6 +95,7 @@ class SearchSpace:
     where those of ``points`` say something of the small one (the width of a network); full_sample: likewise of
     ``sample``; by default the same.
     published: what the papers say of these points; a report shows it beside what the sweep found.
+    these: experiments by name, where there is nothing to vary but which of them it is (``space_of``).
     """
 
     name: str
@@ -108,6 +109,7 @@ class SearchSpace:
     full_points: tuple[Values, ...] = ()
     full_sample: Callable[[Suggest], None] | None = None
     published: tuple[PaperTable, ...] = ()
+    these: Mapping[str, Experiment] = field(default_factory=dict)
 
     def named(self) -> set[str]:
         """Methods, networks and tasks that its code tells trials to use: in its bases, its points, and what it lets the
@@ -139,6 +141,8 @@ class SearchSpace:
         What a point leaves out stays as in the base. It is said all the same: else Optuna would choose it, anew for
         each replicate.
         """
+        if self.these:
+            return [{SIDE: name, "seed": seed} for name in self.these for seed in seeds]
         chosen: list[dict[str, Any]] = []
         narrowing = [
             (name, value)
@@ -203,6 +207,8 @@ class SearchSpace:
 
     def experiment(self, values: Values, fixed: Values) -> Experiment:
         """The trial's Experiment: base, then what is fixed, then what was sampled. InputError as in ``with_values``."""
+        if self.these:
+            return replace(self.these[values[SIDE]], seed=int(values["seed"]))
         return self.base.with_values({**fixed, **values})
 
     def check_fixed(self, fixed: Values) -> None:
@@ -214,6 +220,27 @@ class SearchSpace:
             except InputError as error:
                 last = error
         raise last
+
+
+SIDE = "side"
+"""Parameter of a space of given experiments: which of them a trial is."""
+
+
+def space_of(these: Mapping[str, Experiment], name: str) -> SearchSpace:
+    """A space, called ``name``, of nothing but these experiments, each with every seed."""
+    base = next(iter(these.values()))
+    return SearchSpace(name, "nothing but what is given", base, OnlyThese(tuple(these)), these=these)
+
+
+@dataclass(frozen=True)
+class OnlyThese:
+    """Offers names of experiments. A value, as ``Sampler`` is."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, suggest: Suggest) -> None:
+        """Suggest which."""
+        suggest.suggest_categorical(SIDE, list(self.names))
 
 
 @dataclass(frozen=True)

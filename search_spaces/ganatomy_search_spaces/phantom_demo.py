@@ -57,6 +57,5 @@ SPACE = SearchSpace(
         {"arm": "offline", "method.shape_weight": 1.0, "mixing.ratio": 2.0},
         {"arm": "joint", "method.shape_weight": 0.0, "mixing.ratio": 1.0},
     ),
-    seeds=(0, 1),
     two_workers=two_workers,
 )

@@ -87,7 +87,7 @@ def test_the_page_and_then_the_notebook_go_the_whole_way(tmp_path):
     assert "Promoted by force although it failed utility" in said
     assert "4 made, 0 kept, 0 failed" in said
     assert (tmp_path / "report.html").stat().st_size > 10_000
-    said = run([text.replace('"synthetic"', '"synthetic-too"') for text in codes()], tmp_path)
+    said = run([text.replace('cohort, "synthetic"', 'cohort, "synthetic-too"') for text in codes()], tmp_path)
     assert "Promoted by force although it failed utility" in said
     assert "passed integrity" in said
     assert "4 made, 0 kept, 0 failed" in said

@@ -131,10 +131,14 @@ def table(sweep: Path) -> dict[str, tuple]:
             result.status,
             dict(result.stages),
             sorted(map(repr, result.scores)),
-            {name: value for name, value in result.summary.items() if not name.startswith(("budget/", "speed/"))},
+            {name: value for name, value in result.summary.items() if not _cost(name)},
         )
         for result in read_results(sweep)
     }
+
+
+def _cost(name: str) -> bool:
+    return name.startswith(("budget/", "speed/")) or name.endswith("device_seconds")
 
 
 def finished(sweep: Path) -> dict[str, int]:

@@ -28,7 +28,8 @@ from ganatomy.cohorts.pseudonyms import KEY, Pseudonyms, pseudonyms_of
 from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError
 from ganatomy.images.intensities import Intensity
-from ganatomy.measures.roc import auc_difference, replicates
+from ganatomy.measures.roc import replicates
+from ganatomy.measures.verdicts import NO_VERDICT, compare, of_predictions
 from ganatomy.phantoms.bones import make_bone_cohort
 from ganatomy.stages.lesion_patches import film_items, part, patch_items
 from ganatomy.stages.outcome import outcome_of
@@ -242,8 +243,9 @@ def test_intervals_are_those_of_the_rows_under_any_names():
     for key in (b"one", b"other"):
         names = Pseudonyms(key)
         renamed = [{names(s): (names(p), *rest) for s, (p, *rest) in one.items()} for one in values]
-        found.append(auc_difference(*(replicates([one]) for one in renamed)))
-    assert found[0] == found[1]
+        found.append(compare(*(of_predictions(replicates([one] * 3)) for one in renamed)))
+    assert (found[0].low, found[0].high, found[0].p) == (found[1].low, found[1].high, found[1].p)
+    assert found[0].answer != NO_VERDICT
 
 
 # --- who is who --------------------------------------------------------------------------------------------------

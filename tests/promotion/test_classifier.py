@@ -11,6 +11,7 @@ import radiographs
 import tiny
 import torch
 
+from ganatomy.downstream.classification import patients_area
 from ganatomy.evidence.results import SweepPlan, read_results
 from ganatomy.generators.generator import load_generator
 from ganatomy.measures import roc
@@ -58,10 +59,10 @@ def test_its_utility_is_the_area_on_test_patients(promoted):
     for arm, result in results.items():
         scores = Stages(workspace, store.path, result.experiment).scores("test")
         assert {row.subject for row in scores} == {i.subject for i in store.records(split="test")}
-        found[arm] = predictions([scores])
-    effect, _ = roc.auc_difference(found["offline"], found["real"])
-    assert gates["utility"].figures["difference"] == pytest.approx(effect.mean)
-    assert gates["utility"].figures["low"] == pytest.approx(effect.low)
+        found[arm] = patients_area(predictions([scores]))
+    assert gates["utility"].figures["difference"] == pytest.approx(found["offline"] - found["real"])
+    assert gates["utility"].figures["answer"] == "no verdict"  # forced, and so by what it was chosen by
+    assert "whose luck counts in its favour" in gates["utility"].sentence
 
 
 def test_operating_points_are_chosen_on_validation_and_read_on_test(promoted):

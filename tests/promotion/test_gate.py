@@ -7,12 +7,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ganatomy.contracts import InputError
 from ganatomy.measures.segmentation import nearest_distances
-from ganatomy.measures.statistics import Effect, paired_bootstrap
+from ganatomy.measures.verdicts import compare, of_scores
 from ganatomy.promotion import gate
 
 PASSED = {name: gate.GateResult(name, True, "Fine.") for name in gate.GATES}
@@ -25,35 +25,50 @@ def gates(**changed):
 # --- utility -----------------------------------------------------------------------------------------------------
 
 
-@given(st.floats(-0.5, 0.5), st.floats(0, 0.5), st.floats(0, 0.5), st.integers(0, 30))
-def test_utility_is_passed_exactly_when_the_interval_lies_above_zero(mean, below, above, n):
-    result = gate.utility(Effect(mean, mean - below, mean + above, n))
-    assert result.passed == (mean - below > 0 and n >= gate.MINIMUM_PATIENTS)
-    assert ("not shown to help" in result.sentence.lower() or "harm" in result.sentence) != result.passed
+def found(effect=0.0, patients=12, trainings=5, least=0.0, luck=0.01, alpha=0.0274):
+    """What so many trainings show on so many patients where the candidate is better by ``effect``."""
+    rng = np.random.default_rng(3)
+    names = [f"p{number}" for number in range(patients)]
+    base = rng.uniform(0.4, 0.7, patients)
+    sides = [
+        of_scores([dict(zip(names, base + more + rng.normal(0, luck) + rng.normal(0, luck, patients)))
+                   for _ in range(trainings)])
+        for more in (effect, 0.0)
+    ]  # fmt: skip
+    return compare(*sides, alpha=alpha, least=least)
 
 
-def test_utility_of_real_samples():
-    baseline = np.linspace(0.5, 0.8, 12)
-    assert gate.utility(paired_bootstrap(baseline + 0.05, baseline)).passed
-    noise = np.array([0.2, -0.2] * 6)
-    assert not gate.utility(paired_bootstrap(baseline + noise, baseline)).passed
+@settings(deadline=None, max_examples=40)
+@given(st.floats(-0.3, 0.3), st.integers(1, 20), st.integers(1, 6), st.floats(0, 0.1))
+def test_utility_is_passed_exactly_when_the_limit_lies_above_the_least_effect(effect, patients, trainings, least):
+    finding = found(effect, patients, trainings, least)
+    result = gate.utility(finding)
+    enough = patients >= 6 and trainings >= 3
+    assert result.passed == (enough and finding.low > least)
+    assert ("shown to help" in result.sentence.replace("not shown to help", "")) == result.passed
 
 
-def test_harm_is_called_harm_and_few_patients_are_cautioned():
-    harm = gate.utility(Effect(-0.04, -0.06, -0.02, 20), candidate="joint", baseline="real")
-    assert "4.0 Dice points less than real" in harm.sentence
+def test_each_answer_is_told_with_its_figures():
+    help_, harm = gate.utility(found(0.05), candidate="joint", baseline="real"), gate.utility(found(-0.05))
+    assert help_.passed
+    assert "On 12 held-out patients and 5 trainings against 5, joint" in help_.sentence
+    assert "94.5% interval" in help_.sentence
     assert "shown to harm" in harm.sentence
-    assert "confirm it on more" in gate.utility(Effect(0.04, 0.02, 0.06, 6)).sentence
-    assert "confirm" not in gate.utility(Effect(0.04, 0.02, 0.06, 12)).sentence
+    assert "Dice points less than" in harm.sentence
+    undecided = gate.utility(found(0.001))
+    assert "not shown to help. A study of this size shows an effect of +" in undecided.sentence
+    assert "not shown to help by more than 8.0" in gate.utility(found(0.05, least=0.08)).sentence
+    assert "shown to help by more than 1.0" in gate.utility(found(0.05, least=0.01)).sentence
 
 
-def test_one_patient_cannot_pass_whatever_the_improvement():
-    alone = gate.utility(paired_bootstrap([0.9], [0.1]))
-    assert not alone.passed
-    assert "1 held-out patient," in alone.sentence
-    assert not gate.utility(Effect(0.2, 0.1, 0.3, 4)).passed
-    assert gate.utility(Effect(0.2, 0.1, 0.3, 4), minimum_patients=3).passed
-    assert not gate.utility(paired_bootstrap([], [])).passed
+@pytest.mark.parametrize(("patients", "trainings", "said"), [
+    (5, 5, "5 patients of 6"), (1, 5, "On 1 held-out patient "), (12, 2, "2 trainings a side of 3"),
+])  # fmt: skip
+def test_too_few_cannot_pass_whatever_the_improvement(patients, trainings, said):
+    few = gate.utility(found(0.4, patients, trainings))
+    assert not few.passed
+    assert said in few.sentence
+    assert "no verdict" in few.sentence
 
 
 # --- memorisation ------------------------------------------------------------------------------------------------
@@ -167,6 +182,8 @@ def test_all_gates_promote_and_any_one_stops():
         verdict = gate.judge(gates(**{name: gate.GateResult(name, False, "Bad.")}))
         assert not verdict.promoted
         assert verdict.failed == (name,)
+    harms = gate.judge(gates(utility=gate.utility(found(-0.05))))
+    assert harms.sentence == "Not promoted: the synthetic data is shown to harm."
     stopped = gate.judge(gates(utility=gate.GateResult("utility", False, "Bad.")))
     assert stopped.sentence == "Not promoted: the synthetic data is not shown to help."
 
@@ -192,7 +209,7 @@ def test_a_gate_left_out_or_given_twice_is_no_verdict():
 def test_a_verdict_survives_standard_json():
     verdict = gate.judge(
         gates(
-            utility=gate.utility(Effect(0.1, -math.inf, math.inf, 1)),
+            utility=gate.utility(found(0.1, patients=1)),
             memorisation=gate.memorisation([1.0, 1.1], ["a", "b"], [0.9, 1.0], ["c", "d"]),
             integrity=gate.integrity({}),
         ),

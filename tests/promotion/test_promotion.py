@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
@@ -65,17 +66,17 @@ def one_volume(monkeypatch):
 
 @pytest.fixture
 def unfinished(laboratory) -> Iterator[Path]:
-    """The sweep that fails, of whose eight trials six have ended; it is as it was afterwards."""
+    """The sweep that fails, of whose six trials four have ended; it is as it was afterwards."""
     directory = laboratory / "sweeps" / "fails"
     before = (directory / "sweep.json").read_text()
-    replace(read_plan(directory), trials=8).save(directory)
+    replace(read_plan(directory), trials=6).save(directory)
     yield directory
     (directory / "sweep.json").write_text(before)
 
 
 def test_a_sweep_with_trials_outstanding_is_refused_before_anything_is_read(laboratory, unfinished):
     before = {path: path.stat().st_mtime_ns for path in laboratory.rglob("*") if path.suffix != ".db"}
-    with pytest.raises(InputError, match=r"'fails' has 2 of 8 trials outstanding") as refused:
+    with pytest.raises(InputError, match=r"'fails' has 2 of 6 trials outstanding") as refused:
         promote(laboratory, "fails", "squares", force="a reason to force is none to begin")
     assert "--resume fails" in str(refused.value)
     assert "--as-it-stands REASON" in str(refused.value)
@@ -90,9 +91,8 @@ def test_a_sweep_is_not_judged_as_it_stands_without_a_reason(laboratory, unfinis
 
 
 def test_running_and_failed_trials_are_outstanding_until_the_sweep_has_noted_their_end(laboratory, tmp_path):
-    plan, results = read_plan(laboratory / "sweeps" / "fails"), read_results(laboratory / "sweeps" / "fails")
-    statuses = ("finished", "pruned", "running", "failed", "failed")
-    for number, (status, result) in enumerate(zip(statuses, results, strict=False)):
+    plan, (result, *_) = read_plan(laboratory / "sweeps" / "fails"), read_results(laboratory / "sweeps" / "fails")
+    for number, status in enumerate(("finished", "pruned", "running", "failed", "failed")):
         write_result(tmp_path / "trials" / str(number), replace(result, trial=str(number), status=status))
     conclude(tmp_path, "4")
     assert outstanding(tmp_path, replace(plan, trials=6)) == 3  # running, failed for now, not begun
@@ -154,6 +154,8 @@ def test_what_would_be_read_is_said_and_nothing_is_read_or_written(laboratory):
     assert (said.number, said.judges, said.domain, said.earlier) == (1, SPLITS["test"], "mr", ())
     assert said.level == reading_level(1)
     assert said.candidate.startswith("offline")
+    assert said.confirmed
+    assert "judged by what helps-confirmation trained again: 3 trainings against 3, which chose nothing" in said.text()
     assert "reading 1 of these 12 test patients of domain mr, judged at a one-sided level of 2.74%" in said.text()
     assert {path: path.stat().st_mtime_ns for path in laboratory.rglob("*") if path.suffix != ".db"} == before
     assert scored_splits(laboratory).keys() == {"val"}
@@ -185,6 +187,7 @@ def test_what_helps_is_promoted_with_every_gate_in_figures(laboratory, champion)
     figures = {gate.name: gate.figures for gate in verdict.gates}
     assert figures["utility"]["patients"] == SPLITS["test"]
     assert figures["utility"]["low"] > 0
+    assert (figures["utility"]["trainings"], figures["utility"]["baseline_trainings"]) == (3, 3)
     assert figures["lineage"] | {"parents": 8} == figures["lineage"]
     assert figures["lineage"]["held_out"] == 2 * SPLITS["test"]
     assert figures["integrity"]["volumes"] == 3
@@ -213,20 +216,34 @@ def test_the_test_split_is_read_for_the_two_compared_alone_and_that_is_recorded(
     assert len(reading["configurations"]) == 2
     _, run = mlflow_run(laboratory, "helps")
     assert run.data.tags["test_read"] >= reading["time"]
-    results = read_results(laboratory / "sweeps" / "helps")
-    compared = {result.stages["downstream"] for result in results}
-    assert len(compared) == 4  # both arms, both seeds
+    fresh = read_results(laboratory / "sweeps" / "helps-confirmation")
+    compared = {result.stages["downstream"] for result in fresh}
+    assert len(compared) == 6  # both arms, three seeds that the search did not have
     assert scored_splits(laboratory)["test"] == compared
 
 
-def test_the_candidate_was_chosen_on_validation(laboratory, champion):
+def test_what_is_registered_is_the_training_in_the_middle_and_its_card_says_what_the_others_gave(laboratory, champion):
     promotion, _ = champion
-    offline = [r for r in read_results(laboratory / "sweeps" / "helps") if r.experiment.arm == "offline"]
-    best = max(offline, key=lambda result: result.summary["val/dice"])
-    assert promotion.bundle.name == best.trial
+    fresh = read_results(laboratory / "sweeps" / "helps-confirmation")
+    offline = sorted((r for r in fresh if r.experiment.arm == "offline"), key=lambda r: r.summary["val/dice"])
+    assert promotion.bundle.name == offline[1].trial
     (version,) = Registry(Tracking(None, laboratory)).versions("squares")[:1]
-    assert version.run_id == best.run_id
+    assert version.run_id == offline[1].run_id
     assert version.tags["digest"] == load_generator(promotion.bundle).digest
+    trained = json.loads((promotion.bundle / "report.json").read_text())["trainings"]
+    assert trained["registered_seed"] == offline[1].experiment.seed
+    assert trained["by_seed"] == {str(r.experiment.seed): r.summary["val/dice"] for r in offline}
+    card = (promotion.bundle / "MODEL_CARD.md").read_text()
+    assert all(f"{r.summary['val/dice']:.3f} (seed {r.experiment.seed}" in card for r in offline)
+
+
+def test_the_page_of_the_sweep_tells_of_confirmation_and_promotion_in_mlflow_too(laboratory, champion, tmp_path):
+    promotion, _ = champion
+    client, run = mlflow_run(laboratory, "helps")
+    page = Path(client.download_artifacts(run.info.run_id, "report.html", str(tmp_path))).read_text()
+    assert html.escape(promotion.verdict.sentence) in page
+    assert "when it was chosen" in page
+    assert all(html.escape(gate.sentence) in page for gate in promotion.verdict.gates)
 
 
 ELSEWHERE = """
@@ -273,12 +290,12 @@ def test_promoting_again_registers_nothing_new_but_is_recorded(laboratory, champ
 # --- not promoted, forced, rolled back ---------------------------------------------------------------------------
 
 
-def test_what_is_not_shown_to_help_is_said_plainly_and_nothing_moves(laboratory, champion, one_volume):
+def test_what_harms_is_said_plainly_and_nothing_moves(laboratory, champion, one_volume):
     promotion = promote(laboratory, "fails", "squares")
     assert not promotion.verdict.promoted
     assert promotion.version is None
     assert "utility" in promotion.verdict.failed
-    assert promotion.verdict.sentence.startswith("Not promoted: the synthetic data is not shown to help")
+    assert promotion.verdict.sentence.startswith("Not promoted: the synthetic data is shown to harm.")
     assert load_generator(promotion.bundle)  # kept all the same
     stored = json.loads((laboratory / "sweeps" / "fails" / "verdict.json").read_text())
     assert stored["promoted"] is False
@@ -355,7 +372,7 @@ def test_few_test_patients_show_nothing(laboratory, champion, one_volume, monkey
     monkeypatch.setattr(room.Bench, "_scores", of_four)
     verdict = promote(laboratory, "helps", "few").verdict
     assert verdict.failed == ("utility",)
-    assert "fewer than 5" in verdict.gates[0].sentence
+    assert "no verdict, 4 patients of 6 that it takes" in verdict.gates[0].sentence
 
 
 def test_the_sweeps_plan_is_not_touched(laboratory):

@@ -7,7 +7,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,8 @@ from ganatomy.core.installation import workspace_of
 from ganatomy.core.plugins import allow
 from ganatomy.core.terminal import INTERRUPTED, detail, tell
 from ganatomy.evidence.ablation import Ablation, ablation_table
-from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps
+from ganatomy.evidence.confirmed import Confirmed, aftermath, came_to, picked_in
+from ganatomy.evidence.results import SweepPlan, outstanding, read_plan, read_results, sweep_directory, sweeps
 
 if TYPE_CHECKING:
     import pandas
@@ -47,11 +48,13 @@ class Sweep:
         return read_plan(self.directory)
 
     def ablation(self) -> Ablation:
-        """The ablation table as an object: rows, conclusion, caveats, the figures of papers beside it."""
+        """The ablation table as an object: rows, conclusion, caveats, the figures of papers beside it, and what has
+        come of the sweep since (``.aftermath``): its confirmation, and its promotion."""
         plan, results = self.plan, read_results(self.directory)
         detail(f"{len(results)} of {plan.trials} trials are in {self.directory}")
         published = plan.published(lambda why: tell(f"note: {why}"))
-        return ablation_table(results, published=published, declared=plan.family)
+        table = ablation_table(results, published=published, declared=plan.family)
+        return replace(table, aftermath=aftermath(self.workspace, plan))
 
     def table(self) -> pandas.DataFrame:
         """The ablation table, one row a configuration, the best first.
@@ -64,28 +67,9 @@ class Sweep:
         it was to be compared; baseline and candidate, of which one row each is. What is not known is NaN.
         Trials that failed are not in it: see ``trials``.
         """
-        import pandas
+        from ganatomy.api.frames import table_frame
 
-        from ganatomy.evidence.report import to_dict
-
-        ablation = self.ablation()
-        rows = []
-        left_out = ("trials", "patients", "parameters", "finding")
-        for row in to_dict(ablation)["rows"]:
-            found = row["finding"] or {}
-            row = {name: value for name, value in row.items() if name not in left_out} | {
-                "seeds": len(row["seeds"]),
-                "difference": found.get("estimate"),
-                **{name: found.get(name) for name in ("low", "high", "p", "least_shown", "reason")},
-                **{f"parameters.{name}": _cell(value) for name, value in row["parameters"].items()},
-                "baseline": row["configuration"] == ablation.baseline,
-                "candidate": row["configuration"] == ablation.candidate,
-            }
-            row[ablation.measure.lower()] = row.pop("dice")
-            rows.append(_flat(row))
-        columns = dict.fromkeys(name for row in rows for name in row)
-        first = [name for name in ("name", "arm", "seeds", ablation.measure.lower()) if name in columns]
-        return pandas.DataFrame(rows, columns=[*first, *(name for name in columns if name not in first)])
+        return table_frame(self.ablation())
 
     def scores(self) -> pandas.DataFrame:
         """The evidence under the table, one row a trial, subject, metric and structure, of all finished trials.
@@ -94,41 +78,16 @@ class Sweep:
         metric (``dice``, 0 to 1; ``hd95``, mm; of classifiers a probability), label (the structure), value (NaN where
         the subject lacks the structure), missed (the structure is there, and nothing of it was found).
         """
-        import pandas
+        from ganatomy.api.frames import scores_frame
 
-        row_of = {trial: row for row in self.ablation().rows for trial in row.trials}
-        rows: list[dict[str, Any]] = []
-        for result in read_results(self.directory):
-            if (row := row_of.get(result.trial)) is not None:
-                about = {"name": row.name, "configuration": row.configuration, "arm": row.arm}
-                trial = {"seed": result.experiment.seed, "trial": result.trial}
-                rows += [{**about, **trial, **vars(score)} for score in result.scores]
-        usual = ["name", "configuration", "arm", "seed", "trial", "patient", "subject", "metric", "label", "value"]
-        return pandas.DataFrame(rows, columns=[*usual, "missed"])
+        return scores_frame(self.ablation(), read_results(self.directory))
 
     def trials(self) -> pandas.DataFrame:
         """One row a trial that has begun: trial, name, arm, seed, status (finished, pruned, failed, running), error
         (one line), device_seconds, run_id (in MLflow), and what it logged last, ``summary.…``."""
-        import pandas
+        from ganatomy.api.frames import trials_frame
 
-        ablation = self.ablation()
-        rows = [
-            _flat(
-                {
-                    "trial": result.trial,
-                    "name": ablation.name_of(result.experiment),
-                    "arm": result.experiment.arm,
-                    "seed": result.experiment.seed,
-                    "status": result.status,
-                    "error": result.error,
-                    "device_seconds": result.device_seconds,
-                    "run_id": result.run_id,
-                    "summary": dict(result.summary),
-                }
-            )
-            for result in read_results(self.directory)
-        ]
-        return pandas.DataFrame(rows)
+        return trials_frame(self.ablation(), read_results(self.directory))
 
     def report(self, path: Path | str, ablation: Ablation | None = None) -> Path:
         """Write the report, one self-contained page with figures, to ``path`` (its folder is made); returns that.
@@ -174,38 +133,81 @@ class Sweep:
         )
         return _carried_out(request, given)
 
+    def confirm(
+        self,
+        *,
+        trainings: int | None = None,
+        as_it_stands: str | None = None,
+        allow_dotted: Sequence[str] = (),
+        say: Callable[[str], None] = tell,
+        **where: Any,
+    ) -> Confirmed:
+        """Train what it picked, and the best without synthetic data, again under fresh seeds: the evidence for a
+        verdict, which the scores of a search are not. Goes on where an earlier call was cut short.
+
+        trainings: of each of the two; 5 if not given, 3 at least.  as_it_stands: a reason to confirm a sweep that will
+        never be finished.  where: as ``resume`` takes it (``address``, ``concurrent``, …).
+        Returns scores before and after, and what the fresh trainings show on validation patients (``.finding``). Raises
+        InputError where trials are outstanding, where there is nothing to confirm, and where it was begun with another
+        number of trainings.
+        """
+        from ganatomy.promotion.confirmation import log_page, planned
+        from ganatomy.tracking.runs import Tracking
+
+        allow(*allow_dotted)
+        plan = planned(self.workspace, self.name, trainings=trainings, as_it_stands=as_it_stands, say=say)
+        again = Sweep(self.workspace, plan.name)
+        if outstanding(again.directory, plan):
+            again.resume(allow_dotted=allow_dotted, **where)
+        log_page(Tracking(self.plan.tracking_uri or None, self.workspace), self.plan, self.directory, self.ablation())
+        return came_to(self.workspace, plan, picked_in(self.directory, self.plan))
+
     def promote(
         self,
         name: str,
         *,
+        least: float = 0.0,
+        trainings: int | None = None,
         force: str | None = None,
         as_it_stands: str | None = None,
         tracking_uri: str = "",
         allow_dotted: Sequence[str] = (),
         say: Callable[[str], None] = tell,
+        **where: Any,
     ) -> Promotion:
-        """Let its best generator through the gates; if it passes, it becomes ``models:/NAME@champion``.
+        """Let what it picked through the gates; if it passes, a generator of it becomes ``models:/NAME@champion``.
 
-        Reads the test split, and records that it did, beside the cohort: the level that it is judged at is the stricter
-        the oftener these patients were read before. force: a reason to promote whatever the gates say.
-        as_it_stands: a reason to judge a sweep that will never be finished. Both are recorded. tracking_uri: MLflow
-        server or store; that of the sweep by default.  say: hears what goes on.
+        What was picked is confirmed first, where it is not yet (``confirm``, which takes ``trainings`` and ``where``).
+        Then the test split is read, and that is recorded beside the cohort: the level that it is judged at is the
+        stricter the oftener these patients were read before. least: the effect that it must exceed, in points.
+        force: a reason to promote whatever the gates say; nothing is trained again then. as_it_stands: a reason to
+        judge a sweep that will never be finished. Both are recorded. tracking_uri: MLflow server or store; that of the
+        sweep by default.  say: hears what goes on.
         Returns the verdict (``.verdict``, gate by gate), the generator's folder (``.bundle``) and, where it was
         promoted, ``.version``. "Not shown to help" is a result, no error. Raises InputError where there is nothing to
         judge, where trials are outstanding, and where the reading cannot be recorded in the cohort's folder.
         """
-        from ganatomy.promotion.promotion import promote
+        from ganatomy.promotion.confirmation import planned
+        from ganatomy.promotion.promotion import check_request, outlook, promote
 
         allow(*allow_dotted)
+        check_request(name, least / 100, force)
+        if force is None and not outlook(self.workspace, self.name, as_it_stands=as_it_stands).confirmed:
+            self.confirm(trainings=trainings, as_it_stands=as_it_stands, allow_dotted=allow_dotted, say=say, **where)
+        elif trainings is not None:  # of another number than was planned nothing is judged
+            planned(self.workspace, self.name, trainings=trainings, as_it_stands=as_it_stands)
         uri = tracking_uri or None
-        return promote(self.workspace, self.name, name, force=force, as_it_stands=as_it_stands, uri=uri, say=say)
+        return promote(
+            self.workspace, self.name, name, least=least / 100, force=force, as_it_stands=as_it_stands, uri=uri, say=say
+        )
 
     def outlook(
         self, *, as_it_stands: str | None = None, allow_dotted: Sequence[str] = (), say: Callable[[str], None] = tell
     ) -> Outlook:
         """What ``promote`` would read of test patients: whom (``.candidate`` against ``.baseline``), on how many
         patients (``.judges``), which reading of them it would be (``.number``), the one-sided level of that
-        (``.level``), and the readings before it (``.earlier``). Nothing is read or written. Raises as ``promote``."""
+        (``.level``), the readings before it (``.earlier``), and whether it is ``.confirmed``, so that nothing would be
+        trained first. Nothing is read or written. Raises as ``promote``."""
         from ganatomy.promotion.promotion import outlook
 
         allow(*allow_dotted)
@@ -376,19 +378,3 @@ def _pairs(given: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(given, Mapping):
         return tuple(given)
     return tuple(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items())
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Mappings in mappings as names with dots; None as NaN."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = float("nan") if value is None else value
-    return found
-
-
-def _cell(value: Any) -> Any:
-    """A parameter as one cell."""
-    return json.dumps(value) if isinstance(value, list | dict) else value

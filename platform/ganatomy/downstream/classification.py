@@ -11,7 +11,6 @@ from ganatomy.downstream.task import DownstreamTask, Seeds, Standing
 from ganatomy.experiment import Score
 from ganatomy.measures import roc
 from ganatomy.measures.reader_studies import areas
-from ganatomy.measures.statistics import Effect
 from ganatomy.measures.verdicts import Judged, of_predictions
 
 
@@ -42,10 +41,6 @@ class Classification(DownstreamTask):
     def standing(self, several: Seeds) -> Standing:
         """Nothing: no patient has an area of its own."""
         return Standing()
-
-    def difference(self, more: Seeds, less: Seeds) -> tuple[Effect, float]:
-        """Of areas, all on the same resampled patients, replicates averaged first."""
-        return roc.auc_difference(roc.predictions(more), roc.predictions(less))
 
     def judged(self, *configurations: Seeds) -> tuple[Judged, ...]:
         """By areas, on the images that all of them saw."""

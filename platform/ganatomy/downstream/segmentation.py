@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from ganatomy.contracts import InputError
-from ganatomy.downstream.task import Column, DownstreamTask, Seeds, Standing, judged_alike, paired_over_patients
+from ganatomy.downstream.task import Column, DownstreamTask, Seeds, Standing, judged_alike
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Score
 from ganatomy.measures.segmentation import case_scores, label_scores, patient_scores, summarise
-from ganatomy.measures.statistics import Effect, averaged
+from ganatomy.measures.statistics import averaged
 from ganatomy.measures.verdicts import Judged
 
 
@@ -60,10 +60,6 @@ class Segmentation(DownstreamTask):
             worst=worst,
             worst_subject=subject,
         )
-
-    def difference(self, more: Seeds, less: Seeds) -> tuple[Effect, float]:
-        """Of Dice, paired over patients."""
-        return paired_over_patients(*([patient_scores(scores) for scores in side] for side in (more, less)))
 
     def judged(self, *configurations: Seeds) -> tuple[Judged, ...]:
         """By each patient's Dice."""

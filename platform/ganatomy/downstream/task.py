@@ -16,7 +16,6 @@ from typing import ClassVar, cast
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import check
 from ganatomy.experiment import Downstream, Experiment, Score
-from ganatomy.measures.statistics import Effect, averaged, paired_bootstrap, permutation_test
 from ganatomy.measures.verdicts import Judged, of_scores
 
 Seeds = Sequence[Sequence[Score]]
@@ -102,11 +101,6 @@ class DownstreamTask(ABC):
         """What the models of one configuration scored, beside ``score``. several: at least one, each with a score."""
 
     @abstractmethod
-    def difference(self, more: Seeds, less: Seeds) -> tuple[Effect, float]:
-        """Score of ``more`` minus that of ``less`` on the patients that both have, with its 95 % interval, and the
-        two-sided p of it being 0."""
-
-    @abstractmethod
     def judged(self, *configurations: Seeds) -> tuple[Judged, ...]:
         """The trainings of several configurations for ``verdicts.compare``, on the patients whom all of them scored: a
         patient counts once, however many subjects there are of him. InputError where no patient is left."""
@@ -140,16 +134,3 @@ def judged_alike(configurations: Sequence[Sequence[Mapping[str, float]]], measur
         of_scores([{name: training[name] for name in patients} for training in several], measure)
         for several in configurations
     )
-
-
-def paired_over_patients(
-    more: Sequence[Mapping[str, float]], less: Sequence[Mapping[str, float]]
-) -> tuple[Effect, float]:
-    """The mean difference between two configurations over the patients of both, and its permutation p.
-
-    more, less: patient -> score, one mapping a seed; each patient's seeds are averaged first.
-    """
-    first, second = averaged(more), averaged(less)
-    patients = [name for name in first if name in second]  # in the rows' order, which no key of pseudonyms changes
-    pair = [first[name] for name in patients], [second[name] for name in patients]
-    return paired_bootstrap(*pair), permutation_test(*pair)

@@ -104,7 +104,8 @@ class Ablation:
     both chosen on the validation split. caveats: what a reader must know, in sentences.
     names: configuration of the ``relevant`` part of every trial's experiment -> its name.
     published: tables of papers beside what this sweep found.
-    task: downstream task of all rows, whose score their ``dice`` is."""
+    task: downstream task of all rows, whose score their ``dice`` is.
+    aftermath: what has come of the sweep since, in sentences: its confirmation, and its promotion."""
 
     rows: tuple[Row, ...]
     baseline: str
@@ -114,6 +115,7 @@ class Ablation:
     names: Mapping[str, str] = field(default_factory=dict, repr=False)
     published: tuple[Comparison, ...] = ()
     task: str = Downstream.task
+    aftermath: tuple[str, ...] = ()
 
     @property
     def measure(self) -> str:
@@ -288,14 +290,19 @@ def _no_comparison(row: Row, planned: tuple[int, int, int], lost: Sequence[int])
         return "a training without synthetic data that the baseline validates better than"
     if not row.declared:
         return "a point that a search sampled, no comparison that was declared before it"
-    if row.planned != planned:
-        words = ("updates", "in a batch", "validations of patience")
-        odd = [f"{own} {word} against {base}" for own, base, word in zip(row.planned, planned, words) if own != base]
-        return f"unequal work downstream: {', '.join(odd)}"
+    if odd := unequal_work(row.planned, planned):
+        return f"unequal work downstream: {odd}"
     if lost:
         failed = f"the training under seed {lost[0]}" if len(lost) == 1 else f"{len(lost)} of its trainings"
         return f"{failed} came to no end, and may have been the worst"
     return ""
+
+
+def unequal_work(planned: tuple[int, int, int], baseline: tuple[int, int, int]) -> str:
+    """What of the downstream work that was planned differs, in words; empty where it is equal."""
+    words = ("updates", "in a batch", "validations of patience")
+    odd = [f"{own} {word} against {base}" for own, base, word in zip(planned, baseline, words) if own != base]
+    return ", ".join(odd)
 
 
 def _downstream(row: Row) -> dict[str, Any]:
@@ -337,7 +344,9 @@ def _caveats(rows: Sequence[Row]) -> list[str]:
             f"{', '.join(f'{value:.2f} in {domain}' for domain, value in sorted(weak.items()))}."
         )
     if sum(row.synthetic for row in rows) > 1:
-        caveats.append("The best of several looks better than it is; the held-out test patients decide at promotion.")
+        caveats.append(
+            "The best of several looks better than it is: trained again (ganatomy confirm) it shows what it is worth."
+        )
     return caveats
 
 

@@ -72,6 +72,8 @@ def render_text(table: Ablation, width: int = 120) -> str:
         console.print(f"! {caveat}")
     for published in table.published:
         _print_comparison(console, published)
+    for sentence in table.aftermath:
+        console.print(sentence)
     for trial in table.unfinished:
         console.print(f"{_state(trial)}: trial {trial.trial} ({trial.name}){': ' if trial.error else ''}{trial.error}")
     assert isinstance(console.file, io.StringIO)
@@ -128,15 +130,13 @@ def write_html(
     title: str = "Ablation",
     facts: Mapping[str, str] | None = None,
     panels: Mapping[str, bytes] | None = None,
-    notes: Sequence[str] = (),
 ) -> Path:
     """One self-contained page: conclusion, table, figures, panels; written whole or not at all.
 
-    facts: name -> value, shown under the title (cohort, digest, date).  panels: caption -> PNG.  notes: sentences
-    shown under the conclusion, such as those of a verdict.
+    facts: name -> value, shown under the title (cohort, digest, date).  panels: caption -> PNG.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _page(table, title, facts or {}, panels or {}, notes))
+    write_atomically(path, _page(table, title, facts or {}, panels or {}))
     return path
 
 
@@ -299,9 +299,7 @@ li { margin: .2rem 0 }
 """
 
 
-def _page(
-    table: Ablation, title: str, facts: Mapping[str, str], panels: Mapping[str, bytes], notes: Sequence[str]
-) -> str:
+def _page(table: Ablation, title: str, facts: Mapping[str, str], panels: Mapping[str, bytes]) -> str:
     say = html.escape
     head = "".join(f"<th>{say(header)}</th>" for header in _headers(table))
     body = "".join(
@@ -336,7 +334,7 @@ def _page(
 <html lang="en"><head><meta charset="utf-8"><title>{say(title)}</title><style>{STYLE}</style></head><body><main>
 <h1>{say(title)}</h1><p class="facts">{" · ".join(f"{say(key)}: {say(value)}" for key, value in facts.items())}</p>
 <p class="conclusion {table.answer.replace(" ", "-")}">{say(table.conclusion)}</p>
-{"".join(f"<p>{say(note)}</p>" for note in notes)}
+{"".join(f"<p>{say(sentence)}</p>" for sentence in table.aftermath)}
 <ul>{"".join(f"<li>{say(caveat)}</li>" for caveat in table.caveats)}</ul>
 <h2>Configurations</h2><div class="wide"><table><tr>{head}</tr>
 {body}</table></div>

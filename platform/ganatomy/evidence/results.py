@@ -18,7 +18,7 @@ from ganatomy.core.standstill import USUAL_S
 from ganatomy.core.tables import absolute, write_atomically
 from ganatomy.downstream.task import DownstreamTask, task_of
 from ganatomy.experiment import Experiment, Score, TrialResult
-from ganatomy.search_space import PaperTable, SearchSpace, load_space, named_in
+from ganatomy.search_space import PaperTable, SearchSpace, load_space, named_in, space_of
 from ganatomy.tracking.embedded import SQLITE, address, found_in, inner, recorded
 
 T = TypeVar("T")
@@ -45,6 +45,7 @@ class SweepPlan:
     tracking_uri, run_id: where it is recorded.
     endpoint, family: what it is judged by, declared before it starts: the score, and the configurations (-> their
     points, for a reader) that are compared with ``rule``, the baseline; None in earlier plans, which declared nothing.
+    confirms: name of the sweep whose pick is trained again, and nothing else; pick: that, candidate and baseline.
     """
 
     name: str
@@ -70,6 +71,8 @@ class SweepPlan:
     endpoint: str = ""
     family: Mapping[str, str] | None = None
     rule: str = BASELINE
+    confirms: str = ""
+    pick: Mapping[str, Experiment] = field(default_factory=dict)
 
     @property
     def validations(self) -> int:
@@ -97,13 +100,16 @@ class SweepPlan:
     def search_space(self) -> SearchSpace:
         """The space that is swept: at its size, with its domains. InputError where it is no longer installed, or a
         dotted path that is not allowed."""
+        if self.confirms:
+            return space_of(self.pick, self.space)
         space = load_space(self.space)
         return replace(space.at_full_size() if self.full else space, base=self.base)
 
     def check_named(self) -> None:
         """Raise InputError where what the plan itself names, whoever wrote it, cannot be had or is not allowed."""
         self.search_space()
-        for kind, name in named_in(self.base.flat()) | named_in(self.fixed):
+        picked = (named_in(experiment.flat()) for experiment in self.pick.values())
+        for kind, name in named_in(self.base.flat()).union(named_in(self.fixed), *picked):
             resolve(kind, name)
 
     def published(self, tell: Callable[[str], None] = lambda why: None) -> tuple[PaperTable, ...]:
@@ -138,7 +144,7 @@ def sweeps(workspace: Path) -> list[str]:
 def sweep_directory(workspace: Path, name: str) -> Path:
     """Folder of the sweep ``name`` (``latest``: the newest); InputError with the nearest name if there is none."""
     known = sweeps(workspace)
-    chosen = known[-1] if name == LATEST and known else name
+    chosen = _latest(workspace, known) if name == LATEST and known else name
     if chosen not in known:
         raise InputError(
             f"no sweep {name!r} in workspace {workspace}",
@@ -148,11 +154,18 @@ def sweep_directory(workspace: Path, name: str) -> Path:
     return workspace / "sweeps" / chosen
 
 
+def _latest(workspace: Path, known: list[str]) -> str:
+    """The newest sweep that is not the confirmation of another."""
+    plans = ((name, read_json(workspace / "sweeps" / name / PLAN)) for name in reversed(known))
+    return next((name for name, plan in plans if not (isinstance(plan, dict) and plan.get("confirms"))), known[-1])
+
+
 def read_plan(directory: Path) -> SweepPlan:
     """The plan of the sweep in ``directory``; InputError where another version wrote it, or where it is another's."""
     values = read_json(directory / PLAN)
     values["base"] = Experiment.from_dict(values["base"])
     values["seeds"] = tuple(values["seeds"])
+    values["pick"] = {side: Experiment.from_dict(picked) for side, picked in values.get("pick", {}).items()}
     try:
         plan = SweepPlan(**values)
     except TypeError as error:

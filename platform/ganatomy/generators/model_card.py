@@ -91,6 +91,9 @@ def _evidence(report: Mapping[str, Any]) -> Iterator[str]:
         yield "No verdict is recorded: nothing has been shown about the benefit of these images."
     else:
         yield from _verdict(verdict)
+    if trained := report.get("trainings"):
+        yield ""
+        yield from _trainings(trained)
     if table := report.get("table"):
         yield ""
         yield from _table(table)
@@ -101,6 +104,14 @@ def _verdict(verdict: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     for gate in verdict.get("gates", ()):
         yield f"- {gate['name']}: {'passed' if gate['passed'] else 'not passed'}. {gate.get('sentence', '')}".rstrip()
+
+
+def _trainings(trained: Mapping[str, Any]) -> Iterator[str]:
+    registered = str(trained["registered_seed"])
+    shown = [f"{score:.3f} (seed {seed}{', this one' if seed == registered else ''})"
+             for seed, score in trained["by_seed"].items()]  # fmt: skip
+    yield f"This generator is of the training in the middle of {len(shown)} of the same configuration, by the"
+    yield f"{trained['score']} of the downstream models trained with their images: {', '.join(shown)}."
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

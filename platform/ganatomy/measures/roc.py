@@ -1,8 +1,4 @@
-"""How well probabilities tell lesion from normal: the area under the ROC curve, how sure it is, and where to cut.
-
-Replicates of one configuration (several seeds on the same subjects) are taken together by averaging their areas, which
-is the same as averaging who beats whom; that is what all functions here work on.
-"""
+"""What classifiers say of the same images, and where to cut. The area under the ROC curve is in ``reader_studies``."""
 
 from __future__ import annotations
 
@@ -13,14 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganatomy.experiment import Score
-from ganatomy.measures.statistics import Effect
 
 PROBABILITY = "probability"
 """Metric of a classifier's rows: p(lesion) of a subject, whose label is the truth, ``lesion`` or ``normal``."""
 LESION, NORMAL = "lesion", "normal"
-
-RESAMPLES = 2000
-"""Bootstrap replicates (Gupta et al. 2019, section 4.3)."""
 
 Floats = NDArray[np.float64]
 
@@ -31,7 +23,7 @@ class Predictions:
 
     subjects, patients: names, subject by subject.  truth: whether it shows a lesion.  probabilities: [replicates, n],
     each in [0, 1]; a replicate is a classifier of another seed.  places: of the subjects in the list that they were
-    taken from, as they stand here by default; patients are resampled in that order.
+    taken from, as they stand here by default.
     """
 
     subjects: tuple[str, ...]
@@ -55,92 +47,6 @@ class Predictions:
     def in_order(self) -> tuple[str, ...]:
         """The subjects in the order that they were first listed in."""
         return tuple(name for _, name in sorted(zip(self.places, self.subjects)))
-
-    def beaten(self) -> Floats:
-        """[lesions, normals]: 1 where the lesion is the more probable, ½ for a tie, else 0; mean over replicates."""
-        lesion, normal = self.probabilities[:, self.truth, None], self.probabilities[:, None, ~self.truth]
-        return np.mean((lesion > normal) + 0.5 * (lesion == normal), axis=0)
-
-    @property
-    def auc(self) -> float:
-        """Mean over the replicates; NaN where a class is missing."""
-        return auc(self)
-
-
-def auc(predictions: Predictions) -> float:
-    """The share of pairs (lesion, normal) in which the lesion is given the higher probability; ties count half.
-
-    Source: Mann-Whitney; the area under the ROC curve. NaN where a class is missing.
-    """
-    pairs = predictions.beaten()
-    return float(pairs.mean()) if pairs.size else float("nan")
-
-
-def auc_interval(predictions: Predictions, *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95) -> Effect:
-    """The area with its percentile interval over resampled patients, all images of a patient together."""
-    pairs = predictions.beaten()
-    return _effect(pairs, predictions, resamples, seed, level)[0]
-
-
-def auc_difference(
-    first: Predictions, second: Predictions, *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
-) -> tuple[Effect, float]:
-    """Area of ``first`` minus that of ``second`` on the subjects that both have, and the two-sided p of it being 0.
-
-    Both see the same resampled patients in every replicate, as do all comparisons on the same patients with one seed:
-    what is common to two classifiers cancels.  p: twice the share of replicates on the other side of 0, at least
-    2 / (resamples + 1); it is the interval, read at every level.
-    """
-    theirs = set(second.subjects)
-    shared = [name for name in first.in_order() if name in theirs]
-    one, other = first.of(shared), second.of(shared)
-    if not np.array_equal(one.truth, other.truth):
-        raise ValueError("two classifiers are compared on the same subjects, with the same truth")
-    return _effect(one.beaten() - other.beaten(), one, resamples, seed, level)
-
-
-def _effect(pairs: Floats, predictions: Predictions, resamples: int, seed: int, level: float) -> tuple[Effect, float]:
-    # Resampled in the order of the rows: names are pseudonyms, and others under another key.
-    names = list(dict.fromkeys(patient for _, patient in sorted(zip(predictions.places, predictions.patients))))
-    n = len(names)
-    if not pairs.size:
-        return Effect(float("nan"), -np.inf, np.inf, n, level, resamples, seed), float("nan")
-    place = {name: index for index, name in enumerate(names)}
-    owner = np.array([place[name] for name in predictions.patients])
-    lesion, normal = owner[predictions.truth], owner[~predictions.truth]
-    if len(set(lesion)) < 2 or len(set(normal)) < 2:  # every replicate would be the same patient again
-        return Effect(float(pairs.mean()), -np.inf, np.inf, n, level, resamples, seed), float("nan")
-    counts, _ = resampled(lesion, normal, n, resamples, seed)
-    areas = _weighted(pairs, counts[:, lesion], counts[:, normal])
-    low, high = np.quantile(areas, [(1 - level) / 2, (1 + level) / 2])
-    beyond = min(np.count_nonzero(areas <= 0), np.count_nonzero(areas >= 0))
-    p = min(1.0, 2 * (beyond + 1) / (resamples + 1))
-    return Effect(float(pairs.mean()), float(low), float(high), n, level, resamples, seed), p
-
-
-def resampled(
-    lesion: NDArray[np.intp], normal: NDArray[np.intp], n: int, resamples: int, seed: int
-) -> tuple[Floats, int]:
-    """How often each of n patients is drawn, [resamples, n], and how many draws were refused for lacking a class.
-
-    lesion, normal: numbers of the patients that the images of either class belong to.
-    """
-    generator = np.random.default_rng(seed)
-    kept: list[Floats] = []
-    missing, refused = resamples, 0
-    while missing:
-        drawn = generator.integers(0, n, size=(missing, n))
-        counts = np.stack([np.bincount(row, minlength=n) for row in drawn]).astype(np.float64)
-        whole = (counts[:, lesion].sum(axis=1) > 0) & (counts[:, normal].sum(axis=1) > 0)
-        kept.append(counts[whole])
-        refused += int((~whole).sum())
-        missing = int((~whole).sum())
-    return np.concatenate(kept), refused
-
-
-def _weighted(pairs: Floats, lesion: Floats, normal: Floats) -> Floats:
-    """Mean of ``pairs`` [P, N] under weights [B, P] of its rows and [B, N] of its columns: [B]."""
-    return np.einsum("bn,bn->b", lesion @ pairs, normal) / (lesion.sum(axis=1) * normal.sum(axis=1))
 
 
 # --- operating point ---------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError, Method
 from ganatomy.core.plain_values import plain
 from ganatomy.evidence.results import SweepPlan, read_plan, sweeps
-from ganatomy.experiment import Experiment, Score, TrialResult, replicates
+from ganatomy.experiment import Experiment, Score, TrialResult
 from ganatomy.generators.generator import Generator, save_generator
 from ganatomy.generators.reloading import (
     Example,
@@ -29,7 +29,7 @@ from ganatomy.generators.reloading import (
     differences_when_reloaded,
 )
 from ganatomy.measures.roc import LESION, NORMAL
-from ganatomy.measures.statistics import Effect, of_common_seeds
+from ganatomy.measures.verdicts import Finding, compare, measured
 from ganatomy.promotion import gate, memorisation
 from ganatomy.promotion.gate import GateResult
 from ganatomy.stages.drawing import Offers, size_for
@@ -75,10 +75,18 @@ class Bench:
 
     # --- utility -------------------------------------------------------------------------------------------------
 
-    def effect(self, candidate: Sequence[TrialResult], baseline: Sequence[TrialResult]) -> tuple[Effect, float]:
-        """Candidate minus baseline on test patients, over the seeds of both, and its two-sided p."""
-        pair = of_common_seeds(replicates(candidate), replicates(baseline))
-        return self.plan.task.difference(*(self._scores(group, "test") for group in pair))
+    def finding(
+        self,
+        candidate: Sequence[TrialResult],
+        baseline: Sequence[TrialResult],
+        alpha: float,
+        least: float,
+        barred: str = "",
+    ) -> Finding:
+        """What the trainings of both show on test patients, at a one-sided ``alpha``. least: the effect that must be
+        exceeded to help.  barred: why there is no verdict."""
+        more, less = self.plan.task.judged(*(self._scores(group, "test") for group in (candidate, baseline)))
+        return measured(more, less, barred, alpha=alpha) if barred else compare(more, less, alpha=alpha, least=least)
 
     def _scores(self, group: Sequence[TrialResult], split: str) -> list[list[Score]]:
         return [self.stages(result).scores(split) for result in group]
@@ -91,7 +99,7 @@ class Bench:
     # --- the generator -------------------------------------------------------------------------------------------
 
     def bundle(self, result: TrialResult, directory: Path) -> tuple[Generator, Stages]:
-        """The generator of the candidate's best seed, as the folder that would be registered.
+        """The generator of a training of the candidate, as the folder that would be registered.
 
         It prepares images as the cohort of the sweep does, where its utility is measured; who taught it is recorded of
         the cohort that it was trained on.

@@ -1,8 +1,8 @@
 """From figures to a verdict: what a generator must show before it is promoted, each gate with its figures in words.
 
-Nothing is measured, chosen or written here. Candidate and baseline were chosen on the validation split; the figures of
-``utility`` come from the test split, which is read once, for this. Every gate fails when its figures are missing: what
-could not be checked has not been shown.
+Nothing is measured, chosen or written here. Candidate and baseline were chosen on the validation split, and trained
+again; the figures of ``utility`` come from the test split, which is read for this alone. Every gate fails when its
+figures are missing: what could not be checked has not been shown.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ import numpy as np
 from ganatomy.contracts import InputError
 from ganatomy.downstream.task import DownstreamTask, task_named
 from ganatomy.experiment import Downstream
-from ganatomy.measures.statistics import Effect, Values, counted, finite, group_medians, rank_test, smallest_p
+from ganatomy.measures.statistics import Values, counted, finite, group_medians, rank_test
+from ganatomy.measures.verdicts import HARMS, HELPS, NO_VERDICT, UNDECIDED, Finding
 from ganatomy.promotion.ledger import place
 
 GATES = ("utility", "memorisation", "lineage", "integrity")
-
-MINIMUM_PATIENTS = 5
-"""Below this even patients who all improve prove nothing: the one-sided sign test cannot reach 5 % (2^-4 > 0.05)."""
 
 NEAR_COPY = 0.2
 """Closer to a training image than this fraction of what is usual between real patients: a copy. Simulated with
@@ -103,7 +101,9 @@ class Verdict:
         if "utility" in self.failed:
             others = tuple(name for name in self.failed if name != "utility")
             also = f" It also failed {_listed(others)}." if others else ""
-            return f"Not promoted: the synthetic data is not shown to help.{also}"
+            harms = next(gate for gate in self.gates if gate.name == "utility").figures.get("answer") == HARMS
+            shown = "shown to harm" if harms else "not shown to help"
+            return f"Not promoted: the synthetic data is {shown}.{also}"
         return f"Not promoted: it failed {_listed(self.failed)}."
 
     def text(self) -> str:
@@ -157,43 +157,40 @@ def judge(
 
 
 def utility(
-    effect: Effect, *, candidate: str = "with synthetic data", baseline: str = "the best training without it",
-    minimum_patients: int = MINIMUM_PATIENTS, task: DownstreamTask | None = None, p: float = 0.0, alpha: float = 1.0,
-) -> GateResult:  # fmt: skip
-    """Does it help real, held-out patients? The interval of the difference lies above zero, and its p below the level.
+    finding: Finding,
+    *,
+    candidate: str = "with synthetic data",
+    baseline: str = "the best training without it",
+    task: DownstreamTask | None = None,
+) -> GateResult:
+    """Does it help real, held-out patients? The lower limit of the difference lies above the least effect that matters.
 
-    effect: score of the candidate minus that of the best non-synthetic configuration, on the *test* patients, averaged
-    over seeds first.  task: whose score that is; segmentation if not given.  p: one-sided, of the difference.  alpha:
-    level of this reading of the test patients.
+    finding: what fresh trainings of the candidate and of the best configuration without synthetic data show on the
+    *test* patients, at the level of this reading of them.  task: whose score that is; segmentation if not given.
     """
     task = task or task_named(Downstream.task)
-    figures = {"difference": effect.mean, "low": effect.low, "high": effect.high, "patients": effect.n,
-               "level": effect.level, "minimum_patients": minimum_patients, "p": p, "alpha": alpha}  # fmt: skip
-    who = counted(effect.n, "held-out patient")
-    if effect.n < minimum_patients or not math.isfinite(effect.mean):
-        told = (
-            f"; the difference is {100 * effect.mean:+.1f} {task.measure} points" if math.isfinite(effect.mean) else ""
-        )
-        sentence = (
-            f"Not shown to help: there {'is' if effect.n == 1 else 'are'} {who}, "
-            f"and with fewer than {minimum_patients} an improvement cannot be told from luck{told}."
-        )
-        return GateResult("utility", False, sentence, figures)
-    passed = effect.low > 0 and p <= alpha
+    figures: dict[str, Figure] = {
+        "answer": finding.answer, "difference": finding.estimate, "low": finding.low, "high": finding.high,
+        "least": finding.least, "p": finding.p_helps, "alpha": finding.alpha, "level": finding.level,
+        "patients": finding.patients, "trainings": finding.trainings[0], "baseline_trainings": finding.trainings[1],
+        "least_shown": finding.least_shown,
+    }  # fmt: skip
     measured = (
-        f"On {who}, {candidate} {task.achieved} by {_points(effect.mean)} {task.measure} points "
-        f"{'more' if effect.mean >= 0 else 'less'} than {baseline} "
-        f"({effect.level:.0%} interval {100 * effect.low:+.1f} to {100 * effect.high:+.1f}"
-        + (f"; one-sided p {p:.2g}, level of this reading {alpha:.2g})" if alpha < 1 else ")")
+        f"On {counted(finding.patients, 'held-out patient')} and {counted(finding.trainings[0], 'training')} against "
+        f"{finding.trainings[1]}, {candidate} {task.achieved} by {_points(finding.estimate)} {task.measure} points "
+        f"{'more' if finding.estimate >= 0 else 'less'} than {baseline}"
     )
-    reading = "shown to help" if passed else "shown to harm" if effect.high < 0 else "not shown to help"
-    caution = ""
-    if effect.n < 10:
-        caution = (
-            f" With so few patients the interval is rather too narrow (the least p a permutation test could give is "
-            f"{smallest_p(effect.n):.2g}): confirm it on more."
+    if finding.answer == NO_VERDICT:
+        return GateResult("utility", False, f"{measured}: no verdict, {finding.reason}.", figures)
+    interval = f"{finding.level:.1%} interval {100 * finding.low:+.1f} to {100 * finding.high:+.1f}"
+    by = f" by more than {_points(finding.least)}" if finding.least else ""
+    read = {HELPS: f"shown to help{by}", HARMS: "shown to harm"}.get(finding.answer, f"not shown to help{by}")
+    sentence = f"{measured} ({interval}): {read}."
+    if finding.answer == UNDECIDED:
+        sentence += (
+            f" A study of this size shows an effect of {100 * finding.least_shown:+.1f} points four times out of five."
         )
-    return GateResult("utility", passed, f"{measured}: {reading}.{caution}", figures)
+    return GateResult("utility", finding.answer == HELPS, sentence, figures)
 
 
 def memorisation(

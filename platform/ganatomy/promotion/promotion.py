@@ -1,12 +1,14 @@
 """Promotion: the one reading of the test split, the gates, and the registry.
 
-The candidate and what it must beat are chosen on validation patients alone. Then both are scored on test patients, the
-verdict is written down whatever it is, and only what passes (or is forced, with a reason) becomes the champion.
+The candidate and what it must beat are chosen on validation patients alone, and trained again (``confirmation``). Those
+trainings are scored on test patients, the verdict is written down whatever it is, and only what passes (or is forced,
+with a reason) becomes the champion: the generator of the training in the middle, as good as what was judged.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +17,18 @@ from typing import Any
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import plain
 from ganatomy.evidence.ablation import Ablation, ablation_table
+from ganatomy.evidence.confirmed import (
+    BASELINE,
+    CANDIDATE,
+    VERDICT,
+    Pick,
+    check_equal_work,
+    confirmation_of,
+    lost_of,
+    one_sided,
+    pick,
+    trainings_of,
+)
 from ganatomy.evidence.report import brief
 from ganatomy.evidence.results import (
     SweepPlan,
@@ -29,15 +43,15 @@ from ganatomy.experiment import TrialResult
 from ganatomy.generators.generator import Generator, write_report
 from ganatomy.generators.registry import Registry, check_name
 from ganatomy.measures.families import reading_level
+from ganatomy.measures.statistics import counted
 from ganatomy.promotion import gate
+from ganatomy.promotion.confirmation import left_out, log_page
 from ganatomy.promotion.examination import Bench
 from ganatomy.promotion.gate import Verdict
 from ganatomy.promotion.ledger import LEDGER, Ledger, Reading, earlier_readings, place
 from ganatomy.stores.store import open_store
 from ganatomy.tracking.runs import Tracking
 from ganatomy.training.models import scored_images
-
-VERDICT = "verdict.json"
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,8 @@ class Outlook:
 
     candidate, baseline: names of the configurations.  domain: whose test patients judge.  judges: how many they are.
     number, level: which reading it would be, and the one-sided level that it would be judged at.
-    earlier: the readings before it.
+    earlier: the readings before it.  evidence: by which trainings it would be judged, in words.  confirmed: whether
+    those are there.
     """
 
     candidate: str
@@ -66,12 +81,15 @@ class Outlook:
     number: int
     level: float
     earlier: tuple[Reading, ...]
+    evidence: str
+    confirmed: bool
 
     def text(self) -> str:
         """In lines."""
         which = place(self.number, self.judges)
         lines = [
             f"candidate: {self.candidate}; it must beat: {self.baseline}",
+            self.evidence,
             f"promoting it would be {which} of domain {self.domain}, judged at a one-sided level of {self.level:.2%}",
             *(f"before: {reading.sentence}" for reading in self.earlier),
             "nothing was read",
@@ -85,21 +103,72 @@ class Outlook:
 
 @dataclass(frozen=True)
 class _Case:
-    """A sweep whose candidate and baseline are chosen, and whose test patients have not been read."""
+    """A sweep whose candidate and baseline are chosen, and whose test patients have not been read.
+
+    picked: what the sweep picked.  outstanding: trials that it was picked without.
+    again: the confirmation of that, if there is one.  left, lost: trainings of it that are outstanding, and that failed
+    (of the candidate, of the baseline).  fresh: trainings of it that have finished, of candidate and baseline.
+    """
 
     plan: SweepPlan
     directory: Path
     table: Ablation
     bench: Bench
-    candidate: list[TrialResult]
-    baseline: list[TrialResult]
-    names: tuple[str, str]
+    picked: Pick
     outstanding: int
+    again: SweepPlan | None
+    left: int
+    lost: tuple[int, int]
+    fresh: tuple[list[TrialResult], list[TrialResult]]
+
+    @property
+    def confirmed(self) -> bool:
+        """The trainings that are to judge are there."""
+        return self.again is not None and not self.left and all(self.fresh)
+
+    @property
+    def sides(self) -> tuple[Sequence[TrialResult], Sequence[TrialResult]]:
+        """The trainings of candidate and baseline: fresh ones, or where they are not there, those that were picked."""
+        return self.fresh if self.confirmed else self.picked.sides
+
+    @property
+    def evidence(self) -> str:
+        """What the verdict rests on, in a sentence."""
+        if self.again is None:
+            return "it is not confirmed yet: both would be trained again first, under fresh seeds (ganatomy confirm)"
+        if self.left:
+            return f"{self.again.name} would be ended first, {counted(self.left, 'training')} of it outstanding"
+        several = f"{counted(len(self.fresh[0]), 'training')} against {len(self.fresh[1])}"
+        return f"judged by what {self.again.name} trained again: {several}, which chose nothing"
+
+    @property
+    def barred(self) -> str:
+        """Why its trainings allow no verdict, in words; empty where they do."""
+        if self.picked.unequal:
+            return f"unequal work downstream: {self.picked.unequal}"
+        if not self.confirmed:
+            return "these are the trainings that it was chosen by, whose luck counts in its favour"
+        return one_sided(self.lost)
+
+    @property
+    def median(self) -> TrialResult:
+        """The candidate's training in the middle on validation patients, of an even number the lower: what was judged
+        is what they all are, and the best of them is the luckiest."""
+        ordered = sorted(self.sides[0], key=lambda result: result.summary[self.plan.score])
+        return ordered[(len(ordered) - 1) // 2]
+
+    @property
+    def trainings(self) -> dict[str, Any]:
+        """What each training of the candidate reached on validation patients, by seed, and whose generator is handed
+        over."""
+        reached = {str(result.experiment.seed): float(result.summary[self.plan.score]) for result in self.sides[0]}
+        return {"score": self.plan.score, "registered_seed": self.median.experiment.seed, "by_seed": reached,
+                "confirmation": self.again.name if self.confirmed and self.again else ""}  # fmt: skip
 
     @property
     def ledger(self) -> Ledger:
         """Of the test patients that would judge. InputError where they have no image to judge by."""
-        images = scored_images(self.bench.store, self.candidate[0].experiment, "test")
+        images = scored_images(self.bench.store, self.picked.candidate[0].experiment, "test")
         patients = {image.patient for image in images}
         before = self._earlier(patients)
         return Ledger(self.bench.cohort.path, self.bench.store.key, patients, before)
@@ -129,8 +198,10 @@ def outlook(
     ledger.check_writable()
     earlier = tuple(ledger.readings())
     number = len(earlier) + 1
-    domain = case.candidate[0].experiment.target_domain()
-    return Outlook(*case.names, domain, ledger.judges, number, reading_level(number), earlier)
+    domain = case.picked.candidate[0].experiment.target_domain()
+    return Outlook(
+        *case.picked.names, domain, ledger.judges, number, reading_level(number), earlier, case.evidence, case.confirmed
+    )
 
 
 def promote(
@@ -138,36 +209,39 @@ def promote(
     sweep: str,
     name: str,
     *,
+    least: float = 0.0,
     force: str | None = None,
     as_it_stands: str | None = None,
     uri: str | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Promotion:
-    """Judge the best synthetic configuration of a sweep on test patients, and register its generator if it passes.
+    """Judge what a sweep picked, by the trainings that confirmed it, on test patients; register its generator if it
+    passes.
 
-    name: of the registered model.  force: a reason to promote whatever the gates say; recorded.
-    as_it_stands: a reason to judge a sweep that will never be finished; recorded.
-    Raises InputError where trials are outstanding, where there is nothing to judge, or where the reading of the test
-    patients cannot be recorded. "Not shown to help" is a result, no error.
+    name: of the registered model.  least: the effect that must be exceeded, in shares (0.01 is a point).
+    force: a reason to promote whatever the gates say, confirmed or not; recorded.  as_it_stands: a reason to judge a
+    sweep that will never be finished; recorded. Raises InputError where trials are outstanding, where there is nothing
+    to judge, where what was picked is not confirmed, or where the reading of the test patients cannot be recorded. "Not
+    shown to help" is a result, no error.
     """
-    check_name(name)  # what can be refused is refused before the test split is read for nothing
-    if force is not None and not force.strip():
-        raise InputError("a forced promotion without a reason", expected="why it is promoted whatever the gates say")
+    check_request(name, least, force)
     case = _prepared(workspace, sweep, as_it_stands, say)
-    plan, bench, candidate, baseline, names = case.plan, case.bench, case.candidate, case.baseline, case.names
+    if force is None:
+        _check_confirmed(case)
+    plan, bench, names = case.plan, case.bench, case.picked.names
     tracking = Tracking(uri or plan.tracking_uri or None, workspace)
     say(f"candidate: {names[0]}; it must beat: {names[1]}")
+    say(case.evidence)
 
     ledger = case.ledger
     reading = ledger.read(plan.name, names)
     _record_reading(tracking, plan, reading)
     say(f"{reading.place}, judged at a one-sided level of {reading.level:.2%}")
-    effect, p = bench.effect(candidate, baseline)
-    best = max(candidate, key=lambda result: result.summary[plan.score])
-    generator, stages = bench.bundle(best, case.directory / "generators" / best.trial)
+    finding = bench.finding(*case.sides, reading.level, least, case.barred)
+    generator, stages = bench.bundle(case.median, case.directory / "generators" / case.median.trial)
     verdict = gate.judge(
         [
-            gate.utility(effect, candidate=names[0], baseline=names[1], task=plan.task, p=p / 2, alpha=reading.level),
+            gate.utility(finding, candidate=names[0], baseline=names[1], task=plan.task),
             bench.memorisation(stages),
             bench.lineage(generator, stages),
             bench.integrity(generator, stages),
@@ -180,68 +254,71 @@ def promote(
     verdict = replace(verdict, outstanding=case.outstanding, as_it_stands=why, reading=reading.number,
                       judges=reading.judges, level=reading.level)  # fmt: skip
     ledger.conclude(reading, verdict.to_dict())
-    report = {"verdict": verdict.to_dict(), "table": brief(case.table), "sweep": plan.name}
-    pair = zip(("candidate", "baseline"), (candidate, baseline), strict=True)
-    if any((points := {kind: bench.operating_point(group) for kind, group in pair}).values()):
-        report["operating_points"] = points
-    write_report(generator.directory, report)
+    write_report(generator.directory, _report(case, verdict))
     write_json(case.directory / VERDICT, verdict.to_dict())
-    version = _register(tracking, generator, name, best, plan, verdict) if verdict.promoted else None
-    _record(tracking, plan, verdict, name, version, ledger)
+    version = _register(tracking, generator, name, case.median, plan, verdict) if verdict.promoted else None
+    _record(tracking, case, verdict, name, version, ledger)
     return Promotion(verdict, generator.directory, version)
+
+
+def check_request(name: str, least: float = 0.0, force: str | None = None) -> None:
+    """InputError for what no promotion can be asked: said before anything is trained or read for nothing."""
+    check_name(name)
+    if not (math.isfinite(least) and least >= 0):
+        raise InputError(f"a least effect of {100 * least:g} points", expected="0 or more: what help is to exceed")
+    if force is not None and not force.strip():
+        raise InputError("a forced promotion without a reason", expected="why it is promoted whatever the gates say")
 
 
 def _prepared(workspace: Path, sweep: str, as_it_stands: str | None, say: Callable[[str], None]) -> _Case:
     """All that can be refused is refused here, before the test split is read for nothing."""
-    if as_it_stands is not None and not as_it_stands.strip():
-        raise InputError("a sweep judged as it stands without a reason", expected="why it will never be finished")
     directory = sweep_directory(workspace, sweep)
-    left = _left_out(directory, as_it_stands)
     plan, results = read_plan(directory), [r for r in read_results(directory) if r.status == "finished"]
+    if plan.confirms:
+        raise InputError(
+            f"sweep {plan.name!r} is a confirmation", expected=f"the sweep that it confirms: {plan.confirms}"
+        )
+    without = left_out(directory, plan, as_it_stands)
     for sentence in plan.elsewhere(workspace):
         say(sentence)
     table, bench = ablation_table(results, declared=plan.family), Bench(workspace, plan, say)
-    candidate, baseline = choose(table, results, plan.name)
-    for result in (*candidate, *baseline):
+    picked = pick(table, results, plan.name)
+    again = confirmation_of(workspace, plan.name, picked)
+    fresh = trainings_of(workspace, again) if again else ([], [])
+    for result in (*picked.candidate, *picked.baseline, *fresh[0], *fresh[1]):
         result.experiment.validate()  # what it names may not be here, or not be allowed
     bench.check_rules()
-    names = (table.row(table.candidate).name, table.row(table.baseline).name)
-    return _Case(plan, directory, table, bench, candidate, baseline, names, left)
+    left = outstanding(workspace / "sweeps" / again.name, again) if again else 0
+    lost = lost_of(workspace, again) if again else (0, 0)
+    return _Case(plan, directory, table, bench, picked, without, again, left, lost, fresh)
 
 
-def choose(table: Ablation, results: Sequence[TrialResult], sweep: str) -> tuple[list[TrialResult], list[TrialResult]]:
-    """Trials of (candidate, baseline): the configuration with synthetic data, and the one without, that validate best
-    over their seeds. InputError where the sweep finished no trial of one of the two kinds."""
-    for configuration, kind in ((table.candidate, "offline or joint"), (table.baseline, "real or classical")):
-        if not configuration:
-            raise InputError(
-                f"sweep {sweep!r} has no finished trial of arm {kind}",
-                expected="at least one with and one without synthetic data",
-                remedy="run more trials, or a space that has both",
-            )
-    by_trial = {result.trial: result for result in results}
-    candidate, baseline = (
-        [by_trial[trial] for trial in table.row(configuration).trials]
-        for configuration in (table.candidate, table.baseline)
-    )
-    return candidate, baseline
-
-
-def _left_out(directory: Path, as_it_stands: str | None) -> int:
-    """How many trials the verdict does without. InputError where there are any, and nobody said why."""
-    plan = read_plan(directory)
-    left = outstanding(directory, plan)
-    if left and as_it_stands is None:
-        raise InputError(
-            f"sweep {plan.name!r} has {left} of {plan.trials} trials outstanding",
-            expected="a sweep whose trials have all ended: the test patients are read once",
-            remedy=f"wait for it, or ganatomy sweep --resume {plan.name}; of one that will never be finished, "
-            "--as-it-stands REASON judges what is there",
-        )
-    return left
+def _check_confirmed(case: _Case) -> None:
+    """InputError where the trainings that are to judge are not there yet, or not of equal work."""
+    remedy = f"ganatomy confirm {case.plan.name}"
+    check_equal_work(case.picked, case.plan.name)
+    if case.again is None:
+        raise InputError(f"what sweep {case.plan.name!r} picked is not confirmed",
+                         expected="trainings under seeds that chose nothing: those of a search owe a part of their "
+                         "scores to luck", remedy=remedy)  # fmt: skip
+    if case.left:
+        raise InputError(f"the confirmation {case.again.name!r} has {case.left} trainings outstanding",
+                         expected="one that has ended: the test patients are read once", remedy=remedy)  # fmt: skip
+    if not all(case.fresh):
+        raise InputError(f"in the confirmation {case.again.name!r} no training of one side finished",
+                         remedy=f"see why: ganatomy report {case.again.name}")  # fmt: skip
 
 
 # --- writing down ------------------------------------------------------------------------------------------------
+
+
+def _report(case: _Case, verdict: Verdict) -> dict[str, Any]:
+    """What goes with the generator: verdict, table, what its sisters reached, and how a chosen threshold turned out."""
+    report = {"verdict": verdict.to_dict(), "table": brief(case.table), "sweep": case.plan.name,
+              "trainings": case.trainings}  # fmt: skip
+    sides = zip((CANDIDATE, BASELINE), case.sides)
+    points = {side: case.bench.operating_point(group) for side, group in sides}
+    return report | ({"operating_points": points} if any(points.values()) else {})
 
 
 def _record_reading(tracking: Tracking, plan: SweepPlan, reading: Reading) -> None:
@@ -270,21 +347,21 @@ def _register(
     return registry.register_generator(generator.directory, name, run, tags, promote=True)
 
 
-def _record(
-    tracking: Tracking, plan: SweepPlan, verdict: Verdict, name: str, version: int | None, ledger: Ledger
-) -> None:
-    """Into MLflow, promoted or not: the verdict, each gate with its figures, and the ledger as it stands now. Verdicts
-    of earlier readings stay beside it."""
+def _record(tracking: Tracking, case: _Case, verdict: Verdict, name: str, version: int | None, ledger: Ledger) -> None:
+    """Into MLflow, promoted or not: the verdict, each gate with its figures, the sweep's page, which now tells of it,
+    and the ledger as it stands. Verdicts of earlier readings stay beside it."""
+    plan = case.plan
     figures = {
         f"gate/{result.name}/{key}": float(value)
         for result in verdict.gates
         for key, value in result.figures.items()
-        if isinstance(value, int | float) and value is not None
+        if isinstance(value, int | float) and math.isfinite(value)
     }
     tracking.log_metrics(plan.run_id, {**figures, "gate/promoted": float(verdict.promoted)})
     text = json.dumps(verdict.to_dict(), indent=1)
     for file, content in ((VERDICT, text), (f"verdicts/reading-{verdict.reading}.json", text), (LEDGER, ledger.text())):
         tracking.log_text(plan.run_id, file, content)
+    log_page(tracking, plan, case.directory, case.table)
     tags: Mapping[str, Any] = {
         "verdict": verdict.sentence,
         "candidate": verdict.candidate,

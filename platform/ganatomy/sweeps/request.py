@@ -221,8 +221,8 @@ def _tell_family(plan: SweepPlan) -> None:
     for point in points:
         detail(f"declared: {point}")
     if len(plan.seeds) < MINIMUM_TRAININGS:
-        warn(f"with {counted(len(plan.seeds), 'training')} of each the table gives no verdict: it takes "
-             f"{MINIMUM_TRAININGS} (--seeds)")  # fmt: skip
+        tell(f"with {counted(len(plan.seeds), 'training')} of each the table gives no verdict: it takes "
+             f"{MINIMUM_TRAININGS} (--seeds); what is picked has one when it is confirmed")  # fmt: skip
 
 
 def _tell_labels(store: Store, experiments: Sequence[Experiment]) -> None:

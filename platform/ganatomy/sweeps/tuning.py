@@ -15,7 +15,6 @@ from ganatomy.cluster import roll
 from ganatomy.cluster.joining import leave_ray
 from ganatomy.contracts import InputError
 from ganatomy.evidence.results import SweepPlan, read_results, read_status
-from ganatomy.search_space import load_space
 from ganatomy.sweeps.progress import SweepProgress
 from ganatomy.sweeps.proposals import TRIAL, Proposals
 from ganatomy.sweeps.trial import VALIDATION, run_trial
@@ -139,7 +138,7 @@ def fitting(plan: SweepPlan) -> int:
     A worker lies on one node, so what nodes have left over does not add up. A group of workers too many would wait
     until Train gives it up.
     """
-    space, present = load_space(plan.space), roll.working()
+    space, present = plan.search_space(), roll.working()
     pairs = any(space.on_two(point, plan.fixed) for point in space.listed(plan.fixed, plan.seeds))
     largest = max(plan.workers, 2 if pairs else 1)
     for kind, each in (("CPU", plan.cpus), ("GPU", plan.gpus)):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from ganatomy.downstream.task import Column, DownstreamTask, Seeds, Standing, judged_alike, paired_over_patients
+from ganatomy.downstream.task import Column, DownstreamTask, Seeds, Standing, judged_alike
 from ganatomy.experiment import Score
 from ganatomy.measures.segmentation import case_scores, patient_scores
-from ganatomy.measures.statistics import Effect, averaged
+from ganatomy.measures.statistics import averaged
 from ganatomy.measures.verdicts import Judged
 
 AGREEMENT = "agreement"
@@ -38,10 +38,6 @@ class Extent(DownstreamTask):
         mean = averaged([self.summarise(scores) for scores in several])[self.score]
         patients = averaged([patient_scores(scores, AGREEMENT) for scores in several])
         return Standing(patients, worst=worst[0], worst_subject=worst[1], further={"error": 100 * (1 - mean)})
-
-    def difference(self, more: Seeds, less: Seeds) -> tuple[Effect, float]:
-        """Of agreements, paired over patients."""
-        return paired_over_patients(*([patient_scores(scores, AGREEMENT) for scores in side] for side in (more, less)))
 
     def judged(self, *configurations: Seeds) -> tuple[Judged, ...]:
         """By each patient's agreement."""

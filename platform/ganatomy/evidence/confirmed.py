@@ -1,0 +1,215 @@
+"""What a sweep picked, and what that came to when it was trained again.
+
+A pick owes a part of its score to luck: it is the best of several. Its confirmation, a sweep of its own, trains it and
+the best without synthetic data anew, under seeds that chose nothing. Only those trainings are evidence; what stands
+here is read from the folders of both sweeps, and is of validation patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ganatomy.contracts import InputError
+from ganatomy.core.plain_files import read_json
+from ganatomy.evidence.ablation import Ablation, ablation_table, unequal_work
+from ganatomy.evidence.configurations import relevant
+from ganatomy.evidence.results import SweepPlan, outstanding, read_plan, read_results, sweeps
+from ganatomy.experiment import Experiment, TrialResult, replicates
+from ganatomy.measures.statistics import counted
+from ganatomy.measures.verdicts import Finding, compare, measured
+
+CANDIDATE, BASELINE = "candidate", "baseline"
+
+VERDICT = "verdict.json"
+"""File of a sweep: what its promotion came to, the latest one."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What a sweep picked on validation patients: its best configuration with synthetic data and its best without.
+
+    candidate, baseline: their trials.  names: what the table calls them.  unequal: what of the downstream work that was
+    planned differs, in words; empty where it is equal.
+    """
+
+    candidate: tuple[TrialResult, ...]
+    baseline: tuple[TrialResult, ...]
+    names: tuple[str, str]
+    unequal: str = ""
+
+    @property
+    def sides(self) -> tuple[tuple[TrialResult, ...], tuple[TrialResult, ...]]:
+        """Candidate and baseline."""
+        return self.candidate, self.baseline
+
+    @property
+    def experiments(self) -> dict[str, Experiment]:
+        """What is to be trained again, of no seed yet."""
+        return {side: replace(trials[0].experiment, seed=0) for side, trials in zip((CANDIDATE, BASELINE), self.sides)}
+
+    @property
+    def family(self) -> dict[str, str]:
+        """The one comparison that its confirmation is run for, as a plan declares it."""
+        return {relevant(self.candidate[0].experiment).configuration(): self.names[0]}
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What a pick came to when it was trained again.
+
+    plan: of the confirmation.  names, before, after: of (candidate, baseline); scores on validation patients, of every
+    training of the search, and of every fresh one.  failed: fresh trainings that came to no end, of either.
+    finding: what the fresh trainings show on validation patients; None before one of each side has finished.
+    """
+
+    plan: SweepPlan
+    names: tuple[str, str]
+    before: tuple[tuple[float, ...], tuple[float, ...]]
+    after: tuple[tuple[float, ...], tuple[float, ...]]
+    failed: tuple[int, int]
+    finding: Finding | None
+
+    def text(self) -> str:
+        """In lines: each side before and after, the difference before and after."""
+        lines = [f"{name}: {self.plan.measure} {_mean(before)} when it was chosen, {_mean(after)} trained again"
+                 for name, before, after in zip(self.names, self.before, self.after)]  # fmt: skip
+        if self.finding is not None:
+            chosen = 100 * (_average(self.before[0]) - _average(self.before[1]))
+            lines.append(f"On validation patients the difference was {chosen:+.1f} {self.plan.measure} points when it "
+                         f"was chosen. Trained again: {self.finding.sentence}")  # fmt: skip
+        if failed := sum(self.failed):
+            lines.append(f"{counted(failed, 'training')} of {self.plan.trials} came to no end")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        sides = (CANDIDATE, BASELINE)
+        return {"sweep": self.plan.confirms, "confirmation": self.plan.name, "measure": self.plan.measure,
+                "seeds": list(self.plan.seeds), "names": dict(zip(sides, self.names)),
+                "before": dict(zip(sides, map(list, self.before))), "after": dict(zip(sides, map(list, self.after))),
+                "failed": dict(zip(sides, self.failed)),
+                "finding": self.finding and {**self.finding.to_dict(), "sentence": self.finding.sentence}}  # fmt: skip
+
+
+def pick(table: Ablation, results: Sequence[TrialResult], sweep: str) -> Pick:
+    """The configuration with synthetic data, and the one without, that validate best over their seeds. InputError where
+    the sweep finished no trial of one of the two kinds."""
+    for configuration, kind in ((table.candidate, "offline or joint"), (table.baseline, "real or classical")):
+        if not configuration:
+            raise InputError(
+                f"sweep {sweep!r} has no finished trial of arm {kind}",
+                expected="at least one with and one without synthetic data",
+                remedy="run more trials, or a space that has both",
+            )
+    rows = table.row(table.candidate), table.row(table.baseline)
+    by_trial = {result.trial: result for result in results}
+    sides = [tuple(by_trial[trial] for trial in row.trials) for row in rows]
+    unequal = unequal_work(rows[0].planned, rows[1].planned)
+    return Pick(sides[0], sides[1], (rows[0].name, rows[1].name), unequal)
+
+
+def check_equal_work(picked: Pick, sweep: str) -> None:
+    """InputError where candidate and baseline were to be trained for unequal work downstream."""
+    if picked.unequal:
+        raise InputError(
+            f"sweep {sweep!r} picked {' and '.join(picked.names)}, of unequal work downstream: {picked.unequal}",
+            expected="the same updates, batch and patience: more work alone scores higher",
+            remedy="fix what differs for all of a sweep, such as --set budget.segmentor_steps=500",
+        )
+
+
+def picked_in(directory: Path, plan: SweepPlan) -> Pick:
+    """``pick`` of the sweep in ``directory``, as it stands. Raises as that."""
+    results = [result for result in read_results(directory) if result.status == "finished"]
+    return pick(ablation_table(results, declared=plan.family), results, plan.name)
+
+
+def confirmation_of(workspace: Path, sweep: str, picked: Pick) -> SweepPlan | None:
+    """The confirmation of what the sweep ``sweep`` picked, if there is one: an earlier one may be of another pick."""
+    for name in reversed(sweeps(workspace)):
+        plan = read_plan(workspace / "sweeps" / name)
+        if plan.confirms == sweep and plan.pick == picked.experiments:
+            return plan
+    return None
+
+
+def trainings_of(workspace: Path, plan: SweepPlan) -> tuple[list[TrialResult], list[TrialResult]]:
+    """The finished trainings of a confirmation, by seed: of the candidate, of the baseline."""
+    results = read_results(workspace / "sweeps" / plan.name)
+    sides = [
+        replicates([r for r in results if r.status == "finished" and replace(r.experiment, seed=0) == plan.pick[side]])
+        for side in (CANDIDATE, BASELINE)
+    ]
+    return [*sides[0].values()], [*sides[1].values()]
+
+
+def came_to(workspace: Path, plan: SweepPlan, picked: Pick) -> Confirmed:
+    """What a confirmation has shown so far, beside what the search had."""
+    sides = trainings_of(workspace, plan)
+    before, after = (
+        tuple(tuple(float(one.summary[plan.score]) for one in replicates(side).values()) for side in both)
+        for both in (picked.sides, sides)
+    )
+    lost = lost_of(workspace, plan)
+    return Confirmed(plan, picked.names, (before[0], before[1]), (after[0], after[1]), lost,
+                     judged_again(plan, sides, lost) if all(sides) else None)  # fmt: skip
+
+
+def lost_of(workspace: Path, plan: SweepPlan) -> tuple[int, int]:
+    """How many trainings of a confirmation failed: of the candidate, of the baseline."""
+    failed = [r.experiment for r in read_results(workspace / "sweeps" / plan.name) if r.status in ("failed", "pruned")]
+    sides = [sum(replace(one, seed=0) == plan.pick[side] for one in failed) for side in (CANDIDATE, BASELINE)]
+    return sides[0], sides[1]
+
+
+def judged_again(plan: SweepPlan, sides: tuple[list[TrialResult], list[TrialResult]], lost: tuple[int, int]) -> Finding:
+    """What fresh trainings show on validation patients. Raises InputError where they share no patient."""
+    more, less = plan.task.judged(*([one.scores for one in side] for side in sides))
+    return measured(more, less, why) if (why := one_sided(lost)) else compare(more, less)
+
+
+def one_sided(lost: tuple[int, int]) -> str:
+    """Why there is no verdict where the candidate lost trainings: those that are left may be the good ones. The
+    baseline's losses count in its own favour, and bar nothing. Empty where there is a verdict."""
+    if not lost[0]:
+        return ""
+    return f"{counted(lost[0], 'training')} of the candidate came to no end, and may have been the worst"
+
+
+def aftermath(workspace: Path, plan: SweepPlan) -> tuple[str, ...]:
+    """What has come of a sweep since it ended, in sentences: its confirmation, and the latest verdict with its gates.
+
+    Nothing of either where there is none, or where what was confirmed is no longer what is picked.
+    """
+    directory = workspace / "sweeps" / plan.name
+    said: list[str] = []
+    try:
+        picked = picked_in(directory, plan)
+    except InputError:
+        return ()
+    if found := confirmation_of(workspace, plan.name, picked):
+        left = outstanding(workspace / "sweeps" / found.name, found)
+        so_far = f", {left} of {found.trials} trainings outstanding" if left else ""
+        said.append(f"Confirmation {found.name}{so_far}:")
+        said += came_to(workspace, found, picked).text().split("\n")
+    if (directory / VERDICT).exists():
+        verdict = read_json(directory / VERDICT)
+        said += [str(verdict["sentence"]), *(_gate(gate) for gate in verdict["gates"])]
+    return tuple(said)
+
+
+def _gate(gate: Mapping[str, Any]) -> str:
+    return f"{'passed' if gate['passed'] else 'FAILED'}, {gate['name']}: {gate['sentence']}"
+
+
+def _average(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "unknown"
+    return f"{_average(values):.3f} ({counted(len(values), 'training')}, {min(values):.3f} to {max(values):.3f})"
