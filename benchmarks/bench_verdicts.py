@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -238,7 +239,7 @@ def table(cells: Sequence[Cell], column: str, value: str) -> str:
 
 
 def summary(cells: Sequence[Cell]) -> dict[str, float]:
-    """What the issue asks to be kept."""
+    """What verdicts promise: the level in null cells, coverage in all."""
     null = [cell for cell in cells if cell.effect == 0]
     ten = [cell.ten for cell in null if cell.ten is not None]
     return {
@@ -259,10 +260,15 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(None if arguments is None else list(arguments))
     began = time.perf_counter()
-    cells = [
-        measured(setting, options.sweeps, options.seed, ten=setting.effect == 0 and setting.candidates == 4)
-        for setting in grid()
-    ]
+    settings, cells = list(grid()), []
+    for number, setting in enumerate(settings, start=1):
+        cells.append(
+            measured(setting, options.sweeps, options.seed, ten=not setting.effect and setting.candidates == 4)
+        )
+        if number % 36 == 0 and number < len(settings):
+            spent = time.perf_counter() - began
+            print(f"{number}/{len(settings)} cells, {number / spent:.1f} a second, "
+                  f"{spent / number * (len(settings) - number):.0f} s to go", file=sys.stderr)  # fmt: skip
     print(f"{len(cells)} cells of {options.sweeps} sweeps, {time.perf_counter() - began:.0f} s\n")
     for name, value in summary(cells).items():
         print(f"{name}: {value:.4g}")

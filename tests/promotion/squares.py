@@ -64,7 +64,7 @@ def sweeps_of_squares(workspace: Path) -> None:
         )  # fmt: skip
         plan.save(workspace / "sweeps" / name)
         for number, (seed, point) in enumerate((seed, point) for seed in (0, 1) for point in points):
-            _run({**point, "seed": seed}, plan, SPACE, workspace, f"{name}-{number}")
+            run({**point, "seed": seed}, plan, SPACE, workspace, f"{name}-{number}")
     for name in ("helps", "fails"):
         confirm(workspace, name)
 
@@ -76,12 +76,13 @@ def confirm(workspace: Path, sweep: str, trainings: int = 3) -> SweepPlan:
     for number, values in enumerate(space.listed({}, plan.seeds)):
         trial = f"{plan.name}-{number}"
         if not (workspace / "sweeps" / plan.name / "trials" / trial / CONCLUDED).exists():
-            _run(values, plan, space, workspace, trial)
+            run(values, plan, space, workspace, trial)
             conclude(workspace / "sweeps" / plan.name, trial)
     return plan
 
 
-def _run(values: dict[str, Any], plan: SweepPlan, space: SearchSpace, workspace: Path, trial: str) -> None:
+def run(values: dict[str, Any], plan: SweepPlan, space: SearchSpace, workspace: Path, trial: str) -> None:
+    """One trial without Ray, with its run in MLflow."""
     run_trial(values, plan, space, workspace, trial, lambda metrics: None)
     directory = workspace / "sweeps" / plan.name
     result = read_result(directory / "trials" / trial / RESULT)
