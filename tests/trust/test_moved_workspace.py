@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import nibabel
 import pytest
 import tiny
-from promotion.squares import MUCH, SPACE, make_cohort
+from promotion.squares import CYCLEGAN, LITTLE, MUCH, SPACE, confirm, make_cohort
 
 from ganatomy import cli
 from ganatomy.commands.sweep import Sweep, main
@@ -29,15 +29,13 @@ from ganatomy.tracking.server import ui_command
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
-CYCLEGAN = {"method": "cyclegan", "method.generator": "unet_t1", "method.width": 0.0625,
-            "method.discriminator_layers": 1, "budget.generator_steps": 4}  # fmt: skip
-POINTS = [{"arm": "real", "budget.segmentor_steps": 1}, {"arm": "offline", **MUCH, **CYCLEGAN}]
+POINTS = [{"arm": "real", **LITTLE}, {"arm": "offline", **MUCH, **CYCLEGAN}]
 TRIALS = [{**point, "seed": seed} for seed in (0, 1) for point in POINTS]
 
 
 @pytest.fixture(scope="module")
 def laboratory(tmp_path_factory, empty_database) -> Path:
-    """A workspace with its cohort and a sweep of four trials."""
+    """A workspace with its cohort, a sweep of four trials and its confirmation."""
     home = tmp_path_factory.mktemp("laboratory")
     workspace = home / "workspace"
     workspace.mkdir()
@@ -51,6 +49,7 @@ def laboratory(tmp_path_factory, empty_database) -> Path:
     plan.save(workspace / "sweeps" / "helps")
     for number, values in enumerate(TRIALS):
         run_trial(values, plan, SPACE, workspace, f"helps-{number}", lambda metrics: None)
+    confirm(workspace, "helps")
     return workspace
 
 
