@@ -25,9 +25,6 @@ PATIENTS = {"ct": (24, 4, 4), "mr": (24, 8, 12)}
 """Domain -> patients in (train, val, test). The space withholds the labels of most MR patients: synthetic MR, labelled
 by the CT that it was made from, has something to give."""
 SHAPE = (8, 48, 48)
-TRAININGS = 3
-"""Of each of the two that are confirmed: the least that allow a verdict."""
-
 SHOWN = 3
 
 
@@ -55,7 +52,7 @@ def run_demo(workspace: Path, *, settings: Sequence[str] = (), quiet: bool = Fal
             return None
         _chapter(say, 3, "its pick, trained again beside the best without synthetic data: a search picks luck, too")
         sweep = load_sweep(SWEEP, workspace)
-        print(sweep.confirm(trainings=TRAININGS, address="local", say=say).text())
+        print(sweep.confirm(address="local", say=say).text())
         _chapter(say, 4, "the gates, on test patients that nothing has looked at before")
         promotion = sweep.promote(NAME, say=say)
         for gate in promotion.verdict.gates:
