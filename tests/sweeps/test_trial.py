@@ -13,10 +13,12 @@ import torch
 from mlflow import MlflowClient
 
 from ganatomy.evidence.ablation import ablation_table
+from ganatomy.evidence.configurations import CONTROLS, control_points
 from ganatomy.evidence.results import SweepPlan, read_result, read_results
 from ganatomy.experiment import Labels
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages.stages import Stages
+from ganatomy.stores.store import open_store
 from ganatomy.sweeps import trial
 from ganatomy.sweeps.recording import Recording
 from ganatomy.sweeps.trial import VALIDATION, run_trial, workers_of
@@ -24,6 +26,7 @@ from ganatomy.tracking.runs import Tracking
 from ganatomy.training import tasks
 from ganatomy.training.distributed import Workers
 from ganatomy.training.optimisation import Diverged
+from ganatomy.training.tasks import generator_updates
 
 SCORE = "val/dice"
 SPACE = SearchSpace("tiny", "", tiny.EXPERIMENT, lambda suggest: None, two_workers=lambda values: "two" in values)
@@ -236,6 +239,26 @@ def test_a_downstream_model_that_diverged_fails_its_trial_and_is_in_no_table(wor
     assert [row.trials for row in table.rows] == [("t1",)]
     assert table.baseline == table.rows[0].configuration
     assert [(one.trial, one.error) for one in table.unfinished] == [("t2", bad.error)]
+
+
+def test_a_control_is_trained_for_as_long_as_generator_and_downstream_model_together(workspace, plan):
+    """The updates are those that the rows of the table say were taken, and ASHA hears of none of its validations."""
+    space = replace(SPACE, points=({"arm": "real"}, OFFLINE))
+    classes = open_store(tiny.Path(plan.store)).classes
+    controls = control_points(CONTROLS, space, {}, (0,), lambda one: generator_updates(one, classes))
+    plan = replace(plan, controls=tuple(controls))
+    run(workspace, plan, OFFLINE, "t0")
+    heard = [run(workspace, plan, values, f"t{n}", space) for n, values in enumerate(controls, start=1)]
+    candidate, longer, strong = (result.summary for result in read_results(workspace / "sweeps" / "sweep"))
+    assert candidate["generator/updates"] > 0
+    assert longer["work/updates"] == candidate["generator/updates"] + candidate["work/updates"]
+    assert longer["work/real_samples"] == longer["work/updates"] * tiny.EXPERIMENT.budget.batch
+    assert strong["work/updates"] == candidate["work/updates"]
+    assert {"work/synthetic_samples": 0.0}.items() <= longer.items()
+    assert [[set(report) for report in reports] for reports in heard] == [[{SCORE}], [{SCORE}]]
+    # Stronger augmentation is another training than the usual one.
+    usual = run(workspace, plan, {"arm": "classical"}, "t3")
+    assert usual[-1][SCORE] != strong[SCORE]
 
 
 def test_an_unexpected_error_is_named(workspace, plan, monkeypatch):

@@ -22,7 +22,7 @@ from ganatomy.stores.sampling import synthetic_samples
 from ganatomy.training.distributed import read_history
 from ganatomy.training.downstream import score_label_indices
 from ganatomy.training.models import scored_images
-from ganatomy.training.tasks import make_method, real_images
+from ganatomy.training.tasks import generator_updates, real_images
 
 REFERENCE_SEED = 2**32 - 1
 """Seed of the independent segmentors behind the S-score, so that none is ever an arm's own model."""
@@ -65,7 +65,7 @@ def work_of(stages: Stages) -> dict[str, float]:
     taken = _steps(model := stages.model())
     spent: dict[str, float] = {}
     if experiment.arm == "joint":  # generators begin alone
-        total = joint_steps(stages)
+        total = generator_updates(experiment, stages.store.classes)
         updates = max(0, taken - (total - budget.segmentor_steps))
         both = budget.generator_steps + budget.segmentor_steps - total
         real, made = updates * budget.batch, max(0, both - (total - taken)) * budget.batch
@@ -84,13 +84,6 @@ def work_of(stages: Stages) -> dict[str, float]:
         spent |= {"generator/updates": steps, "generator/samples": steps * budget.batch * roles,
                   "generator/device_seconds": fit.record["device_seconds"]}  # fmt: skip
     return {name: float(value) for name, value in spent.items()}
-
-
-def joint_steps(stages: Stages) -> int:
-    """All steps that the schedule of a joint training has, its early stop apart."""
-    budget = stages.experiment.budget
-    method = make_method(stages.experiment, stages.store.classes)
-    return sum(phase.steps for phase in method.phases(budget.generator_steps, budget.segmentor_steps))
 
 
 def _steps(stage: Stage) -> int:
