@@ -326,7 +326,8 @@ class Score:
 class TrialResult:
     """What one trial left behind. ``status``: finished, pruned, failed or running; ``error`` is one line.
 
-    stages: stage kind -> key.  scores: rows on the validation split.  summary: metric name -> number, as logged.
+    stages: stage kind -> key.  scores: rows on the validation split, of the downstream model and of what is measured on
+    synthetic images (``synthesis/identity`` …).  summary: metric name -> number, as logged.
     """
 
     trial: str

@@ -75,8 +75,8 @@ class Sweep:
         """The evidence under the table, one row a trial, subject, metric and structure, of all finished trials.
 
         name (of the configuration, as in ``table``), configuration, arm, seed, trial, patient, subject (pseudonyms),
-        metric (``dice``, 0 to 1; ``hd95``, mm; of classifiers a probability), label (the structure), value (NaN where
-        the subject lacks the structure), missed (the structure is there, and nothing of it was found).
+        metric (``dice``, 0 to 1; ``hd95``, mm; a classifier's probability; ``synthesis/…`` of synthetic images), label
+        (the structure), value (NaN where the subject lacks it), missed (it is there, and nothing of it was found).
         """
         from ganatomy.api.frames import scores_frame
 
