@@ -255,6 +255,15 @@ def test_the_same_experiment_run_twice_is_one_replicate():
     assert row.dice == pytest.approx(0.6, abs=0.01)
 
 
+def test_the_strength_of_augmentation_is_in_the_names_of_those_that_have_any():
+    made = [experiment(arm="classical", augmentation=strength) for strength in (1.0, 3.0)]
+    results = [trial(str(n), one) for n, one in enumerate((*made, *map(experiment(arm="real").with_values, (
+        {}, {"arm": "joint"}, {"augmentation": 2.0}))))]  # fmt: skip
+    names = {row.name for row in report.ablation_table(results).rows}
+    assert names == {"classical · augmentation=1", "classical · augmentation=3", "real", "joint"}
+    assert "classical" in {row.name for row in report.ablation_table([*results[:1], *results[2:]]).rows}
+
+
 def test_names_keep_the_prefix_that_tells_two_parameters_apart():
     results = [
         trial("a", experiment(arm="joint", labels__fraction=0.5, downstream__learning_rate=1e-3)),

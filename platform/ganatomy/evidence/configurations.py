@@ -139,6 +139,8 @@ def names_of(experiments: Sequence[Experiment]) -> dict[str, tuple[str, dict[str
     named = {}
     for key, values in flat.items():
         chosen = [name for name in everywhere if name in (*varying[key], *shared) and name in values]
+        if arms[key] != "classical":
+            chosen = [name for name in chosen if name != "augmentation"]
         short = {name: name.rsplit(".", 1)[-1] for name in chosen}
         words = [f"{short[name] if last.count(short[name]) == 1 else name}={_word(values[name])}" for name in chosen]
         lead = [arms[key]] if len(set(arms.values())) > 1 or not words else []
