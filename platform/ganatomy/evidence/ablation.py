@@ -18,6 +18,7 @@ from ganatomy.contracts import InputError
 from ganatomy.downstream.task import task_named, task_of
 from ganatomy.evidence.configurations import names_of, relevant
 from ganatomy.evidence.published import Comparison, compare
+from ganatomy.evidence.work import Planned, more_work, planned_work, unequal_work
 from ganatomy.experiment import SYNTHETIC_ARMS, Downstream, Experiment, TrialResult, replicates
 from ganatomy.measures.statistics import averaged
 from ganatomy.measures.verdicts import NO_VERDICT, Finding, Judged, compare_all, measured
@@ -71,7 +72,7 @@ class Row:
     finding: Finding | None = None
     declared: bool = True
     control: bool = False
-    planned: tuple[int, int, int] = (0, 0, 0)
+    planned: Planned = (0, 0, 0)
     work: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -238,14 +239,10 @@ def _row(
         synthesis={name: value for name, value in _under("synthesis/", chosen).items() if "/" not in name},
         device_seconds=averaged([{"s": trial.device_seconds} for trial in chosen])["s"],
         declared=chosen[0].experiment.arm in SYNTHETIC_ARMS if declared is None else configuration in declared,
-        planned=_planned(chosen[0].experiment),
+        planned=planned_work(chosen[0].experiment),
         work={f"{kind}/{name}": value for kind in ("work", "generator")
               for name, value in _under(f"{kind}/", chosen).items()},
     )  # fmt: skip
-
-
-def _planned(experiment: Experiment) -> tuple[int, int, int]:
-    return experiment.budget.segmentor_steps, experiment.budget.batch, experiment.training.patience
 
 
 def _under(prefix: str, trials: Sequence[TrialResult]) -> dict[str, float]:
@@ -293,20 +290,18 @@ def _compared(
     family = {key: judged[key] for key, why in apart.items() if not why}
     found = compare_all(family, judged[baseline], alpha=LEVEL)
     found |= {key: measured(judged[key], judged[baseline], why, alpha=LEVEL) for key, why in apart.items() if why}
-    return [dataclasses.replace(row, finding=found.get(row.configuration), control=_more_work(row, planned))
-            for row in rows]  # fmt: skip
+    control = {row.configuration for row in others if not row.synthetic and more_work(row.planned, planned)}
+    return [
+        dataclasses.replace(row, finding=found.get(row.configuration), control=row.configuration in control)
+        for row in rows
+    ]
 
 
-def _more_work(row: Row, planned: tuple[int, int, int]) -> bool:
-    """Whether it was given more samples than the baseline to no synthetic data."""
-    return not row.synthetic and row.planned[0] * row.planned[1] > planned[0] * planned[1]
-
-
-def _no_comparison(row: Row, planned: tuple[int, int, int], lost: Sequence[int]) -> str:
+def _no_comparison(row: Row, planned: Planned, lost: Sequence[int]) -> str:
     """Why a row is no member of the family, in words; empty for one that is."""
     if not row.declared and row.synthetic:
         return "a point that a search sampled, no comparison that was declared before it"
-    if not row.declared and _more_work(row, planned):
+    if not row.declared and more_work(row.planned, planned):
         return f"a control with more downstream work: {unequal_work(row.planned, planned)}"
     if not row.declared:
         return "a training without synthetic data that the baseline validates better than"
@@ -316,13 +311,6 @@ def _no_comparison(row: Row, planned: tuple[int, int, int], lost: Sequence[int])
         failed = f"the training under seed {lost[0]}" if len(lost) == 1 else f"{len(lost)} of its trainings"
         return f"{failed} came to no end, and may have been the worst"
     return ""
-
-
-def unequal_work(planned: tuple[int, int, int], baseline: tuple[int, int, int]) -> str:
-    """What of the downstream work that was planned differs, in words; empty where it is equal."""
-    words = ("updates", "in a batch", "validations of patience")
-    odd = [f"{own} {word} against {base}" for own, base, word in zip(planned, baseline, words) if own != base]
-    return ", ".join(odd)
 
 
 def _downstream(row: Row) -> dict[str, Any]:
