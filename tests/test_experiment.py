@@ -42,6 +42,7 @@ def experiments(draw) -> Experiment:
         sampling=Sampling(ndim, tuple(draw(st.integers(1, 512)) for _ in range(ndim)), draw(UNIT)),
         budget=Budget(*(draw(st.integers(1, 10**6)) for _ in range(4))),
         training=Training(draw(st.floats(0, 0.999)), draw(st.integers(0, 9)), draw(st.floats(0, 10))),
+        augmentation=draw(st.floats(0.01, 3)),
         seed=draw(st.integers(0, 2**32 - 1)),
     )
 
@@ -83,6 +84,13 @@ def test_replicates_share_a_configuration_and_nothing_else_does(experiment, seed
     assert other.configuration() == experiment.configuration()
     assert (other.digest() == experiment.digest()) == (seed == experiment.seed)
     assert replace(experiment, arm="real").configuration() != replace(experiment, arm="classical").configuration()
+
+
+def test_a_setting_that_is_new_leaves_configurations_of_before_as_they_were():
+    """Plans hold them: a sweep that declared what it compares is still told what it asked."""
+    assert Experiment("cohort", {"A": "ct", "B": "mr"}).configuration() == "527d474eecdf75b8"
+    classical = replace(BASE, arm="classical")
+    assert replace(classical, augmentation=3.0).configuration() != classical.configuration()
 
 
 @pytest.mark.parametrize(("name", "text", "value"), [

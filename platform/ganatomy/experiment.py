@@ -21,6 +21,9 @@ Arm = Literal["real", "classical", "offline", "joint"]
 ARMS: tuple[Arm, ...] = typing.get_args(Arm)
 SYNTHETIC_ARMS: tuple[Arm, ...] = ("offline", "joint")
 
+STRONGEST = 3.0
+"""The most that ``Experiment.augmentation`` may be."""
+
 
 # --- the parts ---------------------------------------------------------------------------------------------------
 
@@ -171,6 +174,7 @@ class Experiment:
     domains: role -> domain of the cohort, or a state of one: ``flair:lesion`` are the slices (in 3D, the images) of
     domain flair in which something is labelled, ``flair:healthy`` those in which nothing is.
     target: the role whose domain the downstream model works in, in whatever state.
+    augmentation: strength of the ordinary augmentation in the ``classical`` arm: 1 as usual, ``STRONGEST`` at most.
     """
 
     cohort: str
@@ -187,6 +191,7 @@ class Experiment:
     sampling: Sampling = field(default_factory=Sampling)
     budget: Budget = field(default_factory=Budget)
     training: Training = field(default_factory=Training)
+    augmentation: float = 1.0
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -218,7 +223,10 @@ class Experiment:
 
     def configuration(self) -> str:
         """Content hash of everything but the seed: trials that share it are replicates."""
-        return digest({**self.to_dict(), "seed": None})
+        values: dict[str, Any] = {**self.to_dict(), "seed": None}
+        if self.augmentation == 1:  # as in plans from before it could be set, which declare what they compare by this
+            del values["augmentation"]
+        return digest(values)
 
     def domain(self, role: str) -> str:
         """Name of the cohort's domain that plays ``role``, without the state."""
@@ -251,6 +259,7 @@ class Experiment:
         check(0 <= self.training.ema < 1, "training.ema", self.training.ema, "a number in [0, 1)")
         for name in ("patience", "clip_norm"):
             check(getattr(self.training, name) >= 0, f"training.{name}", getattr(self.training, name), "0 or more")
+        check(0 < self.augmentation <= STRONGEST, "augmentation", self.augmentation, f"a number in (0, {STRONGEST:g}]")
         rate = self.downstream.learning_rate
         check(rate > 0, "downstream.learning_rate", rate, "a number > 0")
         check(0 <= self.seed < 2**32, "seed", self.seed, "a whole number in [0, 2^32)")
@@ -317,7 +326,8 @@ class Score:
 class TrialResult:
     """What one trial left behind. ``status``: finished, pruned, failed or running; ``error`` is one line.
 
-    stages: stage kind -> key.  scores: rows on the validation split.  summary: metric name -> number, as logged.
+    stages: stage kind -> key.  scores: rows on the validation split, of the downstream model and of what is measured on
+    synthetic images (``synthesis/identity`` …).  summary: metric name -> number, as logged.
     """
 
     trial: str

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ganatomy.contracts import InputError
-from ganatomy.evidence.configurations import declared_family, relevant
+from ganatomy.evidence.configurations import CONTROLS, control_points, declared_family, relevant
 from ganatomy.evidence.results import SweepPlan, read_plan
-from ganatomy.experiment import Experiment
+from ganatomy.experiment import STRONGEST, Experiment
 from ganatomy.search_space import SearchSpace
 
 BASE = Experiment("cohort", {"A": "ct", "B": "mr"})
@@ -56,10 +58,74 @@ def test_a_member_that_does_not_exist_is_refused_in_one_line(asked, said):
     assert "\n" not in str(error.value)
 
 
+def updates(experiment):
+    """Of a generator that takes as many steps as its budget says."""
+    return experiment.budget.generator_steps
+
+
+def controls(names=CONTROLS, fixed=None, seeds=(0, 1, 2), space=SPACE):
+    return control_points(names, space, fixed or {}, seeds, updates)
+
+
+def test_controls_stand_beside_the_candidates_under_the_same_seeds():
+    budget = BASE.budget
+    spent = budget.generator_steps + budget.segmentor_steps
+    assert controls() == [
+        *({"arm": "real", "budget.segmentor_steps": spent, "seed": seed} for seed in (0, 1, 2)),
+        *({"arm": "classical", "augmentation": STRONGEST, "seed": seed} for seed in (0, 1, 2)),
+    ]
+    assert controls(()) == []
+    assert all(SPACE.experiment(point, {}).validate() for point in controls())
+
+
+def test_there_is_a_control_for_each_budget_and_downstream_model_of_the_candidates():
+    points = ({"arm": "joint", "budget.generator_steps": 10}, {"arm": "offline", "budget.generator_steps": 20},
+              {"arm": "joint", "budget.generator_steps": 10, "mixing.ratio": 2.0},
+              {"arm": "joint", "budget.generator_steps": 10, "downstream.network": "pspnet"},
+              {"arm": "classical", "augmentation": STRONGEST})  # fmt: skip
+    made = controls(seeds=(0,), space=replace(SPACE, points=points))
+    steps = BASE.budget.segmentor_steps
+    assert [(point["budget.segmentor_steps"] - steps, point.get("downstream.network")) for point in made[:3]] == [
+        (10, None), (20, None), (10, "pspnet"),
+    ]  # fmt: skip
+    # The strongest augmentation of the base's network is listed already.
+    assert [(point["arm"], point.get("downstream.network")) for point in made[3:]] == [("classical", "pspnet")]
+
+
+def test_controls_of_a_space_without_points_are_of_its_base_and_what_is_fixed_holds():
+    fixed = {"budget.segmentor_steps": "30", "budget.generator_steps": "12", "arm": "offline", "seed": "7"}
+    found = [SPACE.experiment(point, fixed) for point in controls(fixed=fixed, space=replace(SPACE, points=()))]
+    assert [(one.arm, one.budget.segmentor_steps, one.augmentation, one.seed) for one in found] == [
+        ("real", 42, 1.0, 7), ("classical", 30, STRONGEST, 7),
+    ]  # fmt: skip
+
+
+def test_controls_are_the_same_from_the_plan_of_a_sweep_that_goes_on(tmp_path):
+    space = replace(SPACE, points=({"arm": "joint", "sampling.size": (32, 32)},))
+    plan = SweepPlan("s", "lab", BASE, "", "", "0", trials=6, controls=tuple(controls(space=space)))
+    plan.save(tmp_path / "sweeps" / "s")
+    assert read_plan(tmp_path / "sweeps" / "s").controls == plan.controls
+
+
+def test_a_control_is_compared_only_where_it_is_named():
+    points, listed = controls(), SPACE.listed({}, (0, 1, 2))
+    assert declared_family(SPACE, {}, listed, (), points) == declared()
+    longer = relevant(SPACE.experiment(points[0], {})).configuration()
+    assert [*declared_family(SPACE, {}, listed, ("arm=real",), points)] == [longer]
+    assert {longer} < {*declared_family(SPACE, {}, listed, ("arm=joint", "arm=real"), points)}
+
+
+def test_a_control_that_there_is_not_is_refused():
+    with pytest.raises(InputError, match=r"--controls long_reel; did you mean 'long_real'\?"):
+        controls(("long_reel",))
+
+
 def test_the_plan_keeps_what_was_declared(tmp_path):
     folder = tmp_path / "sweeps" / "s"
-    plan = SweepPlan("s", "lab", BASE, "", "", "0", trials=3, endpoint="val/dice", family=declared())
+    plan = SweepPlan("s", "lab", BASE, "", "", "0", trials=3, endpoint="val/dice", family=declared(),
+                     controls=tuple(controls()))  # fmt: skip
     plan.save(folder)
     found = read_plan(folder)
+    assert found.controls == plan.controls
     assert (found.endpoint, found.family, found.rule) == ("val/dice", declared(), plan.rule)
     assert SweepPlan("s", "lab", BASE, "", "", "0", trials=3).family is None

@@ -6,7 +6,9 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from ganatomy.core.plugins import available, resolve
 from ganatomy.downstream.classification import CLASSIFICATION
@@ -14,7 +16,8 @@ from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.published import INCOMPARABLE
 from ganatomy.evidence.report import render_text, to_json, write_html
 from ganatomy.experiment import Experiment, Score, TrialResult
-from ganatomy.measures.verdicts import compare
+from ganatomy.measures.segmentation import mean_over_patients
+from ganatomy.measures.verdicts import compare, of_scores
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable
 
 BASE = Experiment("cohort", {"A": "ct", "B": "mr"})
@@ -105,6 +108,48 @@ def test_a_claim_about_synthetic_images_is_tested_on_its_rows_over_patients():
     shape = next(f for f in shown(results).findings if f.says == "shape consistency raises the S-score")
     assert (shape.units, shape.reading) == ("12 patients", "appears here")
     assert shape.found.estimate == pytest.approx(0.11)
+
+
+def test_a_claim_about_identity_is_judged_as_the_analysis_judges_its_rows():
+    """By the score of each patient under each training, as everything else: a luck that all patients share is luck."""
+    metric, luck = "synthesis/identity", {"joint": (0.05, -0.05, 0.0), "offline": (-0.02, 0.03, 0.01)}
+    rows = {(arm, seed): {f"p{n}": 0.8 + 0.1 * (arm == "joint") + 0.01 * math.sin(n * (seed + 2)) + by
+                          for n in range(8)} for arm in luck for seed, by in enumerate(luck[arm])}  # fmt: skip
+    results = []
+    for (arm, seed), own in rows.items():
+        result = trial({"arm": arm}, 0.5, seed)
+        scores = tuple(Score(f"{who}-scan", who, metric, "H", value) for who, value in own.items())
+        mean = sum(own.values()) / len(own)
+        results.append(replace(result, trial=f"{arm}{seed}", scores=(*result.scores, *scores), summary={metric: mean}))
+    table = PaperTable("t", (), (PaperClaim("more", {"arm": "joint"}, {"arm": "offline"}, metric),))
+    found = shown(results, table).findings[0]
+    more, less = (of_scores([rows[arm, seed] for seed in range(3)], metric) for arm in ("joint", "offline"))
+    assert found.found == compare(more, less)
+    assert (found.units, found.reading) == ("8 patients", "not shown here")
+    # A t-test on patients alone, trainings averaged first, would call it certain.
+    alone = [np.mean([[*rows[arm, seed].values()] for seed in range(3)], axis=0) for arm in ("joint", "offline")]
+    assert stats.ttest_rel(*alone).pvalue < 1e-6 < 0.05 < found.found.p
+
+
+@pytest.mark.parametrize("sizes", [(8, 8), (6, 14)])
+def test_a_claim_about_several_domains_is_about_the_mean_of_their_means(sizes):
+    """However many patients each has: the difference is the one between the figures that stand in the table."""
+
+    def of(arm, seed):
+        result, lift = trial({"arm": arm}, 0.5, seed), {"joint": (0.1, 0.3), "offline": (0.0, 0.0)}[arm]
+        rows = [Score(f"{domain}{n}", f"{domain}{n}", f"s/{domain}", "lv", 0.5 + up + 0.01 * math.sin(n + seed))
+                for domain, up, size in zip(("ct", "mr"), lift, sizes) for n in range(size)]  # fmt: skip
+        summary = mean_over_patients(rows)
+        return replace(result, trial=f"{arm}{seed}", scores=(*result.scores, *rows), summary=summary)
+
+    results = [of(arm, seed) for arm in ("joint", "offline") for seed in range(3)]
+    points = ({"arm": "joint"}, {"arm": "offline"})
+    figures = tuple(PaperFigure(point["arm"], point, 0.8, metric="s/*") for point in points)
+    printed = shown(results, PaperTable("t", figures, (PaperClaim("more", *points, "s/*"),)))
+    finding = printed.findings[0].found
+    assert finding.estimate == pytest.approx(printed.figures[0].ours - printed.figures[1].ours)
+    assert finding.estimate == pytest.approx(0.2, abs=0.01)
+    assert finding.patients == sum(sizes)
 
 
 def test_claims_are_one_family_however_they_are_grouped():

@@ -12,7 +12,7 @@ import pytest
 from ganatomy.contracts import InputError
 from ganatomy.evidence import figures, report
 from ganatomy.evidence.configurations import relevant
-from ganatomy.experiment import Experiment, Score, TrialResult
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Score, TrialResult
 from ganatomy.measures.segmentation import patient_scores
 from ganatomy.measures.verdicts import compare, compare_all, of_scores
 
@@ -101,10 +101,10 @@ def test_rows_are_judged_as_one_family_against_the_baseline():
 
 def test_what_a_search_sampled_is_no_member_of_the_family():
     results = sweep()
-    listed = {relevant(one.experiment).configuration() for one in results}
+    listed = {relevant(one.experiment).configuration() for one in results if one.experiment.arm in SYNTHETIC_ARMS}
     sampled = [trial(f"s{n}", experiment(arm="joint", mixing__ratio=1 + n / 32), 0.2) for n in range(30)]
     table = report.ablation_table([*results, *sampled], declared=listed)
-    assert {row.reading for row in table.rows if not row.declared} == {"searched"}
+    assert {row.reading for row in table.rows if row.synthetic and not row.declared} == {"searched"}
     plain = report.ablation_table(results)
     assert table.row(plain.candidate).finding == plain.row(plain.candidate).finding  # however much was searched
     assert table.rows[0].reading == "searched"
@@ -180,6 +180,30 @@ def test_unequal_work_is_not_compared_and_said_to_be_unequal(values, said):
     assert table.row(plain.candidate).finding == plain.row(plain.candidate).finding  # nor is it in the family
 
 
+def test_a_control_with_more_work_is_shown_beside_and_is_no_baseline():
+    results = sweep()
+    plain = report.ablation_table(results)
+    longer = [trial(f"l{seed}", experiment(arm="real", seed=seed, budget__segmentor_steps=9000), 0.2)
+              for seed in range(3)]  # fmt: skip
+    listed = {row.configuration for row in plain.rows if row.synthetic}
+    table = report.ablation_table([*results, *longer], declared=listed)
+    control = table.rows[0]  # it validates best of all
+    assert (table.baseline, table.candidate) == (plain.baseline, plain.candidate)
+    assert (control.reading, control.finding.answer, control.control) == ("control", "no verdict", True)
+    assert control.finding.reason == "a control with more downstream work: 9000 updates against 2000"
+    assert math.isinf(control.finding.low)
+    assert control.finding.estimate == pytest.approx(control.dice - table.row(table.baseline).dice)
+    assert table.row(plain.candidate).finding == plain.row(plain.candidate).finding
+    assert any("is a control: more downstream work" in caveat and "no member" in caveat for caveat in table.caveats)
+    assert "control" in report.render_text(table)
+
+    named = report.ablation_table([*results, *longer], declared={*listed, control.configuration})
+    row = named.row(control.configuration)
+    assert (named.baseline, row.reading, row.control) == (plain.baseline, "helps", True)
+    assert row.finding.alpha < table.row(plain.candidate).finding.alpha  # one more member
+    assert any("compared all the same" in caveat for caveat in named.caveats)
+
+
 def test_what_was_spent_stands_in_text_page_and_json(tmp_path):
     spent = {"work/updates": 50.0, "work/real_samples": 30.0, "work/synthetic_samples": 20.0,
              "work/synthetic_images": 64.0, "work/kept_images": 17.0, "generator/updates": 90.0,
@@ -229,6 +253,15 @@ def test_the_same_experiment_run_twice_is_one_replicate():
     assert row.seeds == (0,)
     assert row.trials == ("a", "again")
     assert row.dice == pytest.approx(0.6, abs=0.01)
+
+
+def test_the_strength_of_augmentation_is_in_the_names_of_those_that_have_any():
+    made = [experiment(arm="classical", augmentation=strength) for strength in (1.0, 3.0)]
+    results = [trial(str(n), one) for n, one in enumerate((*made, *map(experiment(arm="real").with_values, (
+        {}, {"arm": "joint"}, {"augmentation": 2.0}))))]  # fmt: skip
+    names = {row.name for row in report.ablation_table(results).rows}
+    assert names == {"classical · augmentation=1", "classical · augmentation=3", "real", "joint"}
+    assert "classical" in {row.name for row in report.ablation_table([*results[:1], *results[2:]]).rows}
 
 
 def test_names_keep_the_prefix_that_tells_two_parameters_apart():

@@ -16,6 +16,7 @@ from ganatomy.contracts import InputError
 from ganatomy.measures.pathology import (
     WEIGHTS,
     PseudoHealthyCase,
+    healing_rows,
     healthiness,
     identity,
     identity_of_brain,
@@ -24,11 +25,18 @@ from ganatomy.measures.pathology import (
     scales,
     summarise_pseudo_healthy,
 )
+from ganatomy.measures.segmentation import mean_over_patients
 
 
 def area(count, size=200):
     """A mask [1, 1, size] of ``count`` voxels."""
     return (np.arange(size) < count)[None, None]
+
+
+def volume(patient, found, lesion, visit=0, identity=0.5):
+    """What is known of one volume."""
+    return {"subject": f"{patient}-{visit}", "patient": patient, "role": "H", "synthesis/identity": identity,
+            "areas": {"found": found, "lesion": lesion}}  # fmt: skip
 
 
 def scene(seed=0, side=64, depth=1):
@@ -42,6 +50,22 @@ def scene(seed=0, side=64, depth=1):
 
 
 # --- healthiness (T-D0) ------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 200)), min_size=1, max_size=8))
+def test_the_rows_of_patients_have_the_healthiness_of_the_paper_for_their_mean(counts):
+    rows = healing_rows(volume(f"p{n}", *one) for n, one in enumerate(counts))
+    pooled = healthiness([area(found) for found, _ in counts], [area(lesion) for _, lesion in counts])
+    assert mean_over_patients(rows)["synthesis/healthiness"] == pytest.approx(pooled)
+    assert len(rows) == 2 * len(counts)
+
+
+def test_a_patient_with_many_visits_counts_once_in_healthiness_and_identity():
+    once = [volume("a", 10, 40, identity=0.9), volume("b", 60, 60, identity=0.3)]
+    often = [volume("a", 10, 40, visit, identity=0.9) for visit in range(5)] + once[1:]
+    assert mean_over_patients(healing_rows(often)) == pytest.approx(mean_over_patients(healing_rows(once)))
+    assert mean_over_patients(healing_rows(once))["synthesis/healthiness"] == pytest.approx(1 - 70 / 100)
+    assert "synthesis/healthiness" not in mean_over_patients(healing_rows([volume("a", 3, 0)]))
 
 
 def test_nothing_found_is_healthy_as_much_as_before_is_not_and_twice_as_much_is_below_zero():

@@ -189,9 +189,8 @@ def test_s_score_falls_with_every_voxel_that_a_shape_is_moved_by():
 
     def score(shift):
         moved = segmentation.score_subject(np.roll(truth, shift, 2), truth, (1, 1, 1), {1: "ventricle"}, "s", "p")
-        return segmentation.s_score(
-            moved, segmentation.score_subject(truth, truth, (1, 1, 1), {1: "ventricle"}, "s", "p"), "ct"
-        )
+        same = segmentation.score_subject(truth, truth, (1, 1, 1), {1: "ventricle"}, "s", "p")
+        return segmentation.mean_over_patients(segmentation.s_score_rows(moved, same, "ct"))
 
     values = [score(shift)["synthesis/s_score/ct"] for shift in range(9)]
     assert values[0] == 1

@@ -64,6 +64,17 @@ def trained_again(workspace, plan, candidate, baseline):
             (directory / "trials" / one.trial / "concluded").touch()
 
 
+def test_a_control_with_more_work_is_neither_the_baseline_nor_trained_again(tmp_path, empty_database):
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    longer = {"budget.segmentor_steps": 50}
+    plan = write_sweep(tmp_path, trial("a", "real", 0, 0.5), trial("b", "offline", 0, 0.6),
+                       trial("c", "real", 0, 0.9, **longer), controls=({"arm": "real", **longer, "seed": 0},),
+                       )  # fmt: skip
+    again = planned(tmp_path, plan.name, trainings=3)
+    assert again.pick["baseline"].budget == tiny.EXPERIMENT.budget
+    assert (again.controls, again.trials) == ((), 6)
+
+
 def test_what_was_picked_is_planned_anew_under_seeds_that_nothing_has_seen(found):
     said = []
     plan = planned(found, "found", trainings=4, say=said.append)

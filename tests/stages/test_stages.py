@@ -15,6 +15,7 @@ from tiny import Watched, experiment
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import ARMS, Sampling
+from ganatomy.measures.segmentation import patient_scores
 from ganatomy.stages.artefacts import key_of
 from ganatomy.stages.outcome import Outcome, outcome_of, reference_models
 from ganatomy.stages.stages import SYNTHETIC, Stages
@@ -56,11 +57,24 @@ def outcomes(shared, store) -> dict[str, tuple[Watched, Outcome]]:
 def test_every_arm_is_scored_on_every_validation_patient(outcomes, store, arm):
     _, outcome = outcomes[arm]
     subjects = {record.subject for record in store.records("mr", "val")}
-    assert {row.subject for row in outcome.scores} == set(subjects)
-    assert len(outcome.scores) == 2 * len(subjects)  # Dice and HD95 of the one structure
+    scores = [row for row in outcome.scores if row.metric in ("dice", "hd95")]
+    assert {row.subject for row in scores} == set(subjects)
+    assert len(scores) == 2 * len(subjects)  # Dice and HD95 of the one structure
     assert 0 <= outcome.summary["val/dice"] <= 1
     assert outcome.device_seconds > 0
     assert outcome.keys.keys() >= {"evaluate"}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_what_is_measured_on_synthetic_images_is_the_mean_over_patients_of_rows_that_are_kept(outcomes, store, arm):
+    _, outcome = outcomes[arm]
+    beside = [row for row in outcome.scores if row.metric.startswith("synthesis/")]
+    assert {row.metric for row in beside} == {name for name in outcome.summary if name.startswith("synthesis/s_score")}
+    assert {row.patient for row in beside} <= {record.patient for record in store.records(split="val")}
+    for metric in {row.metric for row in beside}:
+        own = patient_scores(outcome.scores, metric)
+        assert len(own) == 2  # validation patients of either domain
+        assert outcome.summary[metric] == pytest.approx(np.mean([*own.values()]))
 
 
 @pytest.mark.parametrize("network", ["dynunet", "segresnet"])

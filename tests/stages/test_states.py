@@ -10,6 +10,7 @@ import torch
 
 from ganatomy.contracts import Synthetic
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
+from ganatomy.measures.segmentation import patient_scores
 from ganatomy.phantoms.brains import brain_case
 from ganatomy.stages import synthesis
 from ganatomy.stages.outcome import outcome_of
@@ -66,7 +67,8 @@ def workspace(tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_offline_arm_teaches_a_lesion_segmentor_and_the_images_are_judged(method, store, workspace):
     stages = Stages(workspace, store.path, experiment(method))
-    summary = outcome_of(stages).summary
+    outcome = outcome_of(stages)
+    summary = outcome.summary
     assert 0 <= summary["val/dice"] <= 1
     assert summary["synthesis/healthiness"] <= 1
     assert summary["synthesis/identity_scales"] == 2
@@ -79,6 +81,12 @@ def test_offline_arm_teaches_a_lesion_segmentor_and_the_images_are_judged(method
     rows = json.loads((stage.directory / SCORES).read_text())["rows"]
     assert [row["slices"] for row in rows] == [2, 2]  # of two validation patients
     assert {row["patient"] for row in rows} == {"p3", "p4"}  # as the store calls them
+    # Its numbers are those of the paper, over volumes; of one volume a patient they are the means of the rows.
+    pooled = json.loads((stage.directory / SCORES).read_text())["summary"]
+    for metric in ("synthesis/healthiness", "synthesis/identity", "synthesis/identity_of_brain"):
+        own = patient_scores(outcome.scores, metric)
+        assert own.keys() == {"p3", "p4"}
+        assert np.mean([*own.values()]) == pytest.approx(pooled[metric]) == pytest.approx(summary[metric])
 
 
 def test_what_is_drawn_into_healthy_slices_is_another_patients_lesion(store, workspace):

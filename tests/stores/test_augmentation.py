@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ganatomy.experiment import Sampling
+from ganatomy.experiment import STRONGEST, Sampling
 from ganatomy.stores import sampling as sampling_module
 from ganatomy.stores.sampling import OUTSIDE, Augmentation, Pool, Sampler
 from stores.addressed_volumes import FLAT, SOLID, addressed, crops, five, make_store
@@ -30,6 +30,21 @@ def test_no_augmentation_is_the_crop(pool):
             one, other = plain.batch(step)["A"], still.batch(step)["A"]
             torch.testing.assert_close(one.image, other.image, atol=1e-6, rtol=0)
             assert torch.equal(one.label, other.label)
+
+
+def test_the_strength_of_augmentation_is_how_far_it_goes(pool):
+    """Differences to the plain crop grow with it, from none; 1 is the default."""
+
+    def shifted(augment):
+        plain, moved = (Sampler({"A": pool}, FLAT, 8, seed=0, augment=amount) for amount in (False, augment))
+        return np.mean([float((plain.batch(step)["A"].image - moved.batch(step)["A"].image).abs().mean())
+                        for step in range(8)])  # fmt: skip
+
+    assert Augmentation.of(1.0) == Augmentation()
+    assert Augmentation.of(0.0) == STILL
+    far = [shifted(Augmentation.of(strength)) for strength in (0.1, 1.0, STRONGEST)]
+    assert far == sorted(far)
+    assert far[2] > 1.5 * far[1] > 2 * far[0]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(2, (32, 32), 1.0), Sampling(3, (16, 32, 32), 1.0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,29 @@ def test_a_name_that_tune_gives_twice_is_not_taken_for_the_trial_that_has_it(dir
         values = again.suggest(f"tune-{number}")
     assert values[TRIAL] not in ("tune-0", "tune-7")
     assert len(read_asked(directory)) == 2
+
+
+CONTROLS = tuple({"arm": "real", "budget.segmentor_steps": 2300, "seed": seed} for seed in (0, 1))
+
+
+def test_controls_are_asked_once_and_optuna_neither_proposes_nor_hears_of_them(tmp_path):
+    plan = replace(PLAN, controls=CONTROLS, trials=PLAN.trials + len(CONTROLS))
+    plan.save(tmp_path)
+    first = Proposals(plan, tmp_path)
+    asked = ask(first, 5, "first")
+    end(first, "first-0", "first-0", score=0.99)
+    end(first, "first-2", "first-2")
+    again = Proposals(plan, tmp_path)
+    assert again.left == plan.trials - 2
+    whole = [*asked.values(), *list(ask(again, again.left, "second").values())[3:]]
+    tried = [{name: value for name, value in values.items() if name != TRIAL} for values in whole]
+    assert tried[:2] == list(CONTROLS)
+    assert sum(values in CONTROLS for values in tried) == len(CONTROLS)
+    assert tried[2 : 2 + len(LISTED)] == LISTED
+    assert len(tried) == plan.trials
+    known = [trial for trial in again.optuna._ot_study.get_trials(deepcopy=False) if trial.params]
+    assert len(known) == PLAN.trials
+    assert [trial.value for trial in known if trial.state == TrialState.COMPLETE] == [0.5]
 
 
 def test_the_ten_thousandth_trial_can_be_proposed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from dataclasses import replace
 
@@ -11,16 +12,21 @@ import tiny
 import torch
 from mlflow import MlflowClient
 
+from ganatomy.evidence.ablation import ablation_table
+from ganatomy.evidence.configurations import CONTROLS, control_points
 from ganatomy.evidence.results import SweepPlan, read_result, read_results
 from ganatomy.experiment import Labels
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages.stages import Stages
+from ganatomy.stores.store import open_store
 from ganatomy.sweeps import trial
 from ganatomy.sweeps.recording import Recording
 from ganatomy.sweeps.trial import VALIDATION, run_trial, workers_of
 from ganatomy.tracking.runs import Tracking
 from ganatomy.training import tasks
 from ganatomy.training.distributed import Workers
+from ganatomy.training.optimisation import Diverged
+from ganatomy.training.tasks import generator_updates
 
 SCORE = "val/dice"
 SPACE = SearchSpace("tiny", "", tiny.EXPERIMENT, lambda suggest: None, two_workers=lambda values: "two" in values)
@@ -214,6 +220,45 @@ def test_a_failed_trial_says_why_in_one_line(workspace, plan, values, error):
     assert error in result.error
     assert "\n" not in result.error
     assert Mlflow(workspace, plan).run.data.tags["error"] == result.error
+
+
+@pytest.mark.parametrize(("steps", "by"), [
+    (6, r"by step 3 of 6: what a segmentor says of an image is no number"),
+    (60, r"by step 21 of 60: 21 updates of S in a row had gradients that are no numbers"),
+])  # fmt: skip
+def test_a_downstream_model_that_diverged_fails_its_trial_and_is_in_no_table(workspace, plan, steps, by):
+    run(workspace, plan, {"arm": "real", "budget.segmentor_steps": steps}, "t1")
+    wild = {"arm": "classical", "budget.segmentor_steps": steps, "downstream.learning_rate": 1e30}
+    with pytest.raises(Diverged):
+        run(workspace, plan, wild, "t2")
+    good, bad = read_results(workspace / "sweeps" / "sweep")
+    assert (good.status, bad.status, bad.scores, bad.summary) == ("finished", "failed", (), {})
+    assert re.fullmatch(rf"downstream \w+: the training diverged {by}.*; remedy: lower the learning rate.*", bad.error)
+    assert "another seed" in bad.error
+    table = ablation_table([good, bad])
+    assert [row.trials for row in table.rows] == [("t1",)]
+    assert table.baseline == table.rows[0].configuration
+    assert [(one.trial, one.error) for one in table.unfinished] == [("t2", bad.error)]
+
+
+def test_a_control_is_trained_for_as_long_as_generator_and_downstream_model_together(workspace, plan):
+    """The updates are those that the rows of the table say were taken, and ASHA hears of none of its validations."""
+    space = replace(SPACE, points=({"arm": "real"}, OFFLINE))
+    classes = open_store(tiny.Path(plan.store)).classes
+    controls = control_points(CONTROLS, space, {}, (0,), lambda one: generator_updates(one, classes))
+    plan = replace(plan, controls=tuple(controls))
+    run(workspace, plan, OFFLINE, "t0")
+    heard = [run(workspace, plan, values, f"t{n}", space) for n, values in enumerate(controls, start=1)]
+    candidate, longer, strong = (result.summary for result in read_results(workspace / "sweeps" / "sweep"))
+    assert candidate["generator/updates"] > 0
+    assert longer["work/updates"] == candidate["generator/updates"] + candidate["work/updates"]
+    assert longer["work/real_samples"] == longer["work/updates"] * tiny.EXPERIMENT.budget.batch
+    assert strong["work/updates"] == candidate["work/updates"]
+    assert {"work/synthetic_samples": 0.0}.items() <= longer.items()
+    assert [[set(report) for report in reports] for reports in heard] == [[{SCORE}], [{SCORE}]]
+    # Stronger augmentation is another training than the usual one.
+    usual = run(workspace, plan, {"arm": "classical"}, "t3")
+    assert usual[-1][SCORE] != strong[SCORE]
 
 
 def test_an_unexpected_error_is_named(workspace, plan, monkeypatch):

@@ -127,6 +127,26 @@ def test_a_sweep_at_full_size_keeps_its_size_when_it_goes_on(phantom, workspace)
     assert small.base.sampling.size == (64, 64)
 
 
+@pytest.mark.parametrize("trials", [0, 40])
+def test_controls_come_on_top_of_what_is_listed_or_sampled(phantom, workspace, trials):
+    def planned(**more):
+        sweep = Sweep(space="phantom_demo", cohort=phantom, source="ct", target="mr", workspace=workspace, set=TINY,
+                      trials=trials, seeds=(0, 3), **more)  # fmt: skip
+        return sweep.planned()
+
+    plain, plan = planned(), planned(controls=("long_real", "strong_classical"))
+    assert (plain.controls, plan.trials, plan.family) == ((), plain.trials + 4, plain.family)
+    made = [plan.search_space().experiment(point, plan.fixed) for point in plan.controls]
+    # The generator's own schedule is longer than its budget: joint steps follow those before them.
+    assert [(one.arm, one.budget.segmentor_steps, one.augmentation, one.seed) for one in made] == [
+        ("real", 20, 1.0, 0), ("real", 20, 1.0, 3), ("classical", 8, 3.0, 0), ("classical", 8, 3.0, 3),
+    ]  # fmt: skip
+    named = planned(controls=("long_real",), compare=("arm=real", "arm=joint"))
+    assert len(named.family) == 3
+    with pytest.raises(InputError, match="arm=real: no listed point"):
+        planned(compare=("arm=real",))
+
+
 def test_the_segmentor_is_chosen_on_the_command_line(phantom, workspace):
     kept = [setting for setting in TINY if "network" not in setting]
     chosen = ("downstream.network=segresnet", "downstream.network.width=4")

@@ -30,6 +30,7 @@ from ganatomy.training.classification import (
     score_classes,
 )
 from ganatomy.training.distributed import DirectoryReporter
+from ganatomy.training.optimisation import Diverged
 from ganatomy.training.tasks import TrainDownstream
 
 CPU = torch.device("cpu")
@@ -108,6 +109,15 @@ def test_many_images_are_predicted_as_one_by_one(store):
     together = [p for _, p in lesion_probabilities(network, store, images, sampling, CPU)]
     alone = [p for image in images for _, p in lesion_probabilities(network, store, [image], sampling, CPU)]
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_probability_that_is_no_number_is_no_row(store):
+    class Lost(nn.Module):
+        def forward(self, image):
+            return torch.full((len(image), 2), torch.nan)
+
+    with pytest.raises(Diverged, match="no number"):
+        score_classes(Lost(), store, store.records(split="val"), Sampling(ndim=2, size=(16, 16)), CPU)
 
 
 def test_frozen_stages_stay_as_they_were(store, tmp_path):

@@ -22,9 +22,21 @@ from ganatomy.training.inference import (
     synthesize_labelled,
     synthesize_volume,
 )
+from ganatomy.training.optimisation import Diverged
 
 FLAT = Sampling(ndim=2, size=(16, 16))
 SOLID = Sampling(ndim=3, size=(8, 16, 16))
+
+
+class Saying(nn.Module):
+    """Logits of two classes: the image, and the same number everywhere."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.cat([image, torch.full_like(image, self.number)], dim=1)
 
 
 class Strict(nn.Module):
@@ -186,3 +198,13 @@ def test_synthesize_volume_without_labels_says_unlabelled() -> None:
     method = Negative()
     synthesize_volume(method, noise(2, 8, 8), "A", FLAT)
     assert torch.all(method.labels == UNLABELLED)
+
+
+@pytest.mark.parametrize("sampling", [FLAT, SOLID])
+def test_the_class_of_what_is_no_number_is_not_guessed(sampling: Sampling) -> None:
+    image = noise(8, 16, 16)
+    for number in (np.nan, np.inf):
+        with pytest.raises(Diverged, match="no number"):
+            predict_labels(Saying(number), image, sampling)
+    np.testing.assert_array_equal(predict_labels(Saying(0.0), image, sampling), image < 0)
+    assert not predict_labels(Saying(-np.inf), image, sampling).any()  # a class that is ruled out

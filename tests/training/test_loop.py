@@ -188,9 +188,47 @@ def test_a_non_finite_step_is_refused_and_training_goes_on():
 
 def test_endless_non_finite_steps_are_called_divergence():
     loop = make_loop(steps=100, draws=Noise(poison=set(range(100))))
-    with pytest.raises(Diverged, match=r"lower the learning rate"):
+    with pytest.raises(Diverged, match=rf"by step {MAX_NON_FINITE} of 100.*lower the learning rate.*another seed"):
         loop.run(Forgetful())
     assert loop.step <= MAX_NON_FINITE + 1
+
+
+@pytest.mark.parametrize("validated", [math.nan, math.inf])
+def test_a_validation_that_is_no_number_is_divergence_at_that_step(validated):
+    seen = []
+
+    def validate(method, step):
+        seen.append(step)
+        return {"val/dice": validated if step == 4 else 0.5, "val/hd95": math.nan}
+
+    loop = make_loop(steps=6, reports=3, validate=validate)
+    with pytest.raises(Diverged, match=r"diverged by step 4 of 6: val/dice = (nan|inf)"):
+        loop.run(Forgetful())
+    assert seen == [2, 4]
+
+
+@pytest.mark.parametrize(("poison", "error"), [
+    (set(range(6)), "by step 6 of 6: no update of G could be taken"),
+    ({0, 1, 2, 4, 5}, ""),  # one was taken, and what it left is a model
+])  # fmt: skip
+def test_a_training_too_short_to_lose_patience_must_have_learnt_something(poison, error):
+    loop = make_loop(steps=6, draws=Noise(poison=poison))
+    loop.method.pool = ReplayPool(0, stream=0)
+    if not error:
+        loop.run(Forgetful())
+        return
+    with pytest.raises(Diverged, match=error):
+        loop.run(Forgetful())
+
+
+def test_weights_that_are_no_numbers_are_no_model():
+    loop = make_loop()
+    loop.run(Forgetful())
+    loop.update.check_taken()
+    with torch.no_grad():
+        loop.method.D.bias.fill_(math.inf)
+    with pytest.raises(Diverged, match="weights of D are no numbers"):
+        loop.update.check_taken()
 
 
 # --- schedule (T-A4) ---------------------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ class Sweep:
         """The evidence under the table, one row a trial, subject, metric and structure, of all finished trials.
 
         name (of the configuration, as in ``table``), configuration, arm, seed, trial, patient, subject (pseudonyms),
-        metric (``dice``, 0 to 1; ``hd95``, mm; of classifiers a probability), label (the structure), value (NaN where
-        the subject lacks the structure), missed (the structure is there, and nothing of it was found).
+        metric (``dice``, 0 to 1; ``hd95``, mm; a classifier's probability; ``synthesis/…`` of synthetic images), label
+        (the structure), value (NaN where the subject lacks it), missed (it is there, and nothing of it was found).
         """
         from ganatomy.api.frames import scores_frame
 
@@ -233,6 +233,7 @@ def sweep(
     seeds: Sequence[int] = (),
     set: Mapping[str, Any] | Sequence[str] = (),
     compare: Mapping[str, Any] | Sequence[str] = (),
+    controls: Sequence[Literal["long_real", "strong_classical"]] = (),
     source: str = "",
     target: str = "",
     domains: Mapping[str, str] | Sequence[str] = (),
@@ -259,6 +260,7 @@ def sweep(
     workspace: folder of sweeps, stores, stages and the embedded MLflow store; GANATOMY_WORKSPACE, else ./workspace.
     full: at the paper's size.  set: fixed parameters, ``{"budget.batch": 8}``, or texts ``"budget.batch=8"``.
     compare: which listed points are declared to be compared, likewise, by what one must have; all by default.
+    controls: run beside the space: longer real training, the strongest ordinary augmentation.
     source, target: domains that images are translated from, and that the downstream model works in; domains:
     ``{"P": "flair:lesion"}``, role -> domain, where these two do not say it.
     workers_per_trial, cpus_per_worker, gpus_per_worker: of one trial, of one worker; a fraction of a GPU is shared.
@@ -284,6 +286,7 @@ def sweep(
         seeds=tuple(seeds),
         set=_pairs(set),
         compare=_pairs(compare),
+        controls=tuple(controls),
         source=source,
         target=target,
         domains=_pairs(domains),

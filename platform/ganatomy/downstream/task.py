@@ -94,7 +94,8 @@ class DownstreamTask(ABC):
 
     @abstractmethod
     def summarise(self, scores: Iterable[Score], split: str = "val") -> dict[str, float]:
-        """Numbers to log of one model's rows on a split, ``score`` among them where there is anything to score."""
+        """Numbers to log of one model's rows on a split, ``score`` among them where there is anything to score. Rows of
+        other metrics, such as ``synthesis/identity``, may be among them, here and below, and are left aside."""
 
     @abstractmethod
     def standing(self, several: Seeds) -> Standing:

@@ -18,6 +18,7 @@ from ganatomy.contracts import InputError
 from ganatomy.downstream.task import task_named, task_of
 from ganatomy.evidence.configurations import names_of, relevant
 from ganatomy.evidence.published import Comparison, compare
+from ganatomy.evidence.work import Planned, more_work, planned_work, unequal_work
 from ganatomy.experiment import SYNTHETIC_ARMS, Downstream, Experiment, TrialResult, replicates
 from ganatomy.measures.statistics import averaged
 from ganatomy.measures.verdicts import NO_VERDICT, Finding, Judged, compare_all, measured
@@ -25,8 +26,9 @@ from ganatomy.search_space import PaperTable
 
 WEAK_REFERENCE = 0.8
 
-SEARCHED, REAL = "searched", "no synthetic data"
-"""Readings of rows that are no comparison: sampled by a search, or a training that lost to the baseline."""
+SEARCHED, REAL, CONTROL = "searched", "no synthetic data", "control"
+"""Readings of rows that are no comparison: sampled by a search, a training that lost to the baseline, or one that had
+more downstream work than it."""
 
 LEVEL = 0.025
 """One-sided, of all comparisons of a table together: their intervals all hold with 95 %."""
@@ -45,7 +47,8 @@ class Row:
     finding: what sets it apart from the baseline; None for the baseline itself and where nothing can be compared.
     planned: updates, batch and patience of the downstream model: rows of others than the baseline's are not compared.
     work: what was spent, as ``stages.outcome.work_of`` names it, mean over trainings; empty in results of before.
-    declared: whether it is one of the comparisons that the sweep was run for; else it was sampled, by a search.
+    declared: whether it is one of the comparisons that the sweep was run for; else it was sampled, by a search, or is
+    shown beside.  control: whether it had more downstream work than the baseline, without synthetic data.
     """
 
     configuration: str
@@ -68,7 +71,8 @@ class Row:
     further: Mapping[str, float] = field(default_factory=dict)
     finding: Finding | None = None
     declared: bool = True
-    planned: tuple[int, int, int] = (0, 0, 0)
+    control: bool = False
+    planned: Planned = (0, 0, 0)
     work: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -81,9 +85,9 @@ class Row:
         """What may be said of it: ``helps``, ``harms``, ``undecided``, ``no verdict``, or why it is no comparison."""
         if self.finding is None:
             return ""
-        if self.finding.answer != NO_VERDICT or (self.synthetic and self.declared):
+        if self.finding.answer != NO_VERDICT or self.declared:
             return self.finding.answer
-        return SEARCHED if self.synthetic else REAL
+        return SEARCHED if self.synthetic else CONTROL if self.control else REAL
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,10 @@ def ablation_table(
     """The table of a sweep's trials.
 
     Trials that differ in nothing but the seed are one row; for arms without synthetic images, settings of the generator
-    do not count as a difference.  baseline: configuration to compare with; by default the best non-synthetic one.
+    do not count as a difference.  baseline: configuration to compare with; by default the best non-synthetic one with
+    the downstream work of a synthetic one.
     published: tables of papers to show beside it.  declared: the configurations that the sweep was to compare, as
-    ``Row`` names them; None where all were. What was sampled besides has no verdict.
+    ``Row`` names them; None where all with synthetic data were. What was sampled besides has no verdict.
     """
     names = names_of([result.experiment for result in results])
     groups: dict[str, list[TrialResult]] = defaultdict(list)
@@ -179,8 +184,7 @@ def ablation_table(
     judged, why_not = _judged(groups)
     rows = [_row(group, *names[key], judged.get(key), declared) for key, group in groups.items()]
     rows.sort(key=lambda row: -row.dice)
-    plainest = next((row.configuration for row in rows if not row.synthetic), "")
-    against = baseline or plainest
+    against = baseline or _plainest(rows)
     if against and against not in {row.configuration for row in rows}:
         known = ", ".join(f"{row.configuration} ({row.name})" for row in rows) or "a finished trial"
         raise InputError(f"baseline {against!r} is no finished configuration of this sweep", expected=known)
@@ -192,6 +196,14 @@ def ablation_table(
     printed = _comparisons(published, results)
     caveats = [*([why_not] if why_not else []), *_caveats(rows)]
     return Ablation(tuple(rows), against, candidate, tuple(unfinished), tuple(caveats), called, printed, task)
+
+
+def _plainest(rows: Sequence[Row]) -> str:
+    """The best row without synthetic data. One that had other downstream work than all with it is a control: nothing
+    could be compared with it."""
+    plain, works = [row for row in rows if not row.synthetic], {row.planned for row in rows if row.synthetic}
+    alike = [row for row in plain if row.planned in works]
+    return next((row.configuration for row in alike or plain), "")
 
 
 def _comparisons(published: Sequence[PaperTable], results: Sequence[TrialResult]) -> tuple[Comparison, ...]:
@@ -226,14 +238,11 @@ def _row(
         s_scores=_under("synthesis/s_score/", chosen), s_references=_under("synthesis/s_score_reference/", chosen),
         synthesis={name: value for name, value in _under("synthesis/", chosen).items() if "/" not in name},
         device_seconds=averaged([{"s": trial.device_seconds} for trial in chosen])["s"],
-        declared=declared is None or configuration in declared, planned=_planned(chosen[0].experiment),
+        declared=chosen[0].experiment.arm in SYNTHETIC_ARMS if declared is None else configuration in declared,
+        planned=planned_work(chosen[0].experiment),
         work={f"{kind}/{name}": value for kind in ("work", "generator")
               for name, value in _under(f"{kind}/", chosen).items()},
     )  # fmt: skip
-
-
-def _planned(experiment: Experiment) -> tuple[int, int, int]:
-    return experiment.budget.segmentor_steps, experiment.budget.batch, experiment.training.patience
 
 
 def _under(prefix: str, trials: Sequence[TrialResult]) -> dict[str, float]:
@@ -281,28 +290,27 @@ def _compared(
     family = {key: judged[key] for key, why in apart.items() if not why}
     found = compare_all(family, judged[baseline], alpha=LEVEL)
     found |= {key: measured(judged[key], judged[baseline], why, alpha=LEVEL) for key, why in apart.items() if why}
-    return [dataclasses.replace(row, finding=found.get(row.configuration)) for row in rows]
+    control = {row.configuration for row in others if not row.synthetic and more_work(row.planned, planned)}
+    return [
+        dataclasses.replace(row, finding=found.get(row.configuration), control=row.configuration in control)
+        for row in rows
+    ]
 
 
-def _no_comparison(row: Row, planned: tuple[int, int, int], lost: Sequence[int]) -> str:
+def _no_comparison(row: Row, planned: Planned, lost: Sequence[int]) -> str:
     """Why a row is no member of the family, in words; empty for one that is."""
-    if not row.synthetic:
-        return "a training without synthetic data that the baseline validates better than"
-    if not row.declared:
+    if not row.declared and row.synthetic:
         return "a point that a search sampled, no comparison that was declared before it"
-    if odd := unequal_work(row.planned, planned):
+    if not row.declared and more_work(row.planned, planned):
+        return f"a control with more downstream work: {unequal_work(row.planned, planned)}"
+    if not row.declared:
+        return "a training without synthetic data that the baseline validates better than"
+    if row.synthetic and (odd := unequal_work(row.planned, planned)):
         return f"unequal work downstream: {odd}"
     if lost:
         failed = f"the training under seed {lost[0]}" if len(lost) == 1 else f"{len(lost)} of its trainings"
         return f"{failed} came to no end, and may have been the worst"
     return ""
-
-
-def unequal_work(planned: tuple[int, int, int], baseline: tuple[int, int, int]) -> str:
-    """What of the downstream work that was planned differs, in words; empty where it is equal."""
-    words = ("updates", "in a batch", "validations of patience")
-    odd = [f"{own} {word} against {base}" for own, base, word in zip(planned, baseline, words) if own != base]
-    return ", ".join(odd)
 
 
 def _downstream(row: Row) -> dict[str, Any]:
@@ -321,13 +329,17 @@ def _caveats(rows: Sequence[Row]) -> list[str]:
         caveats.append(
             f"All rows are of {found.patients} of {whole} patients: the others have no score in some training."
         )
-    family = [row for row in rows if row.finding and row.synthetic and row.declared]
+    family = [row for row in rows if row.finding and row.declared]
     without = [row for row in family if row.finding and row.finding.answer == NO_VERDICT]
     for reason, some in _by_reason(without).items():
         who = (
             "The row" if len(some) == len(family) == 1 else "All rows" if len(some) == len(family) else ", ".join(some)
         )
         caveats.append(f"{who}: no verdict: {reason}. What was measured stands below the table.")
+    for row in rows:
+        if row.control:
+            member = "compared all the same, as the sweep declared" if row.declared else "no member of the family"
+            caveats.append(f"{row.name} is a control: more downstream work without synthetic data, {member}.")
     if any(row.reading == SEARCHED for row in rows):
         caveats.append(
             f"Rows read {SEARCHED!r} were sampled, not declared before the sweep: a search shows nothing by itself."
@@ -373,7 +385,7 @@ def measured_of(table: Ablation, most: int = 12) -> list[str]:
     lines = []
     for row in table.rows:
         found = row.finding
-        if found is not None and found.answer == NO_VERDICT and row.synthetic and row.declared:
+        if found is not None and found.answer == NO_VERDICT and row.declared:
             reached = [" ".join(f"{100 * mean:.1f}" for mean in means) for means in found.means]
             own = [f"{100 * (more - less):+.1f}" for _, more, less in found.pairs]
             left = f" and {len(own) - most} more" if len(own) > most else ""

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import from_text, plain
+from ganatomy.core.plugins import nearest
 from ganatomy.evidence.published import agrees
-from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
-from ganatomy.search_space import SearchSpace
+from ganatomy.experiment import STRONGEST, SYNTHETIC_ARMS, Experiment
+from ganatomy.search_space import SearchSpace, Values
+
+LONG_REAL, STRONG_CLASSICAL = "long_real", "strong_classical"
+CONTROLS = (LONG_REAL, STRONG_CLASSICAL)
+"""What synthetic data may be held against besides the arms of a space. ``long_real``: a training on real images of as
+many updates as generator and downstream model took together, so that it has more downstream work than what it stands
+beside.  ``strong_classical``: ordinary augmentation at its strongest, with the same work."""
 
 
 def relevant(experiment: Experiment) -> Experiment:
     """The experiment with everything that cannot matter to its arm at its default, so that equals look equal."""
     blank = Experiment(experiment.cohort, experiment.domains)
+    if experiment.arm != "classical":
+        experiment = dataclasses.replace(experiment, augmentation=blank.augmentation)
     if experiment.arm == "joint":
         mixing = dataclasses.replace(blank.mixing, ratio=experiment.mixing.ratio)
         return dataclasses.replace(experiment, mixing=mixing, drawing=blank.drawing, filter=blank.filter)
@@ -32,19 +41,66 @@ def relevant(experiment: Experiment) -> Experiment:
 
 
 def declared_family(
-    space: SearchSpace, fixed: Mapping[str, str], listed: Sequence[Mapping[str, Any]], asked: Sequence[str] = ()
+    space: SearchSpace,
+    fixed: Mapping[str, str],
+    listed: Sequence[Values],
+    asked: Sequence[str] = (),
+    controls: Sequence[Values] = (),
 ) -> dict[str, str]:
     """Configuration -> point, of the listed points with synthetic data: the comparisons that a sweep is run for.
 
     asked: NAME=VALUE, of which a point must have one; none for all. InputError for one that no such point has.
+    controls: as ``control_points``: members where ``asked`` names them, and not else.
     """
     able = [(point, made) for point in listed if (made := space.experiment(point, fixed)).arm in SYNTHETIC_ARMS]
+    if asked:
+        able += [(point, space.experiment(point, fixed)) for point in controls]
     wanted = [_asked(member, [experiment for _, experiment in able]) for member in asked]
     return {
         relevant(experiment).configuration(): " ".join(f"{key}={plain(v)}" for key, v in point.items() if key != "seed")
         for point, experiment in able
         if not wanted or any(agrees(experiment, values) for values in wanted)
     }
+
+
+def control_points(
+    names: Sequence[str],
+    space: SearchSpace,
+    fixed: Mapping[str, str],
+    seeds: Sequence[int],
+    generator_updates: Callable[[Experiment], int],
+) -> list[dict[str, Any]]:
+    """Points without synthetic data to stand beside those of the space, each with every seed: for each of ``names`` the
+    control (``CONTROLS``) of every listed point with synthetic data, or where none is listed of the base.
+
+    generator_updates: how many updates an experiment's generator takes. InputError for a name of no control.
+    """
+    for name in names:
+        if name not in CONTROLS:
+            raise InputError(f"--controls {name}", expected=nearest(name, CONTROLS))
+    listed = space.listed(fixed, seeds)
+    known = {relevant(space.experiment(point, fixed)).configuration() for point in listed}
+    made: list[dict[str, Any]] = []
+    candidates = [point for point in listed if space.experiment(point, fixed).arm in SYNTHETIC_ARMS] or [{}]
+    for name in names:
+        for point in candidates:
+            values = _control(name, point, space.experiment(point, fixed), generator_updates)
+            configuration = relevant(space.experiment(values, fixed)).configuration()
+            if configuration not in known:
+                made += [values] if "seed" in fixed else [{**values, "seed": seed} for seed in seeds]
+            known.add(configuration)
+    return made
+
+
+def _control(
+    name: str, point: Values, candidate: Experiment, generator_updates: Callable[[Experiment], int]
+) -> dict[str, Any]:
+    """The control of that name of a point: as the point is in all that concerns the downstream model alone."""
+    shared = {key: plain(value) for key, value in point.items() if not _generators(key) and key not in ("arm", "seed")}
+    if name == STRONG_CLASSICAL:
+        return {**shared, "arm": "classical", "augmentation": STRONGEST}
+    updates = candidate.budget.segmentor_steps + generator_updates(candidate)
+    return {**shared, "arm": "real", "budget.segmentor_steps": updates}
 
 
 def _asked(member: str, experiments: Sequence[Experiment]) -> dict[str, Any]:
@@ -83,6 +139,8 @@ def names_of(experiments: Sequence[Experiment]) -> dict[str, tuple[str, dict[str
     named = {}
     for key, values in flat.items():
         chosen = [name for name in everywhere if name in (*varying[key], *shared) and name in values]
+        if arms[key] != "classical":
+            chosen = [name for name in chosen if name != "augmentation"]
         short = {name: name.rsplit(".", 1)[-1] for name in chosen}
         words = [f"{short[name] if last.count(short[name]) == 1 else name}={_word(values[name])}" for name in chosen]
         lead = [arms[key]] if len(set(arms.values())) > 1 or not words else []

@@ -14,9 +14,10 @@ from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_files import read_json
-from ganatomy.evidence.ablation import Ablation, ablation_table, unequal_work
+from ganatomy.evidence.ablation import Ablation, ablation_table
 from ganatomy.evidence.configurations import relevant
 from ganatomy.evidence.results import SweepPlan, outstanding, read_plan, read_results, sweeps
+from ganatomy.evidence.work import unequal_work
 from ganatomy.experiment import Experiment, TrialResult, replicates
 from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import Finding, compare, measured

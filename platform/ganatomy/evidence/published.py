@@ -17,7 +17,7 @@ from ganatomy.downstream.task import judged_alike, task_of
 from ganatomy.experiment import Experiment, TrialResult, replicates
 from ganatomy.measures import verdicts
 from ganatomy.measures.segmentation import patient_scores
-from ganatomy.measures.statistics import averaged, counted
+from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import HARMS, HELPS, NO_VERDICT, UNDECIDED, Judged, compare_all, measured, of_scores
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, Values
 
@@ -161,9 +161,18 @@ def _judged(sides: Sequence[Sequence[TrialResult]], metric: str) -> Sequence[Jud
 
 
 def _by_patient(trial: TrialResult, metric: str) -> dict[str, float]:
-    """Patient -> mean over the domains that the metric is of, of the patient's own figure in each."""
-    names = {row.metric for row in trial.scores if _is_of(row.metric, metric)}
-    return averaged([patient_scores(trial.scores, name) for name in sorted(names)])
+    """Patient -> the patient's own figure, of which the trial's is the mean.
+
+    Of a metric in several domains: what the patient adds to the mean of theirs, in which a domain of few patients
+    weighs as much as one of many.
+    """
+    names = sorted({row.metric for row in trial.scores if _is_of(row.metric, metric)})
+    own = [figures for name in names if (figures := patient_scores(trial.scores, name))]
+    added: dict[str, float] = defaultdict(float)
+    for figures in own:
+        for patient, value in figures.items():
+            added[patient] += value / (len(own) * len(figures))
+    return {patient: value * len(added) for patient, value in added.items()}
 
 
 def _printed(claim: PaperClaim, table: PaperTable) -> float:

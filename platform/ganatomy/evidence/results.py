@@ -46,6 +46,7 @@ class SweepPlan:
     endpoint, family: what it is judged by, declared before it starts: the score, and the configurations (-> their
     points, for a reader) that are compared with ``rule``, the baseline; None in earlier plans, which declared nothing.
     confirms: name of the sweep whose pick is trained again, and nothing else; pick: that, candidate and baseline.
+    controls: values of trials that are run besides what the space lists or samples, each with its seed.
     """
 
     name: str
@@ -73,6 +74,7 @@ class SweepPlan:
     rule: str = BASELINE
     confirms: str = ""
     pick: Mapping[str, Experiment] = field(default_factory=dict)
+    controls: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def validations(self) -> int:
@@ -166,6 +168,7 @@ def read_plan(directory: Path) -> SweepPlan:
     values["base"] = Experiment.from_dict(values["base"])
     values["seeds"] = tuple(values["seeds"])
     values["pick"] = {side: Experiment.from_dict(picked) for side, picked in values.get("pick", {}).items()}
+    values["controls"] = tuple(values.get("controls", ()))
     try:
         plan = SweepPlan(**values)
     except TypeError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from torch.nn import functional
 
 from ganatomy.contracts import InputError
 from ganatomy.core.standstill import moved
+from ganatomy.experiment import Score
+from ganatomy.measures.segmentation import patient_scores
 
 Volume = NDArray[Any]
 
@@ -191,6 +193,33 @@ def summarise_pseudo_healthy(cases: Sequence[PseudoHealthyCase]) -> dict[str, fl
     if cases:
         numbers["identity_scales"] = float(min(scales(c.made.shape[1:]) for c in cases))
     return {f"synthesis/{name}": value for name, value in numbers.items() if not math.isnan(value)}
+
+
+def areas(case: PseudoHealthyCase) -> dict[str, int]:
+    """Voxels with pathology in one volume: ``lesion``, N(m), and ``found``, N(f_pre(G(x))): see ``healthiness``."""
+    return {"lesion": _area(case.lesion), "found": _area(case.found)}
+
+
+def healing_rows(volumes: Iterable[Mapping[str, Any]]) -> list[Score]:
+    """Rows ``synthesis/healthiness``, ``synthesis/identity`` and ``synthesis/identity_of_brain`` of each volume.
+
+    volumes: subject, patient, role (what it is taken for), ``areas``, and the volume's numbers by name.
+    A volume's healthiness is 1 - N(f_pre(G(x))) over the mean lesion of all patients, not over its own: so the mean
+    over patients is the ratio of means that ``healthiness`` is, and a small lesion speaks for no more than it is.
+    """
+    volumes = list(volumes)
+    lesions = [Score(one["subject"], one["patient"], "lesion", one["role"], one["areas"]["lesion"]) for one in volumes]
+    usual = _mean(patient_scores(lesions, "lesion").values())
+    rows = []
+    for one in volumes:
+        who = one["subject"], one["patient"]
+        if usual > 0:
+            gone = 1 - one["areas"]["found"] / usual
+            rows.append(Score(*who, "synthesis/healthiness", one["role"], gone))
+        for metric in ("synthesis/identity", "synthesis/identity_of_brain"):
+            if metric in one:
+                rows.append(Score(*who, metric, one["role"], one[metric]))
+    return rows
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -158,16 +159,28 @@ def summarise(scores: Iterable[Score], split: str = "val") -> dict[str, float]:
     return summary
 
 
-def s_score(synthetic: Iterable[Score], real: Iterable[Score], domain: str) -> dict[str, float]:
-    """``synthesis/s_score/<domain>`` and, because it means little without it, ``synthesis/s_score_reference/<domain>``.
+def mean_over_patients(scores: Iterable[Score]) -> dict[str, float]:
+    """Metric -> mean of ``patient_scores``, of every metric that the rows have."""
+    scores = list(scores)
+    own = {metric: patient_scores(scores, metric) for metric in dict.fromkeys(score.metric for score in scores)}
+    return {metric: _mean(list(values.values())) for metric, values in own.items() if values}
+
+
+def s_score_rows(synthetic: Iterable[Score], real: Iterable[Score], domain: str) -> list[Score]:
+    """Rows ``synthesis/s_score/<domain>`` and, because it means little without it,
+    ``synthesis/s_score_reference/<domain>``; the S-score itself is their ``mean_over_patients``.
 
     synthetic: rows of an independent segmentor, trained on real images of ``domain`` only and never updated by the
     method under test, on images synthesised into ``domain``, against the labels of what they were made from.
     real: rows of the same segmentor on real images of ``domain``. A reference below 0.8 flattens every comparison.
     Source: Zhang et al., CVPR 2018, section 5.2.
     """
-    named = {"s_score": patient_scores(synthetic), "s_score_reference": patient_scores(real)}
-    return {f"synthesis/{name}/{domain}": _mean(list(cases.values())) for name, cases in named.items() if cases}
+    return [
+        replace(row, metric=f"synthesis/{name}/{domain}")
+        for name, rows in (("s_score", synthetic), ("s_score_reference", real))
+        for row in rows
+        if row.metric == "dice"
+    ]
 
 
 # --- images with a known counterpart (phantoms only) -------------------------------------------------------------

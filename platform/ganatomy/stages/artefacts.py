@@ -21,6 +21,7 @@ from ganatomy.core.standstill import Standstills
 from ganatomy.evidence.results import write_json
 from ganatomy.training.distributed import HistoryFollower, Workers, discard_checkpoints, read_history
 from ganatomy.training.loop import Record
+from ganatomy.training.optimisation import Diverged
 
 FORMAT = 1
 """Part of every key: raised when what a stage leaves, or how it computes it, changes."""
@@ -126,6 +127,8 @@ class Artefacts:
         self.say(computing)
         try:
             work(stage.directory, grown)
+        except Diverged as error:
+            raise error.within(f"{stage.kind} {stage.key}") from None
         finally:
             standstills.tell()
 

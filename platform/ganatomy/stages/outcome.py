@@ -14,7 +14,8 @@ from ganatomy.core.plain_values import plain
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
 from ganatomy.experiment import SYNTHETIC_ARMS, Labels, Score
-from ganatomy.measures.segmentation import case_scores, s_score
+from ganatomy.measures.pathology import healing_rows
+from ganatomy.measures.segmentation import mean_over_patients, s_score_rows
 from ganatomy.stages.artefacts import Stage
 from ganatomy.stages.stages import KEPT, SCORES, Stages, read_scores, score_rows
 from ganatomy.stages.synthesis import score_healing, score_synthesis
@@ -22,7 +23,7 @@ from ganatomy.stores.sampling import synthetic_samples
 from ganatomy.training.distributed import read_history
 from ganatomy.training.downstream import score_label_indices
 from ganatomy.training.models import scored_images
-from ganatomy.training.tasks import make_method, real_images
+from ganatomy.training.tasks import generator_updates, real_images
 
 REFERENCE_SEED = 2**32 - 1
 """Seed of the independent segmentors behind the S-score, so that none is ever an arm's own model."""
@@ -30,7 +31,8 @@ REFERENCE_SEED = 2**32 - 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial's stages came to. keys: stage kind -> key.  device_seconds: what this trial alone would have cost,
+    """What a trial's stages came to. keys: stage kind -> key.  scores: rows of the downstream model, then of what is
+    measured beside it, by the names that it has in ``summary``.  device_seconds: what this trial alone would have cost,
     stages shared with other trials included."""
 
     keys: Mapping[str, str]
@@ -42,14 +44,17 @@ class Outcome:
 def outcome_of(stages: Stages) -> Outcome:
     """All stages of the experiment's arm, scored on the validation split."""
     scores, task = stages.scores("val"), task_of(stages.experiment)
-    summary = task.summarise(scores)
+    summary, beside = task.summarise(scores), list[Score]()
     if stages.experiment.arm in SYNTHETIC_ARMS and task.segments:  # an S-score is a matter of labels
-        summary |= s_scores(stages, "val")
-        summary |= healthiness(stages, "val")
+        beside += s_scores(stages, "val")
+        numbers, rows = healthiness(stages, "val")
+        summary |= numbers
+        beside += rows
     if stages.experiment.method_class().draws_from_noise and task.segments:
-        summary |= label_index_scores(stages, "val")
+        beside += label_index_scores(stages, "val")
+    summary |= mean_over_patients(beside)
     keys, seconds = dict(stages.keys), sum(stages.artefacts.costs.values())
-    return Outcome(keys, tuple(scores), summary | work_of(stages), seconds)
+    return Outcome(keys, (*scores, *beside), summary | work_of(stages), seconds)
 
 
 def work_of(stages: Stages) -> dict[str, float]:
@@ -65,7 +70,7 @@ def work_of(stages: Stages) -> dict[str, float]:
     taken = _steps(model := stages.model())
     spent: dict[str, float] = {}
     if experiment.arm == "joint":  # generators begin alone
-        total = joint_steps(stages)
+        total = generator_updates(experiment, stages.store.classes)
         updates = max(0, taken - (total - budget.segmentor_steps))
         both = budget.generator_steps + budget.segmentor_steps - total
         real, made = updates * budget.batch, max(0, both - (total - taken)) * budget.batch
@@ -86,21 +91,14 @@ def work_of(stages: Stages) -> dict[str, float]:
     return {name: float(value) for name, value in spent.items()}
 
 
-def joint_steps(stages: Stages) -> int:
-    """All steps that the schedule of a joint training has, its early stop apart."""
-    budget = stages.experiment.budget
-    method = make_method(stages.experiment, stages.store.classes)
-    return sum(phase.steps for phase in method.phases(budget.generator_steps, budget.segmentor_steps))
-
-
 def _steps(stage: Stage) -> int:
     history = read_history(stage.directory)
     return int(history[-1]["step"]) if history else 0
 
 
-def s_scores(stages: Stages, split: str) -> dict[str, float]:
-    """S-score of every domain that images were synthesised into, each beside the reference segmentor's own Dice on
-    real images, without which it means little (Zhang et al. 2018, section 5.2)."""
+def s_scores(stages: Stages, split: str) -> list[Score]:
+    """Rows of the S-score of every domain that images were synthesised into, and of the reference segmentor's own Dice
+    on real images, without which it means little (Zhang et al. 2018, section 5.2)."""
     fit, references = stages.fit(), reference_models(stages)
 
     def work(directory: Path) -> None:
@@ -112,20 +110,22 @@ def s_scores(stages: Stages, split: str) -> dict[str, float]:
     stage = stages.artefacts.compute(
         "s_score", {"fit": fit.key, "split": split, "references": keys}, stages.apart(work)
     )
-    summary: dict[str, float] = {}
-    for domain, rows in json.loads((stage.directory / SCORES).read_text()).items():
-        summary |= s_score(score_rows(rows["synthetic"]), score_rows(rows["real"]), domain)
-    return summary
+    found = json.loads((stage.directory / SCORES).read_text())
+    return [
+        row
+        for domain, rows in found.items()
+        for row in s_score_rows(score_rows(rows["synthetic"]), score_rows(rows["real"]), domain)
+    ]
 
 
-def healthiness(stages: Stages, split: str) -> dict[str, float]:
+def healthiness(stages: Stages, split: str) -> tuple[dict[str, float], list[Score]]:
     """How healthy pseudo-healthy images are and how much they still are the same person's, never one without the
-    other (Xia et al. 2019, section 4.2); empty for a method that takes no lesion out.
+    other (Xia et al. 2019, section 4.2), as numbers to log and as rows; empty for a method that takes no lesion out.
 
     f_pre is the reference segmentor of the S-score: it saw real training images only."""
     experiment = stages.experiment
     if all(experiment.state(role) != "lesion" for role in experiment.method_class().roles):
-        return {}
+        return {}, []
     fit, references = stages.fit(), reference_models(stages)
 
     def work(directory: Path) -> None:
@@ -134,14 +134,14 @@ def healthiness(stages: Stages, split: str) -> dict[str, float]:
         write_json(directory / SCORES, {"summary": numbers, "rows": rows})
 
     keys = {domain: stage.key for domain, stage in references.items()}
-    stage = stages.artefacts.compute(
-        "healthiness", {"fit": fit.key, "split": split, "references": keys}, stages.apart(work)
-    )
-    return dict(json.loads((stage.directory / SCORES).read_text())["summary"])
+    inputs = {"fit": fit.key, "split": split, "references": keys, "areas": True}  # without them before
+    stage = stages.artefacts.compute("healthiness", inputs, stages.apart(work))
+    found = json.loads((stage.directory / SCORES).read_text())
+    return dict(found["summary"]), healing_rows(found["rows"])
 
 
-def label_index_scores(stages: Stages, split: str) -> dict[str, float]:
-    """``<split>/label_index_dice`` and ``<split>/label_index_mse`` of the arm's model: what Qu et al. 2019 call
+def label_index_scores(stages: Stages, split: str) -> list[Score]:
+    """Rows ``<split>/label_index_dice`` and ``<split>/label_index_mse`` of the arm's model: what Qu et al. 2019 call
     Dice and MSE, beside the usual Dice and never for it."""
     model = stages.model()
     images = scored_images(stages.store, stages.experiment, split)
@@ -153,12 +153,7 @@ def label_index_scores(stages: Stages, split: str) -> dict[str, float]:
         write_json(directory / SCORES, plain(rows))
 
     stage = stages.artefacts.compute("label_indices", {"model": model.key, "split": split}, stages.apart(work))
-    rows = read_scores(stage.directory)
-    return {
-        f"{split}/{metric}": sum(cases.values()) / len(cases)
-        for metric in ("label_index_dice", "label_index_mse")
-        if (cases := case_scores(rows, metric))
-    }
+    return [replace(row, metric=f"{split}/{row.metric}") for row in read_scores(stage.directory)]
 
 
 def reference_models(stages: Stages) -> dict[str, Stage]:

@@ -204,7 +204,7 @@ class Stages:
 
     def downstream(self, role: str, kept: Stage | None = None, *, augment: bool = False, follow: bool = True) -> Stage:
         """Train the downstream model of ``role`` on real images, and on the kept synthetic ones if given."""
-        experiment = self.experiment
+        experiment, strength = self.experiment, self.experiment.augmentation if augment else 0.0
         data = self._data()
         inputs = {
             **data,
@@ -213,7 +213,7 @@ class Stages:
             "domain": experiment.domain(role),
             "segmentor": self._segmentor_inputs(),
             "training": replace(experiment.training, ema=0.0),
-            "augment": augment,
+            "augment": augment if strength in (0.0, 1.0) else strength,
             "kept": kept.key if kept else None,
             "mixing": experiment.mixing if kept else None,
             "seed": experiment.seed,
@@ -221,7 +221,7 @@ class Stages:
 
         def work(directory: Path, grown: Grown) -> None:
             synthetic, indices = self._kept(kept) if kept else (None, ())
-            build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices, augment)
+            build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices, strength)
             train(build, directory, self.workers, grown)
 
         return self.artefacts.compute("downstream", inputs, work, follow=self._forward if follow else None, costs=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from ganatomy.contracts import InputError, Method
 from ganatomy.experiment import Experiment, Score
-from ganatomy.measures.pathology import PseudoHealthyCase, summarise_pseudo_healthy
+from ganatomy.measures.pathology import PseudoHealthyCase, areas, summarise_pseudo_healthy
 from ganatomy.measures.segmentation import score_subject
 from ganatomy.stages.donors import Donors, label_shown
 from ganatomy.stages.drawing import Offers, centred, drawn_subjects, size_for
@@ -259,6 +259,7 @@ def score_healing(
             "patient": record.patient,
             "role": claimed,
             "slices": len(case.made),
+            "areas": areas(case),
             **summarise_pseudo_healthy([case]),
         }
         for (record, claimed), case in cases.items()

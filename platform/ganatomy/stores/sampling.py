@@ -155,6 +155,11 @@ class Augmentation:
     gamma: float = 0.3
     noise: float = 0.05
 
+    @classmethod
+    def of(cls, strength: float) -> Augmentation:
+        """The default, all of it so many times as strong."""
+        return cls(**{name: strength * value for name, value in vars(cls()).items()})
+
 
 def label_subset(patients: Iterable[Place], fraction: float, seed: int) -> frozenset[Place]:
     """``fraction`` of the patients, at least one. Subsets of one seed are nested, whatever the order of ``patients``.

@@ -210,7 +210,8 @@ def _checked(item: Item, known: set[int], domains: Mapping[str, Any]) -> tuple[I
         raise InputError(f"{who} has shape {image.shape}", expected="[D, H, W], 2D as [1, H, W]")
     low, high = float(image.min()), float(image.max())
     if not -1.001 <= low <= high <= 1.001:  # also false for NaN
-        raise InputError(f"{who} has values in [{low:g}, {high:g}]", expected="finite values in [-1, 1]")
+        raise InputError(f"{who} has values in [{low:g}, {high:g}]", expected="finite values in [-1, 1]",
+                         remedy="of a generator that made it: it diverged, lower its learning rate")  # fmt: skip
     if low < -1 or high > 1:
         image = np.clip(image, -1, 1)
     if item.label is None:

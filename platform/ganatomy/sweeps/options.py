@@ -33,6 +33,11 @@ class Options:
     """NAME=VALUE, …: declare which of the listed points with synthetic data are to be compared with the best training
     without it, e.g. arm=joint: those that have one of the values; all of them if not given. The fewer, the more each
     can show. What is sampled is searched, never compared."""
+    controls: tuple[Literal["long_real", "strong_classical"], ...] = ()
+    """Run controls beside the space, with the same seeds, on top of --trials. long_real: training on real images for as
+    many updates as generator and downstream model took together, of each listed point (where none is listed, of the
+    base); it has more downstream work, and no verdict unless --compare names it. strong_classical: ordinary
+    augmentation at its strongest, one more candidate for the baseline."""
     source: str = ""
     """Domain that images are translated from; by default the one with more labelled training patients."""
     target: str = ""

@@ -1,4 +1,4 @@
-"""What the trials of a sweep try: the listed points, then what Optuna proposes. On record before any of it runs.
+"""What the trials of a sweep try: controls, the listed points, then what Optuna proposes. On record before it runs.
 
 Tune writes its own state down now and then; a killed sweep that went on from there would forget the trials since. So it
 goes on from this record, and Tune and Optuna are told anew what has been.
@@ -53,14 +53,14 @@ def read_asked(directory: Path) -> dict[str, dict[str, Any]]:
 def search_algorithm(plan: SweepPlan, before: list[dict[str, Any]] | None = None) -> OptunaSearch:
     """What proposes the values of the sweep's trials: the listed points, then Optuna's TPE.
 
-    before: values of the trials that were asked for earlier; they come first, and are proposed again.
+    before: values of the trials that were asked for earlier, no controls; they come first, and are proposed again.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # PartialFixedSampler, since 2.4
     space, before = plan.search_space(), before or []
-    listed = space.listed(plan.fixed, plan.seeds)[: plan.trials]
+    listed = space.listed(plan.fixed, plan.seeds)[: plan.trials - len(plan.controls)]
     # Not the stream of the sweep's beginning: that would propose its first values again.
     sampler = optuna.samplers.TPESampler(seed=(plan.sampler_seed + 1_000_003 * len(before)) % 2**32)
     return OptunaSearch(
@@ -81,12 +81,18 @@ class Proposals(Searcher):
         self.directory = directory
         asked = read_asked(directory)
         _mend(directory / ASKED)
-        self.optuna = search_algorithm(plan, list(asked.values()))
+        self.optuna = search_algorithm(plan, [values for values in asked.values() if values not in plan.controls])
+        self.controls = deque(point for point in plan.controls if point not in asked.values())
+        self.beside: set[str] = set()
+        """Names of trials that are controls: no points of the space, of which Optuna learns nothing."""
         self.again: deque[tuple[str, dict[str, Any]]] = deque()
         self.names: dict[str, str] = {}
         self.taken = set(asked)
         for name, values in asked.items():
-            self.optuna.suggest(name)
+            if values in plan.controls:
+                self.beside.add(name)
+            else:
+                self.optuna.suggest(name)
             path = directory / "trials" / name / RESULT
             if is_concluded(directory, name) and path.exists():
                 result = read_result(path)
@@ -102,7 +108,11 @@ class Proposals(Searcher):
             name, values = self.again.popleft()
         else:
             name = trial_id if trial_id not in self.taken else uuid.uuid4().hex  # Tune's are short
-            values = self.optuna.suggest(name)
+            if self.controls:  # the longest of all, so that they are not what is waited for in the end
+                values = dict(self.controls.popleft())
+                self.beside.add(name)
+            else:
+                values = self.optuna.suggest(name)
             line = json.dumps({TRIAL: name, "values": _packed(values)}, default=_native)
             append_line(self.directory / ASKED, line)
             self.taken.add(name)
@@ -118,7 +128,8 @@ class Proposals(Searcher):
         self._tell(name, result, error or read_status(self.directory, name) == "failed")
 
     def _tell(self, name: str, result: dict[str, Any] | None, failed: bool) -> None:
-        self.optuna.on_trial_complete(name, None if failed else result, failed)
+        if name not in self.beside:
+            self.optuna.on_trial_complete(name, None if failed else result, failed)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what there is to know is on record."""

@@ -23,7 +23,7 @@ from ganatomy.core.names import checked_name
 from ganatomy.core.plugins import allow, available
 from ganatomy.core.standstill import STANDSTILL, USUAL_S
 from ganatomy.core.terminal import detail, tell, warn
-from ganatomy.evidence.configurations import declared_family
+from ganatomy.evidence.configurations import control_points, declared_family
 from ganatomy.evidence.results import LATEST, PLAN, SweepPlan, read_plan, sweep_directory
 from ganatomy.experiment import Experiment
 from ganatomy.measures.statistics import counted
@@ -38,7 +38,7 @@ from ganatomy.tracking.runs import Tracking
 from ganatomy.tracking.server import refuse_password
 from ganatomy.training.loop import check_share
 from ganatomy.training.models import scored_images
-from ganatomy.training.tasks import labelled_patients
+from ganatomy.training.tasks import generator_updates, labelled_patients
 
 OF_A_RUN = frozenset(
     ("resume", "trials", "concurrent", "standstill_s", "address", "nodes", "workspace", "store_cache", "store_url",
@@ -142,13 +142,15 @@ class SweepRequest(Options):
         space = replace(space, base=base)
         space.check_fixed(fixed)
         seeds = self.seeds or space.seeds
-        listed = space.listed(fixed, seeds)
+        listed, classes = space.listed(fixed, seeds), max(cohort.labels, default=0) + 1
         experiments = [space.experiment(point, fixed).validate() for point in listed or [{}]]
+        controls = control_points(self.controls, space, fixed, seeds, lambda one: generator_updates(one, classes))
+        experiments += [space.experiment(point, fixed).validate() for point in controls]
         for experiment in experiments:
             check_share(experiment.budget.batch, self.workers_per_trial)
         if not (self.trials or listed):
             raise InputError(f"space {self.space} lists no points", expected="--trials N")
-        family = declared_family(space, fixed, listed, self.compare)
+        family = declared_family(space, fixed, listed, self.compare, controls)
         workspace = self.workspace.absolute()
         with _reserved_name(workspace, name, given=bool(self.name)) as name:
             tracking = Tracking(self.tracking_uri or None, workspace)
@@ -167,7 +169,7 @@ class SweepRequest(Options):
                 store=str(store.path),
                 cohort=str(self.cohort.absolute()),
                 cohort_digest=store.digest,
-                trials=self.trials or len(listed),
+                trials=(self.trials or len(listed)) + len(controls),
                 seeds=seeds,
                 fixed=fixed,
                 workers=self.workers_per_trial,
@@ -181,6 +183,7 @@ class SweepRequest(Options):
                 tracking_uri=tracking.uri,
                 endpoint=experiments[0].downstream.score,
                 family=family,
+                controls=tuple(controls),
             )
             _tell_family(plan)
             plan = settled(plan)
@@ -220,6 +223,8 @@ def _tell_family(plan: SweepPlan) -> None:
     tell(f"declared: {plan.endpoint} of {counted(len(points), 'configuration')} against {plan.rule}")
     for point in points:
         detail(f"declared: {point}")
+    for control in plan.controls:
+        detail(f"control: {' '.join(f'{name}={value}' for name, value in control.items())}")
     if len(plan.seeds) < MINIMUM_TRAININGS:
         tell(f"with {counted(len(plan.seeds), 'training')} of each the table gives no verdict: it takes "
              f"{MINIMUM_TRAININGS} (--seeds); what is picked has one when it is confirmed")  # fmt: skip

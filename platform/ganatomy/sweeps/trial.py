@@ -110,7 +110,9 @@ def run_trial(
     journal = RunLog(directory / JOURNAL)
     result = TrialResult(trial, experiment)
     write_result(directory, result)
-    log = TrialLog(journal, report, score)
+    # A control validates after other work than the rest, against which ASHA would hold it, and it against them.
+    beside = dict(values) in plan.controls
+    log = TrialLog(journal, _unheard if beside else report, score)
     try:
         with watched(directory):  # the store may have to be copied to this node first
             stages = Stages(workspace, Path(plan.store), experiment, workers_of(plan, space, values), log.follow, say)
@@ -124,7 +126,7 @@ def run_trial(
         )
         log.conclude(outcome)
         write_result(directory, replace(result, status="finished"))
-        report({score: outcome.summary[score], VALIDATION: log.validation + 1})
+        report({score: outcome.summary[score]} | ({} if beside else {VALIDATION: log.validation + 1}))
     except Exception as error:
         line = one_line(error)
         write_result(directory, replace(result, status="failed", error=line))
@@ -149,6 +151,10 @@ def _sayer(directory: Path) -> Callable[[str], None]:
             log.write(f"{time.strftime('%H:%M:%S')} {sentence}\n")
 
     return say
+
+
+def _unheard(metrics: Mapping[str, float]) -> None:
+    return None
 
 
 def _short(value: Any) -> str:

@@ -6,6 +6,7 @@ the same network on the same budget; synthetic images join the class that they a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,10 +24,11 @@ from ganatomy.experiment import Experiment, Sampling, Score, State
 from ganatomy.images.imaging import in_plane
 from ganatomy.measures.roc import LESION, NORMAL, PROBABILITY
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Mixture, Pool, Sampler, resized, slices_in
+from ganatomy.stores.sampling import Augmentation, Mixture, Pool, Sampler, resized, slices_in
 from ganatomy.stores.store import Store
 from ganatomy.training.downstream import Alone, task_of
 from ganatomy.training.models import DownstreamModels, Some
+from ganatomy.training.optimisation import Diverged
 from ganatomy.training.tasks import PANEL_SUBJECTS, labelled_patients, real_images
 
 STATE: dict[str, State] = {NORMAL: "healthy", LESION: "lesion"}
@@ -81,7 +83,7 @@ def make_classification(experiment: Experiment) -> Classification:
 def lesion_probabilities(
     network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
 ) -> Iterator[tuple[Image, float]]:
-    """Every image with p(lesion | whole image) in [0, 1]."""
+    """Every image with p(lesion | whole image) in [0, 1]. Raises Diverged for a probability that is no number."""
     network.eval()
     ahead = iter(images)
     lesion = list(STATE).index(LESION)
@@ -91,6 +93,8 @@ def lesion_probabilities(
         with torch.no_grad():
             found = network(given).float().softmax(dim=1)[:, lesion].tolist()
         moved()
+        if not all(map(math.isfinite, found)):
+            raise Diverged("what a classifier says of an image is no number")
         yield from zip(some, found, strict=True)
 
 
@@ -148,7 +152,7 @@ class Classifiers(DownstreamModels):
         return mixed
 
     def sampler(
-        self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool
+        self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool | Augmentation
     ) -> Sampler:
         """Of whole images, brought to the size of a sample."""
         batch = experiment.budget.batch

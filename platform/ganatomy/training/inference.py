@@ -19,6 +19,7 @@ from torch.nn import functional
 from ganatomy.contracts import UNLABELLED, Images, Method
 from ganatomy.core.standstill import moved
 from ganatomy.experiment import Sampling
+from ganatomy.training.optimisation import Diverged
 
 Network = Callable[[Tensor], Tensor]
 """Maps [N, C, *S] to [N, K, *S]; a module, or any function of modules."""
@@ -81,7 +82,8 @@ def predict_labels(
 ) -> np.ndarray:
     """Class ids of a whole image: [D, H, W] in [-1, 1] -> uint8 [D, H, W], the argmax of ``predict_volume``.
 
-    Uses a fraction of its memory: the argmax is taken on ``device``, slices by slices.
+    Uses a fraction of its memory: the argmax is taken on ``device``, slices by slices. Raises Diverged for logits that
+    are no numbers.
     """
     return _Way(network, sampling, _most_likely, **passes).over(_one_channel(image))[0].numpy()
 
@@ -236,6 +238,9 @@ def _padded_sides(sides: Sequence[int], multiple: int, at_least: Sequence[int]) 
 
 
 def _most_likely(logits: Tensor) -> Tensor:
+    # -inf rules a class out; the argmax of anything else that is no number is some class, and the wrong answer.
+    if not bool((logits < math.inf).all()):
+        raise Diverged("what a segmentor says of an image is no number")
     return logits.argmax(dim=1, keepdim=True).to(torch.uint8)
 
 

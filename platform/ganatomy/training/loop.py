@@ -21,7 +21,7 @@ from torch import Tensor
 from ganatomy.contracts import Batch, Images, InputError, Method, Phase
 from ganatomy.core.standstill import moved, paused
 from ganatomy.experiment import Training
-from ganatomy.training.optimisation import OptimisationStep, average_over_workers
+from ganatomy.training.optimisation import Diverged, OptimisationStep, average_over_workers
 
 Record = dict[str, float]
 """One line of a stage's history: metric name -> number, with ``step`` and ``time`` (Unix seconds)."""
@@ -147,10 +147,21 @@ class Loop:
     # --- running -------------------------------------------------------------------------------------------------
 
     def run(self, reporter: Reporter) -> Method:
-        """Train to the end of the schedule (or the early stop), from the reporter's newest checkpoint if it has one."""
+        """Train to the end of the schedule (or the early stop), from the reporter's newest checkpoint if it has one.
+
+        Raises Diverged, saying at which step, where losses, weights or the validation are no numbers.
+        """
         with reporter.latest() as checkpoint:
             if checkpoint is not None:
                 self.load(checkpoint)
+        try:
+            self._train(reporter)
+            self.update.check_taken()
+        except Diverged as error:
+            raise error.within(f"the training diverged by step {self.step} of {self.total}") from None
+        return self.method.eval()
+
+    def _train(self, reporter: Reporter) -> None:
         self.method.train()
         losses: dict[str, list[Tensor]] = {}
         taken, began, spent = 0, time.perf_counter(), self._clock()
@@ -165,7 +176,6 @@ class Loop:
                 self._record({name: torch.stack(some).mean() for name, some in losses.items()}, taken / elapsed)
                 reporter.report(self.history, self.save)
                 losses, taken, began, spent = {}, 0, time.perf_counter(), self._clock()
-        return self.method.eval()
 
     def _clock(self) -> float:
         """Seconds that the device works for this training: on a CPU those that this thread computes, whatever else the
@@ -202,6 +212,8 @@ class Loop:
             with self.averaged(), torch.random.fork_rng(devices=[]):
                 record.update(self.validate(self.method, self.step))
             self.method.train()
+            if not math.isfinite(reached := record.get(self.score, 0.0)):
+                raise Diverged(f"{self.score} = {reached}")
         self.history.append(record)
         self.stopped = self._agree(self._out_of_patience())
 

@@ -17,7 +17,7 @@ from ganatomy.downstream.task import task_of
 from ganatomy.evidence.panels import Column
 from ganatomy.experiment import Experiment, Sampling, Score
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Mixture, Sampler
+from ganatomy.stores.sampling import Augmentation, Mixture, Sampler
 from ganatomy.stores.store import Store
 
 Some = tuple[Store, Sequence[Image]]
@@ -51,9 +51,9 @@ class DownstreamModels(ABC):
 
     @abstractmethod
     def sampler(
-        self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool
+        self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool | Augmentation
     ) -> Sampler:
-        """What draws the batches. augment: ordinary augmentation."""
+        """What draws the batches. augment: ordinary augmentation, or False."""
 
     @abstractmethod
     def score(

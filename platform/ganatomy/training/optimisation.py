@@ -15,9 +15,21 @@ from ganatomy.contracts import Adam, InputError
 MAX_NON_FINITE = 20
 """Consecutive refused steps of the same networks after which training is called diverged."""
 
+REMEDY = (
+    "lower the learning rate (downstream.learning_rate, or the method's), set training.clip_norm, or take another seed"
+)
 
-class Diverged(RuntimeError):
-    """Training produced non-finite losses or gradients again and again."""
+
+class Diverged(InputError):
+    """A training came to losses, weights or predictions that are no numbers. It leaves no model, and nothing that may
+    be scored as a bad one."""
+
+    def __init__(self, what: str, *, expected: str = "", remedy: str = "") -> None:
+        super().__init__(what, expected=expected, remedy=remedy or REMEDY)
+
+    def within(self, place: str) -> Diverged:
+        """The same, saying first where."""
+        return Diverged(f"{place}: {self.what}", expected=self.expected, remedy=self.remedy)
 
 
 class OptimisationStep:
@@ -81,6 +93,17 @@ class OptimisationStep:
             for group in optimiser.param_groups:
                 group["lr"] = self.base_rates[name] * factor
 
+    def check_taken(self) -> None:
+        """Raise Diverged where what is left of a network is no training: weights that are no numbers, or not one update
+        that was taken, as in a training shorter than the patience with refused ones."""
+        for name, parameters in self.parameters.items():
+            finite = [torch.isfinite(parameter).all() for parameter in parameters]
+            if finite and not bool(torch.stack(finite).all()):
+                raise Diverged(f"weights of {name} are no numbers")
+        for group, refused in self.non_finite.items():
+            if refused and not any(self.optimisers[name].state for name in group.split(", ")):
+                raise Diverged(f"no update of {group} could be taken: all their gradients are no numbers")
+
     def _minimise(self, loss: Tensor, networks: Sequence[str]) -> None:
         with torch.autocast(self.device.type, enabled=False):
             loss.float().backward()
@@ -92,9 +115,8 @@ class OptimisationStep:
             self.non_finite[group] = self.non_finite.get(group, 0) + 1
             if self.non_finite[group] > MAX_NON_FINITE:
                 raise Diverged(
-                    f"{self.non_finite[group]} steps of {group} in a row had non-finite gradients "
-                    f"(loss {float(loss.detach()):g}, phase {self.phase!r}); "
-                    "lower the learning rate or set training.clip_norm"
+                    f"{self.non_finite[group]} updates of {group} in a row had gradients that are no numbers "
+                    f"(loss {float(loss.detach()):g}, phase {self.phase!r})"
                 )
             return
         self.non_finite[group] = 0

@@ -21,7 +21,7 @@ from ganatomy.downstream.task import task_of as asked_of
 from ganatomy.evidence.panels import Column, panel, sheet, write_png
 from ganatomy.experiment import Budget, Experiment, Sampling
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Entry, Pool, Sampler, label_subset
+from ganatomy.stores.sampling import Augmentation, Entry, Pool, Sampler, label_subset
 from ganatomy.stores.store import Store, open_store
 from ganatomy.training.distributed import NETWORKS
 from ganatomy.training.downstream import multiple_of, score_records, segment, task_of
@@ -132,6 +132,13 @@ def make_method(experiment: Experiment, classes: int) -> Method:
     """The experiment's method with freshly initialised networks, the same for the same seed."""
     torch.manual_seed(experiment.seed)
     return experiment.method_class()(experiment.method_config(), task_of(experiment, classes))
+
+
+def generator_updates(experiment: Experiment, classes: int) -> int:
+    """All steps that the schedule of the experiment's method has, its early stop apart."""
+    budget = experiment.budget
+    phases = make_method(experiment, classes).phases(budget.generator_steps, budget.segmentor_steps)
+    return sum(phase.steps for phase in phases)
 
 
 def grown(sampling: Sampling, method: Method) -> Sampling:
@@ -246,13 +253,14 @@ class FitGenerator(Recipe):
 class TrainDownstream(Recipe):
     """Builds the loop that trains the downstream model of ``role`` on real images and, if given, synthetic ones.
 
-    synthetic: a synthetic set (a store) and the indices of its kept images.  augment: ordinary augmentation.
+    synthetic: a synthetic set (a store) and the indices of its kept images.
+    augment: strength of ordinary augmentation, 0 for none.
     """
 
     role: str
     synthetic: Path | None = None
     kept: tuple[int, ...] = ()
-    augment: bool = False
+    augment: float = 0.0
 
     def course(self, store: Store, device: torch.device) -> Course:
         """The downstream task's, with the budget that every arm has."""
@@ -260,7 +268,8 @@ class TrainDownstream(Recipe):
         mixtures = models.mixtures(store, experiment, self.role, made)
         method = models.fresh(experiment, store.classes)
         phases = method.phases(0, experiment.budget.segmentor_steps)
-        draws = models.sampler(mixtures, experiment, method, self.augment)
+        augment = Augmentation.of(self.augment) if self.augment else False
+        draws = models.sampler(mixtures, experiment, method, augment)
         validate = self._validator(models, store, made, phases, device)
         return Course(method, draws, phases, validate, experiment.downstream.score)
 

@@ -1,0 +1,25 @@
+"""How much downstream work a configuration was planned to do: only what did the same can be compared."""
+
+from __future__ import annotations
+
+from ganatomy.experiment import Experiment
+
+Planned = tuple[int, int, int]
+"""Updates of the downstream model, samples in the batch of each, validations of patience before it stops."""
+
+
+def planned_work(experiment: Experiment) -> Planned:
+    """Of the experiment's downstream model."""
+    return experiment.budget.segmentor_steps, experiment.budget.batch, experiment.training.patience
+
+
+def unequal_work(planned: Planned, baseline: Planned) -> str:
+    """What of the downstream work that was planned differs, in words; empty where it is equal."""
+    words = ("updates", "in a batch", "validations of patience")
+    odd = [f"{own} {word} against {base}" for own, base, word in zip(planned, baseline, words) if own != base]
+    return ", ".join(odd)
+
+
+def more_work(planned: Planned, baseline: Planned) -> bool:
+    """Whether more samples are seen than by the baseline."""
+    return planned[0] * planned[1] > baseline[0] * baseline[1]
