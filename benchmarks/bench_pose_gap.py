@@ -3,7 +3,8 @@
 A phantom whose MR hearts are a quarter larger than its CT hearts, and shifted (`pose_gap` 0.25): enlarging the heart in
 translation then fools the discriminator, and cycle consistency does not notice (Cai et al. 2019, section 3.3). The
 S-score does: an independent segmentor, trained on real images, must find a synthetic image's structures where the label
-it carries says they are. Prints a table of S-scores with shape weight 0 and 1 over several seeds.
+it carries says they are. Prints a table of S-scores with shape weight 0 and 1 over several seeds, and what they show of
+patients and trainings, crossed.
 
     python benchmarks/bench_pose_gap.py [--seeds 0 1 2] [--workspace DIR] [--processes 2] [--set NAME=VALUE ...]
 """
@@ -14,8 +15,8 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -23,6 +24,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from ganatomy.downstream.task import judged_alike
+from ganatomy.experiment import Score
+from ganatomy.measures.segmentation import mean_over_patients, patient_scores
+from ganatomy.measures.verdicts import Finding, compare
+
+DOMAINS = ("ct", "mr")
 POSE_GAP = 0.25
 PATIENTS = {"ct": (24, 8, 0), "mr": (24, 8, 0)}
 SETTINGS = {
@@ -45,8 +52,8 @@ def cohort_store(workspace: Path) -> Path:
     return prepare(read_cohort(folder), workspace / "stores").path
 
 
-def s_scores(workspace: Path, store: Path, settings: dict[str, str], weight: float, seed: int) -> dict[str, float]:
-    """S-scores of one generator on validation patients. Everything it needs is kept in the workspace."""
+def s_scores(workspace: Path, store: Path, settings: dict[str, str], weight: float, seed: int) -> list[Score]:
+    """Rows of the S-score of one generator on validation patients. Everything it needs is kept in the workspace."""
     import torch
 
     from ganatomy.stages import outcome
@@ -84,22 +91,30 @@ def main() -> None:
             print(f"[{elapsed:.0f} s] {done}/{len(runs)} runs, about {elapsed / done * (len(runs) - done):.0f} s to go")
     print(f"\nS-score with shape weight 0 -> 1, pose_gap {POSE_GAP}, {platform.machine()}, {os.cpu_count()} cores\n")
     print("| seed | CT (real: reference) | MR (real: reference) |\n|---|---|---|")
+    means = {run: mean_over_patients(rows) for run, rows in scores.items()}
     for seed in options.seeds:
-        print(f"| {seed} | " + " | ".join(cell(scores, seed, domain) for domain in ("ct", "mr")) + " |")
-    means = {
-        (weight, domain): statistics.mean(scores[seed, weight][f"synthesis/s_score/{domain}"] for seed in options.seeds)
-        for weight in (0.0, 1.0)
-        for domain in ("ct", "mr")
-    }
-    print("| mean | " + " | ".join(f"{means[0.0, d]:.3f} -> {means[1.0, d]:.3f}" for d in ("ct", "mr")) + " |")
-    rows = [{"seed": seed, "shape_weight": weight, **values} for (seed, weight), values in scores.items()]
+        print(f"| {seed} | " + " | ".join(cell(means, seed, domain) for domain in DOMAINS) + " |")
+    print()
+    for domain, finding in judged(scores, options.seeds).items():
+        print(f"{domain.upper()}: {finding.sentence}")
+    rows = [{"seed": seed, "shape_weight": weight, **values} for (seed, weight), values in means.items()]
     (workspace / "s_scores.json").write_text(json.dumps(rows, indent=1))
 
 
-def cell(scores: dict, seed: int, domain: str) -> str:
+def judged(scores: Mapping[tuple[int, float], Sequence[Score]], seeds: Sequence[int]) -> dict[str, Finding]:
+    """Weight 1 against weight 0, by domain, both together: S-scores are of Dice, so that points are those of Dice."""
+    found = {}
+    for domain in DOMAINS:
+        sides = [[patient_scores(scores[seed, weight], f"synthesis/s_score/{domain}") for seed in seeds]
+                 for weight in (1.0, 0.0)]  # fmt: skip
+        found[domain] = compare(*judged_alike(sides, "S-score"), alpha=0.025 / len(DOMAINS))
+    return found
+
+
+def cell(means: Mapping[tuple[int, float], Mapping[str, float]], seed: int, domain: str) -> str:
     """One domain of one seed: without, with, and what the judge reaches on real images."""
-    first, second = (scores[seed, weight][f"synthesis/s_score/{domain}"] for weight in (0.0, 1.0))
-    return f"{first:.3f} -> {second:.3f} ({scores[seed, 1.0][f'synthesis/s_score_reference/{domain}']:.3f})"
+    first, second = (means[seed, weight][f"synthesis/s_score/{domain}"] for weight in (0.0, 1.0))
+    return f"{first:.3f} -> {second:.3f} ({means[seed, 1.0][f'synthesis/s_score_reference/{domain}']:.3f})"
 
 
 if __name__ == "__main__":
