@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ganatomy.contracts import InputError
+from ganatomy.core.names import on_one_line
 from ganatomy.core.plain_files import read_json
 from ganatomy.evidence.ablation import Ablation, ablation_table
 from ganatomy.evidence.configurations import relevant
@@ -23,6 +24,9 @@ from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import Finding, compare, measured
 
 CANDIDATE, BASELINE = "candidate", "baseline"
+
+SUFFIX = "-confirmation"
+"""Behind the name of a sweep: what the confirmations of its picks are called, then numbered."""
 
 VERDICT = "verdict.json"
 """File of a sweep: what its promotion came to, the latest one."""
@@ -124,24 +128,32 @@ def check_equal_work(picked: Pick, sweep: str) -> None:
 
 def picked_in(directory: Path, plan: SweepPlan) -> Pick:
     """``pick`` of the sweep in ``directory``, as it stands. Raises as that."""
-    results = [result for result in read_results(directory) if result.status == "finished"]
+    results = finished(directory)
     return pick(ablation_table(results, declared=plan.family), results, plan.name)
+
+
+def finished(directory: Path) -> list[TrialResult]:
+    """The trials of the sweep in ``directory`` that have."""
+    return [result for result in read_results(directory) if result.status == "finished"]
 
 
 def confirmation_of(workspace: Path, sweep: str, picked: Pick) -> SweepPlan | None:
     """The confirmation of what the sweep ``sweep`` picked, if there is one: an earlier one may be of another pick."""
-    for name in reversed(sweeps(workspace)):
-        plan = read_plan(workspace / "sweeps" / name)
-        if plan.confirms == sweep and plan.pick == picked.experiments:
-            return plan
-    return None
+    return next((plan for plan in confirmations(workspace, sweep) if plan.pick == picked.experiments), None)
+
+
+def confirmations(workspace: Path, sweep: str) -> list[SweepPlan]:
+    """Of all picks that the sweep ``sweep`` ever had, the newest first. InputError where one of them is damaged."""
+    names = [name for name in reversed(sweeps(workspace)) if name.startswith(f"{sweep}{SUFFIX}")]
+    plans = (read_plan(workspace / "sweeps" / name) for name in names)
+    return [plan for plan in plans if plan.confirms == sweep]
 
 
 def trainings_of(workspace: Path, plan: SweepPlan) -> tuple[list[TrialResult], list[TrialResult]]:
     """The finished trainings of a confirmation, by seed: of the candidate, of the baseline."""
-    results = read_results(workspace / "sweeps" / plan.name)
+    results = finished(workspace / "sweeps" / plan.name)
     sides = [
-        replicates([r for r in results if r.status == "finished" and replace(r.experiment, seed=0) == plan.pick[side]])
+        replicates([one for one in results if replace(one.experiment, seed=0) == plan.pick[side]])
         for side in (CANDIDATE, BASELINE)
     ]
     return [*sides[0].values()], [*sides[1].values()]
@@ -186,20 +198,26 @@ def aftermath(workspace: Path, plan: SweepPlan) -> tuple[str, ...]:
     Nothing of either where there is none, or where what was confirmed is no longer what is picked.
     """
     directory = workspace / "sweeps" / plan.name
-    said: list[str] = []
-    try:
-        picked = picked_in(directory, plan)
-    except InputError:
+    table = ablation_table(results := finished(directory), declared=plan.family)
+    if not (table.candidate and table.baseline):
         return ()
-    if found := confirmation_of(workspace, plan.name, picked):
-        left = outstanding(workspace / "sweeps" / found.name, found)
-        so_far = f", {left} of {found.trials} trainings outstanding" if left else ""
-        said.append(f"Confirmation {found.name}{so_far}:")
-        said += came_to(workspace, found, picked).text().split("\n")
+    try:
+        said = _confirmed(workspace, plan, pick(table, results, plan.name))
+    except InputError as error:
+        said = [f"What was confirmed of it cannot be told: {on_one_line(str(error))}"]
     if (directory / VERDICT).exists():
         verdict = read_json(directory / VERDICT)
         said += [str(verdict["sentence"]), *(_gate(gate) for gate in verdict["gates"])]
     return tuple(said)
+
+
+def _confirmed(workspace: Path, plan: SweepPlan, picked: Pick) -> list[str]:
+    found = confirmation_of(workspace, plan.name, picked)
+    if found is None:
+        return []
+    left = outstanding(workspace / "sweeps" / found.name, found)
+    so_far = f", {left} of {found.trials} trainings outstanding" if left else ""
+    return [f"Confirmation {found.name}{so_far}:", *came_to(workspace, found, picked).text().split("\n")]
 
 
 def _gate(gate: Mapping[str, Any]) -> str:

@@ -14,17 +14,24 @@ from pathlib import Path
 from ganatomy.cohorts.claims import alone_in, assert_reserved, numbered, reserved
 from ganatomy.contracts import InputError
 from ganatomy.evidence.ablation import Ablation
-from ganatomy.evidence.confirmed import CANDIDATE, Pick, aftermath, check_equal_work, confirmation_of, picked_in
+from ganatomy.evidence.confirmed import (
+    CANDIDATE,
+    SUFFIX,
+    Pick,
+    aftermath,
+    check_equal_work,
+    confirmation_of,
+    confirmations,
+    picked_in,
+)
 from ganatomy.evidence.report import write_html
-from ganatomy.evidence.results import PLAN, SweepPlan, outstanding, read_plan, read_results, sweep_directory, sweeps
+from ganatomy.evidence.results import PLAN, SweepPlan, outstanding, read_plan, read_results, sweep_directory
 from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import MINIMUM_TRAININGS
 from ganatomy.tracking.runs import Tracking
 
 TRAININGS = 5
 """Of each side, unless told otherwise."""
-
-SUFFIX = "-confirmation"
 
 
 def planned(
@@ -96,12 +103,9 @@ def _begin(workspace: Path, plan: SweepPlan, picked: Pick, trainings: int, say: 
 
 def used_seeds(workspace: Path, sweep: str) -> set[int]:
     """Seeds that anything of a sweep, or of its confirmations, was ever trained under."""
-    used: set[int] = set()
-    for name in sweeps(workspace):
-        plan = read_plan(workspace / "sweeps" / name)
-        if sweep in (plan.name, plan.confirms):
-            used |= {*plan.seeds, *(r.experiment.seed for r in read_results(workspace / "sweeps" / name))}
-    return used
+    plans = [read_plan(workspace / "sweeps" / sweep), *confirmations(workspace, sweep)]
+    trained = (result for plan in plans for result in read_results(workspace / "sweeps" / plan.name))
+    return {*(seed for plan in plans for seed in plan.seeds), *(result.experiment.seed for result in trained)}
 
 
 def plan_of(plan: SweepPlan, picked: Pick, trainings: int, used: set[int]) -> SweepPlan:

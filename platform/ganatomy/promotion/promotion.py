@@ -24,6 +24,7 @@ from ganatomy.evidence.confirmed import (
     Pick,
     check_equal_work,
     confirmation_of,
+    finished,
     lost_of,
     one_sided,
     pick,
@@ -34,7 +35,6 @@ from ganatomy.evidence.results import (
     SweepPlan,
     outstanding,
     read_plan,
-    read_results,
     sweep_directory,
     sweeps,
     write_json,
@@ -273,7 +273,7 @@ def check_request(name: str, least: float = 0.0, force: str | None = None) -> No
 def _prepared(workspace: Path, sweep: str, as_it_stands: str | None, say: Callable[[str], None]) -> _Case:
     """All that can be refused is refused here, before the test split is read for nothing."""
     directory = sweep_directory(workspace, sweep)
-    plan, results = read_plan(directory), [r for r in read_results(directory) if r.status == "finished"]
+    plan, results = read_plan(directory), finished(directory)
     if plan.confirms:
         raise InputError(
             f"sweep {plan.name!r} is a confirmation", expected=f"the sweep that it confirms: {plan.confirms}"
