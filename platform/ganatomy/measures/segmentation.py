@@ -228,13 +228,15 @@ def nearest_distances(
     reference: Sequence[Volume],
     reference_patients: Sequence[str],
     side: int = 16,
+    *,
+    own: bool = False,
 ) -> NDArray[np.float64]:
-    """Distance of every image to the nearest reference image of *another* patient.
+    """Distance of every image to the nearest reference image of *another* patient; of the same one where ``own``.
 
     images, reference: arrays [D, H, W] of any sizes.  patients: whose anatomy each shows; for a synthetic image the
     patient of its parent.  Returns n distances in [0, 2]: images are averaged down to at most ``side`` voxels a side,
     brought to mean 0 and norm 1, and compared by Euclidean distance, sqrt(2 - 2 r) with r their correlation, so that
-    neither brightness nor contrast can hide a copy. NaN where the references hold no other patient.
+    neither brightness nor contrast can hide a copy. NaN where the references hold no such patient.
 
     Sixteen voxels a side keep the anatomy that tells patients apart and average noise away, in which a copy could hide.
     Leaving out the same patient makes synthetic-to-real and real-to-real comparable: a faithful translation of a
@@ -246,7 +248,8 @@ def nearest_distances(
     first, second = _signatures(images, grid), _signatures(reference, grid)
     distances = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist")
     same = torch.tensor([[mine == theirs for theirs in reference_patients] for mine in patients], dtype=torch.bool)
-    nearest = distances.masked_fill(same.reshape(distances.shape), math.inf).amin(1)
+    left_out = ~same if own else same
+    nearest = distances.masked_fill(left_out.reshape(distances.shape), math.inf).amin(1)
     return nearest.masked_fill(nearest.isinf(), math.nan).numpy()
 
 

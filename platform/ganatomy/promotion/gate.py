@@ -21,6 +21,7 @@ from ganatomy.experiment import Downstream
 from ganatomy.measures.statistics import Values, counted, finite, group_medians, rank_test
 from ganatomy.measures.verdicts import HARMS, HELPS, NO_VERDICT, UNDECIDED, Finding
 from ganatomy.promotion.ledger import place
+from ganatomy.promotion.resemblance import Own, Resemblance
 
 GATES = ("utility", "memorisation", "lineage", "integrity")
 
@@ -199,21 +200,25 @@ def memorisation(
     real: Values,
     real_patients: Sequence[str],
     level: float = SIGNIFICANT,
+    resemblance: Resemblance | None = None,
+    own: Own | None = None,
 ) -> GateResult:
     """Does it hand out its training images? Synthetic images are not closer to them than other real patients are.
 
     synthetic: distance of every synthetic image to the nearest real training image of another patient.
     real: the same for real images of patients the generator was *not* trained on (validation), to the same training
     images. Both by ``segmentation.nearest_distances``; NaN does not count.  *_patients: whose parent or image each is.
-    level: of the rank test.
+    level: of all tests together, which share it evenly.
     Training images among each other would do for ``real`` only in a pinch: each has one neighbour fewer to be close to.
 
-    Two ways to fail. (1) A near copy: closer than ``NEAR_COPY`` times the median between real patients. One is enough:
+    Ways to fail. (1) A near copy: closer than ``NEAR_COPY`` times the median between real patients. One is enough:
     one patient handed out is one too many, and no average shows it. (2) The set as a whole is closer: medians differ by
     more than ``CLOSER`` allows *and* a rank test over patients says that this is no chance. Ranks rather than a
     bootstrap of quantiles: with a handful of real patients a low quantile is their minimum, whose bootstrap interval
     covers nothing, while a rank test stays calibrated (both samples are measured against the same training images); the
-    ratio beside it keeps trifles from failing large sets.
+    ratio beside it keeps trifles from failing large sets. (3) By ``resemblance``: an image, or the set, repeats
+    training images that were moved, mirrored, warped, recoloured, or in part. (4) By ``own``: in a registered cohort,
+    an image or the set is closer to the same patient's own target where that was trained on than where it was not.
     """
     made, between = group_medians(synthetic, synthetic_patients), group_medians(real, real_patients)
     distances = np.asarray(synthetic, np.float64)
@@ -226,20 +231,35 @@ def memorisation(
             "Could not be checked: closeness needs synthetic images, and real images of patients it was not trained on."
         )
         return GateResult("memorisation", False, sentence, figures)
-    usual = float(np.median(between))
-    copies = int((distances <= NEAR_COPY * usual).sum())
+    level /= 1 + 2 * (resemblance is not None) + (own is not None)
+    usual, none = float(np.median(between)), np.zeros(len(distances), bool)
+    near, altered, kept = (
+        distances <= NEAR_COPY * usual,
+        resemblance.copies(level) if resemblance else none,
+        own.copies() if own else none,
+    )
+    copies = int((near | altered | kept).sum())
     ratio = float(np.median(made)) / usual if usual else math.inf
     p = rank_test(made, between)
     figures |= {
         "copies": copies, "copy_distance": NEAR_COPY * usual, "nearest_synthetic": float(np.nanmin(distances)),
         "nearest_real": float(np.nanmin(np.asarray(real, np.float64))), "median_ratio": ratio, "p": p,
     }  # fmt: skip
+    figures |= (resemblance.figures(level) if resemblance else {}) | (own.figures() if own else {})
     closer = ratio < CLOSER and p < level
+    repeats = resemblance is not None and resemblance.repeats(level)
+    taught = own is not None and own.closer(level)
     relation = f"{ratio:.2f} times that between real patients (median, rank test p = {p:.2g})"
     if copies:
+        which = " of the same patient" if kept.any() and not (near | altered).any() else ""
         sentence = (
-            f"{copies} of {counted} synthetic images come so close to a real training image that they may be copies."
+            f"{copies} of {counted} synthetic images come so close to a real training image{which} that they may be "
+            "copies" + (f": one looks like {resemblance.best}." if altered.any() and resemblance else ".")
         )
+    elif repeats:
+        sentence = f"The {counted} synthetic images may repeat real training images, moved, altered or in part."
+    elif taught:
+        sentence = f"The {counted} synthetic images are closer to patients' own targets where it was trained on those."
     elif closer:
         sentence = (
             f"The {counted} synthetic images may repeat real training images: "
@@ -250,7 +270,7 @@ def memorisation(
             f"None of the {counted} synthetic images looks copied: "
             f"the distance to the nearest real training image is {relation}."
         )
-    return GateResult("memorisation", not copies and not closer, sentence, figures)
+    return GateResult("memorisation", not (copies or closer or repeats or taught), sentence, figures)
 
 
 def memorisation_of(domains: Mapping[str, Callable[[float], GateResult]]) -> GateResult:

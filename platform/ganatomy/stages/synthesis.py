@@ -172,6 +172,20 @@ def drawn_items(method: Method, experiment: Experiment, store: Store, source: st
         )
 
 
+def held_out_translations(
+    method: Method, experiment: Experiment, store: Store, split: str, device: torch.device
+) -> Iterator[MadeImage]:
+    """Images of ``split``, which nobody learnt from, translated into the target domain."""
+    pools = {role: _held_out(store, experiment, role, split) for role in method.roles}
+    donors = {
+        role: Donors(pools[donor] + label_pool(store, experiment, donor)) for role, donor in method.label_donors.items()
+    }
+    for role, pool in pools.items():
+        for made in made_images(method, experiment, store, role, pool, donors, device):
+            if made.kind == "translated" and experiment.domain(made.claimed) == experiment.target_domain():
+                yield made
+
+
 def score_synthesis(
     method: Method,
     experiment: Experiment,

@@ -17,13 +17,14 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
-if TYPE_CHECKING:
-    import torch
+from ganatomy.images.details import amid, detail, fitted, on_grid, sampled
 
 Volume = NDArray[Any]
 
@@ -32,7 +33,7 @@ PATIENTS = 3
 
 _WHOLE, _PARTS = 6, 3  # patients who are fitted closer: those most alike as a whole, and in a part
 _LARGEST = 0.97  # correlation that is as good as 1
-_SOFT, _AROUND, _FLOOR = 0.7, 4.0, 0.15  # voxels of the fine grid; part of the strongest contrast that counts as none
+_SOFT, _AROUND = 0.7, 4.0  # voxels of the fine grid
 _SHOWN = 0.25  # part of an image's detail that a part must have to be looked for
 
 
@@ -42,6 +43,7 @@ class _Kind:
 
     side: voxels of the longest on the fine grid; the coarse one has half.  tile, stride, reach: of the tiles, and how
     far each may move.  turns: degrees.  scales: factors.
+    steps: by which it is fitted on the coarse and on the fine grid.
     """
 
     side: int
@@ -61,9 +63,9 @@ _KINDS = {2: _Kind(64, 16, 8, 2, (-16, -8, 8, 16), (0.88, 1.14), (12, 6)),
 class Match:
     """How the image of the set that fits best does.
 
-    standing_out: Fisher's z of its agreement less that of the best image of any other patient; NaN where there are too
-    few patients.  agreement: mean correlation of its tiles in [0, 1].  reference: its place in the set, -1 for none.
-    how: what was done to it, in words.
+    standing_out: what it tells of the image (nats a voxel, see ``_told``) beyond the best image of any other patient;
+    NaN where there are too few patients.  agreement: the correlation that tells as much.
+    reference: its place in the set, -1 for none.  how: what was done to it, in words.
     """
 
     standing_out: float = math.nan
@@ -80,16 +82,15 @@ class Album:
     """
 
     def __init__(self, images: Sequence[Volume], patients: Sequence[str]) -> None:
-        import torch  # here and below: a table of scores is read without it
-
         self.axes = 2 if all(image.shape[0] == 1 for image in images) else 3
         self.kind = _KINDS[self.axes]
         self.names = list(dict.fromkeys(patients))
         self.owner = torch.tensor([self.names.index(patient) for patient in patients], dtype=torch.long)
-        grids = [_on_grid(image, self.axes) for image in images]
-        self.fine_shape = [2 * math.ceil(max(grid.shape[axis] for grid in grids) / 2) for axis in range(self.axes)]
+        grids = [on_grid(image, self.axes, self.kind.side) for image in images]
+        longest = [max(self.kind.tile, *(grid.shape[axis] for grid in grids)) for axis in range(self.axes)]
+        self.fine_shape = [2 * math.ceil(side / 2) for side in longest]
         self.coarse_shape = [side // 2 for side in self.fine_shape]
-        fine, coarse = (torch.stack(details) for details in zip(*map(self._details, grids)))
+        fine, coarse = (torch.stack(details) for details in zip(*map(self._both, grids)))
         self.fine, self.coarse = (torch.stack([one, *torch.gradient(one, dim=self._dims)], 1) for one in (fine, coarse))
         # A shift by more than what is added wraps around, and comes back from the other side.
         self.padded = [side + 2 * round(side / 8 if self.axes == 2 else 1) for side in self.coarse_shape]
@@ -112,7 +113,7 @@ class Album:
         own = self.names.index(patient) if patient in self.names else -1
         if len(self.names) - (own >= 0) < PATIENTS:
             return Match()
-        fine, coarse = self._details(_on_grid(image, self.axes))
+        fine, coarse = self._both(on_grid(image, self.axes, self.kind.side))
         if not bool(coarse.any()):
             return Match(0.0, 0.0)
         found = self._candidates(coarse, own)
@@ -122,18 +123,16 @@ class Album:
 
     def _candidates(self, coarse: torch.Tensor, own: int) -> list[_Candidate]:
         """The best places in the images of those patients who fit best: as a whole, then in a part."""
-        import torch
-
         ways = list(_ways(self.axes, self.kind))
-        seen = _sampled(coarse.expand(len(ways), 1, *coarse.shape), torch.stack(ways))[:, 0]
-        wholes = [(way, None, self._correlated(self.spectra, self._spectrum(one / (one.norm() + 1e-6))).abs())
-                  for way, one in zip(ways, seen)]  # fmt: skip
+        seen = sampled(coarse.expand(len(ways), 1, *coarse.shape), torch.stack(ways))[:, 0]
+        wholes: list[_Laid] = [
+            (way, None, self._correlated(self.spectra, self._spectrum(one / (one.norm() + 1e-6))).abs())
+            for way, one in zip(ways, seen)
+        ]
         return self._best(wholes, own, _WHOLE) + self._best(list(self._parts(ways, seen)), own, _PARTS)
 
     def _parts(self, ways: list[torch.Tensor], seen: torch.Tensor) -> Iterator[_Laid]:
         """Correlations of each quarter (in 3D eighth) of the image with all images; in 2D of its mirror images, too."""
-        import torch
-
         for way, one in list(zip(ways, seen))[: 3 if self.axes == 2 else 1]:
             for corner in itertools.product((0, 1), repeat=self.axes):
                 part = tuple(
@@ -149,8 +148,6 @@ class Album:
 
     def _best(self, laid: list[_Laid], own: int, count: int) -> list[_Candidate]:
         """The best way and place in the best image of each of the ``count`` patients who fit best."""
-        import torch
-
         if not laid:
             return []
         tops = [fit.flatten(1).max(1) for _, _, fit in laid]
@@ -174,17 +171,14 @@ class Album:
 
     def _judged(self, fine: torch.Tensor, coarse: torch.Tensor, found: list[_Candidate]) -> Match:
         """The candidates fitted closer, and the one that stands out most."""
-        import torch
-        from torch.nn import functional
-
         images = torch.tensor([one.reference for one in found])
         motion = torch.stack([torch.linalg.inv(one.way) for one in found])
         shift = torch.stack([one.shift for one in found])
         weight = torch.stack([one.weight(self.coarse_shape) for one in found])
-        motion, shift, _ = _fitted(coarse, self.coarse[images], weight, motion, shift, self.kind.steps[0])
+        motion, shift, _ = fitted(coarse, self.coarse[images], weight, motion, shift, self.kind.steps[0])
         weight = functional.interpolate(weight[:, None], size=self.fine_shape)[:, 0]
-        motion, shift, fit = _fitted(fine, self.fine[images], weight, motion, 2 * shift, self.kind.steps[1])
-        laid = _sampled(self.fine[images, :1], motion, shift)[:, 0] * self._spread(fit.sign())
+        motion, shift, fit = fitted(fine, self.fine[images], weight, motion, 2 * shift, self.kind.steps[1])
+        laid = sampled(self.fine[images, :1], motion, shift)[:, 0] * self._spread(fit.sign())
         agreements = self._agreements(fine, laid)  # [scales, candidates]
         patients = torch.tensor([self._who(one) for one in found])
         best = Match(-1.0)
@@ -193,14 +187,11 @@ class Album:
             ahead = float(values[first] - values[patients != patients[first]].max())
             if ahead > best.standing_out:
                 how = _in_words(motion[first], shift[first] / max(self.fine_shape), bool(fit[first] < 0), scale)
-                best = Match(ahead, math.tanh(float(values[first])), found[first].reference, how)
+                best = Match(ahead, math.sqrt(1 - math.exp(-2 * float(values[first]))), found[first].reference, how)
         return best
 
     def _agreements(self, image: torch.Tensor, laid: torch.Tensor) -> list[torch.Tensor]:
-        """Mean Fisher's z of the tiles of each candidate: of the whole, of its best half, of its best part."""
-        import torch
-        from torch.nn import functional
-
+        """Mean of what is told of the tiles by each candidate: of the whole, of its best half, of its best part."""
         kind, pool = self.kind, functional.avg_pool2d if self.axes == 2 else functional.avg_pool3d
 
         def tiled(voxels: torch.Tensor) -> torch.Tensor:
@@ -212,13 +203,13 @@ class Album:
             there = torch.roll(laid, move, self._dims)
             size = (tiled(there**2) * energy).sqrt() + 0.1 * energy.max()
             best = torch.maximum(best, tiled(there * image) / size)
-        z = best.clamp(max=_LARGEST).atanh()
+        told = _told(best)
         shown = (energy[0] / (0.3 * energy.max())).clamp(max=1)
         means = []
-        for windows in _windows(z.shape[1:]):
+        for windows in _windows(told.shape[1:]):
             kept = [window for window in windows if shown[window].mean() > 0.5] or [windows[0]]
             means.append(torch.stack([
-                (z[(slice(None), *window)] * shown[window]).flatten(1).sum(1) / (shown[window].sum() + 1e-6)
+                (told[(slice(None), *window)] * shown[window]).flatten(1).sum(1) / (shown[window].sum() + 1e-6)
                 for window in kept
             ]).amax(0))  # fmt: skip
         return means
@@ -228,28 +219,21 @@ class Album:
     def _who(self, one: _Candidate) -> int:
         return int(self.owner[one.reference])
 
-    def _details(self, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _both(self, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Detail on the fine and on the coarse grid, amid nothing."""
-        from torch.nn import functional
-
         size = [max(2, side // 2) for side in grid.shape]
         half = functional.interpolate(grid[None, None], size=size, mode="area")[0, 0]
-        return _amid(_detail(grid, _SOFT, _AROUND), self.fine_shape), _amid(
-            _detail(half, _SOFT * 0.7, _AROUND * 0.6), self.coarse_shape
-        )
+        coarse = detail(half, 0.7 * _SOFT, 0.6 * _AROUND)
+        return amid(detail(grid, _SOFT, _AROUND), self.fine_shape), amid(coarse, self.coarse_shape)
 
     def _spread(self, values: torch.Tensor) -> torch.Tensor:
         return values.reshape(-1, *[1] * self.axes)
 
     def _spectrum(self, images: torch.Tensor) -> torch.Tensor:
-        import torch
-
         return torch.fft.rfftn(images, s=self.padded, dim=list(range(-self.axes, 0)))
 
     def _correlated(self, many: torch.Tensor, one: torch.Tensor) -> torch.Tensor:
         """[R, *padded]: of each of many with one moved by every shift."""
-        import torch
-
         return torch.fft.irfftn(many * one.conj(), s=self.padded, dim=self._dims)
 
 
@@ -265,13 +249,11 @@ class _Candidate:
 
     def weight(self, shape: Sequence[int]) -> torch.Tensor:
         """[*S]: 1 where voxels of the image count."""
-        import torch
-
         if self.part is None:
             return torch.ones(*shape)
         weight = torch.zeros(*shape)
         weight[self.part] = 1
-        return _sampled(weight[None, None], torch.linalg.inv(self.way)[None])[0, 0]
+        return sampled(weight[None, None], torch.linalg.inv(self.way)[None])[0, 0]
 
 
 _Laid = tuple["torch.Tensor", "tuple[slice, ...] | None", "torch.Tensor"]
@@ -279,8 +261,6 @@ _Laid = tuple["torch.Tensor", "tuple[slice, ...] | None", "torch.Tensor"]
 
 def _ways(axes: int, kind: _Kind) -> Iterator[torch.Tensor]:
     """Matrices [axes, axes]: mirrorings by number of axes, then each turned, then each scaled."""
-    import torch
-
     mirrored = []
     for count in range(axes + 1):
         for flipped in itertools.combinations(range(axes), count):
@@ -293,96 +273,9 @@ def _ways(axes: int, kind: _Kind) -> Iterator[torch.Tensor]:
         yield from (scale * one for one in mirrored[:4])
 
 
-def _fitted(
-    image: torch.Tensor, seen: torch.Tensor, weight: torch.Tensor, motion: torch.Tensor, shift: torch.Tensor, steps: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Motion [N, axes, axes], shift [N, axes] and correlation [N] by which images of the set lie best upon ``image``.
-
-    seen: [N, 1 + axes, *S] the images and their slopes.  weight: [N, *S].  A negative correlation is one of opposite
-    contrast, and as good.
-    """
-    import torch
-
-    axes, half = image.dim(), max(image.shape) / 2
-    sides = [torch.arange(side) - (side - 1) / 2 for side in image.shape]
-    places = torch.stack(torch.meshgrid(*sides, indexing="ij")).reshape(axes, -1) / half
-    flat, weight = image.flatten(), weight.flatten(1)
-    size = (weight @ flat**2).clamp(min=1e-6).sqrt()
-    best = (motion, shift, torch.zeros(len(motion)))
-    for _ in range(steps + 1):
-        voxels = _sampled(seen, motion, shift).flatten(2)
-        there, slopes = voxels[:, 0], voxels[:, 1:]
-        length = (weight * there**2).sum(1).clamp(min=1e-6).sqrt()
-        fit = (weight * there * flat).sum(1) / (size * (length + 0.2 * size))
-        better = fit.abs() > best[2].abs()
-        best = (torch.where(better[:, None, None], motion, best[0]), torch.where(better[:, None], shift, best[1]),
-                torch.where(better, fit, best[2]))  # fmt: skip
-        terms = torch.cat([slopes, (slopes[:, :, None] * places).flatten(1, 2)], 1)
-        weighed = terms * weight[:, None]
-        normal = weighed @ terms.transpose(1, 2)
-        ridge = 0.02 * torch.diagonal(normal, dim1=1, dim2=2).mean(1, keepdim=True) + 1e-6
-        left = (fit.sign() * length / size)[:, None] * flat - there
-        step = torch.linalg.solve(normal + torch.diag_embed(ridge.expand(-1, terms.shape[1])), weighed @ left[..., None])
-        shift = shift + step[:, :axes, 0].clamp(-2, 2)
-        motion = motion + (step[:, axes:, 0].reshape(-1, axes, axes) / half).clamp(-0.08, 0.08)
-    return best
-
-
-def _sampled(images: torch.Tensor, motion: torch.Tensor, shift: torch.Tensor | None = None) -> torch.Tensor:
-    """[N, C, *S]: at y the voxels of images [N, C, *S] at motion y + shift, both about the centre; 0 outside."""
-    import torch
-    from torch.nn import functional
-
-    half = (torch.tensor(images.shape[2:]).float() - 1) / 2
-    turned = (motion * half / half[:, None]).flip(1, 2)
-    moved = torch.zeros_like(motion[:, 0]) if shift is None else (shift / half).flip(1)
-    places = functional.affine_grid(
-        torch.cat([turned, moved[..., None]], 2), [len(motion), 1, *images.shape[2:]], align_corners=True
-    )
-    return functional.grid_sample(images, places, padding_mode="zeros", align_corners=True)
-
-
-def _on_grid(image: Volume, axes: int) -> torch.Tensor:
-    """[*S] whose longest side is that of the fine grid."""
-    import torch
-    from torch.nn import functional
-
-    flat = torch.from_numpy(np.array(image, np.float32).reshape(image.shape[-axes:]))[None, None]
-    scale = _KINDS[axes].side / max(flat.shape)
-    size = [max(4, round(side * scale)) for side in flat.shape[2:]]
-    mode = "area" if scale < 1 else "bilinear" if axes == 2 else "trilinear"
-    return functional.interpolate(flat, size=size, mode=mode)[0, 0]
-
-
-def _detail(grid: torch.Tensor, soft: float, around: float) -> torch.Tensor:
-    """What voxels are beside their surroundings, by how much those vary; sigmas in voxels."""
-    import torch
-
-    inside = _smoothed(grid, soft)
-    inside = inside - _smoothed(inside, around)
-    spread = _smoothed(inside**2, around).clamp(min=0).sqrt()
-    floor = _FLOOR * float(torch.quantile(spread.flatten()[: 2**23], 0.95))
-    return (inside / (spread + floor + 1e-9)).clamp(-3, 3) if floor > 1e-7 * float(grid.abs().max()) else 0 * grid
-
-
-def _smoothed(grid: torch.Tensor, sigma: float) -> torch.Tensor:
-    import torch
-    from scipy import ndimage
-
-    return torch.from_numpy(ndimage.gaussian_filter(grid.numpy(), sigma, mode="nearest", truncate=3.0))
-
-
-def _amid(grid: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """The middle of it amid zeros, of that shape."""
-    import torch
-
-    out, taken, put = torch.zeros(*shape), [], []
-    for side, wanted in zip(grid.shape, shape):
-        size = min(side, wanted)
-        taken.append(slice((side - size) // 2, (side - size) // 2 + size))
-        put.append(slice((wanted - size) // 2, (wanted - size) // 2 + size))
-    out[tuple(put)] = grid[tuple(taken)]
-    return out
+def _told(correlation: torch.Tensor) -> torch.Tensor:
+    """Mutual information of two normal variables that correlate so, in nats: little for all that are not near 1."""
+    return -torch.log1p(-(correlation.clamp(max=_LARGEST) ** 2)) / 2
 
 
 def _windows(shape: Sequence[int]) -> list[list[tuple[slice, ...]]]:
@@ -399,8 +292,6 @@ def _windows(shape: Sequence[int]) -> list[list[tuple[slice, ...]]]:
 
 def _in_words(motion: torch.Tensor, shift: torch.Tensor, inverted: bool, scale: str) -> str:
     """What was done to an image, as far as an affine motion tells it. shift: in parts of the longest side."""
-    import torch
-
     mirrored = bool(torch.linalg.det(motion) < 0)
     size = float(torch.linalg.det(motion).abs()) ** (-1 / len(motion))
     left, _, right = torch.linalg.svd(motion)
