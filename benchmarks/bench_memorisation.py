@@ -6,11 +6,11 @@ change images; and of altered copies of training images: ONE among honest ones, 
 are the yardstick, as validation patients are in a sweep. Who is the yardstick is drawn anew for each set. What is
 counted is how often ``gate.memorisation``, with all it is given at promotion, does not pass.
 
-    python benchmarks/bench_memorisation.py DATA [--json cells.json] [--copies 40] [--seed 0]
+    python benchmarks/bench_memorisation.py DATA [--json cells.json] [--copies 40] [--bench LGG] [--seed 0]
 
-DATA holds tcga-lgg-3contrast, acdc-ed-es and msd-hippocampus. OWN TARGETS: FLAIR of LGG patients, recoloured after
-T1 by a curve that is fitted to training patients, is a translation that remembers nobody; then it is given, in part or
-as a whole, what it should have been.
+DATA holds tcga-lgg-3contrast, acdc-ed-es and msd-hippocampus. OWN TARGETS: T1 of LGG patients, blurred
+a little, stands for a translation into T1 with contrast that remembers nobody; then what is made of training patients
+is mixed with what it should have been.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def stopped(made: Scored, real: Scored, own: Own | None = None) -> bool:
 
 
 def own_targets(source: Patients, target: Patients, seed: int, draws: int = DRAWS) -> list[Cell]:
-    """A translation that is given so much of the training patients' own targets, with or without a change of colour."""
+    """A translation into which so much of the training patients' own targets is mixed."""
     rng = np.random.default_rng(seed)
     names = sorted(name for name in source.keys() & target.keys() if len(source[name]) == len(target[name]) == SLICES)
     pairs = {name: list(zip(source[name], target[name])) for name in names}
@@ -291,6 +291,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the cohorts")
     parser.add_argument("--copies", type=int, default=40, help="training images that each alteration is tried on")
+    parser.add_argument("--bench", default="", help="only those whose name has this in it")
     parser.add_argument("--json", type=Path, help="write the cells here")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(None if arguments is None else list(arguments))
@@ -305,6 +306,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
     }
     cells: list[Cell] = []
     for bench, (images, block) in benches.items():
+        if options.bench not in bench:
+            continue
         print(bench, file=sys.stderr)
         copies = options.copies // (2 if "3D" in bench else 1)
         cells += measured(bench, images(), copies, options.seed, block=block)
@@ -314,7 +317,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
             table([cell for cell in cells if cell.bench == bench and cell.one is not None]),
             file=sys.stderr,
         )
-    own = own_targets(slices(lgg, "t1pre"), slices(lgg, "t1post"), options.seed)
+    own = own_targets(slices(lgg, "t1pre"), slices(lgg, "t1post"), options.seed) if options.bench in "LGG" else []
     spent = time.perf_counter() - began[0], time.process_time() - began[1]
     print(f"{spent[0]:.0f} s, of which {spent[1]:.0f} s were computed\n\n## Honest sets that are stopped (%)\n")
     print(honest_table([cell for cell in cells if cell.honest is not None]))

@@ -35,7 +35,8 @@ from ganatomy.training.tasks import generator_pool, label_pool, real_images
 
 PAIRS, FEWEST = {2: 45_000, 3: 6_000}, 24
 """Synthetic images times training images that are searched for altered copies: a minute on one core. Where there are
-more, so many synthetic ones as that allows are drawn evenly, and at least the second; half as many held-out ones."""
+more, so many synthetic ones as that allows are drawn evenly, and at least the second; half as many held-out ones.
+Where fewer were held out, training images are added that are compared with those of other patients."""
 
 LONG = 5.0
 """Seconds from which on it is said how long the search will take."""
@@ -103,15 +104,19 @@ def searched(
     album = Album(trained, patients)
     count = max(FEWEST, PAIRS[album.axes] // len(trained))
     ours, theirs = _evenly(range(len(made.images)), count), _evenly(range(len(fresh.images)), max(FEWEST, count // 2))
-    began, total = perf_counter(), len(ours) + len(theirs)
-    found: list[Match] = []
-    for done, (some, index) in enumerate([(made, at) for at in ours] + [(fresh, at) for at in theirs]):
-        if done == 1 and (left := (perf_counter() - began) * (total - 1)) > LONG:
-            say(f"searching {total} images for altered copies of {len(trained)} training images: about {left:.0f} s")
-        found.append(album.search(some.images[index], some.shown[index]))
+    firsts = list({patient: at for at, patient in reversed(list(enumerate(patients)))}.values())
+    spare = _evenly(firsts, FEWEST - len(theirs))
+    asked = [(made.images[at], made.shown[at]) for at in ours] + [(fresh.images[at], fresh.shown[at]) for at in theirs]
+    asked += [(trained[at], patients[at]) for at in spare]
+    began, found = perf_counter(), list[Match]()
+    for image, shown in asked:
+        found.append(album.search(image, shown))
+        if len(found) == 1 and (left := (perf_counter() - began) * (len(asked) - 1)) > LONG:
+            say(f"searching {len(ours)} images for altered copies of {len(trained)}: about {left:.0f} s")
+    first, last = len(ours), len(ours) + len(theirs)
     return Resemblance(
-        _spread_out(found[: len(ours)], ours, len(made.images)), made.owners,
-        found[len(ours) :], [fresh.owners[index] for index in theirs], names,
+        _spread_out(found[:first], ours, len(made.images)), made.owners,
+        found[first:last], [fresh.owners[index] for index in theirs], names, found[last:],
     )  # fmt: skip
 
 
@@ -251,5 +256,5 @@ def _shown(pool: Pool, like: tuple[int, ...] | None) -> tuple[list[np.ndarray], 
 
 def _evenly(things: Sequence[T], most: int) -> list[T]:
     """At most so many of them, from all over."""
-    count = min(most, len(things))
+    count = max(0, min(most, len(things)))
     return [things[index * len(things) // count] for index in range(count)]

@@ -36,6 +36,7 @@ class Resemblance:
     """How images match training images, by ``images.copies``: synthetic ones, and real ones of held-out patients.
 
     *_patients: whose each is.  names: of the training images, by their places.
+    spare: how training images match those of other patients, which tells how far chance goes where few were held out.
     """
 
     synthetic: Sequence[Match]
@@ -43,13 +44,14 @@ class Resemblance:
     real: Sequence[Match]
     real_patients: Sequence[str]
     names: Sequence[str] = ()
+    spare: Sequence[Match] = ()
 
     def limit(self, level: float) -> float:
         """How far an image must stand out to be a copy: honest sets have any such in ``level`` of all cases.
 
-        By Student's distribution of the next of as many normal roots as there are real images (Bonferroni).
+        By Student's distribution of the next of as many normal roots as there are honest images (Bonferroni).
         """
-        chance, made = np.sqrt(_known(self.real)), _known(self.synthetic)
+        chance, made = np.sqrt(_known([*self.real, *self.spare])), _known(self.synthetic)
         if len(chance) < 3 or not len(made):
             return math.inf
         from scipy import stats
