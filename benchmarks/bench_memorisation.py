@@ -39,7 +39,7 @@ from ganatomy.promotion.resemblance import Own, Resemblance
 
 Patients = Mapping[str, Sequence[Image]]
 
-SLICES, VOLUMES = 4, 200  # of a patient; in all
+SLICES, VOLUMES = 4, 120  # of a patient; in all
 YARDSTICK, AMONG, WHOLE = 0.4, 40, 20
 """Part of the other patients who are the yardstick; honest images beside one copy; copies in a set of them."""
 
@@ -161,7 +161,7 @@ def measured(
         )
         for kind in innocent
     ]
-    for name, alter in alterations.items():
+    for name, alter in alterations.items() if chosen else ():
         guilty = scored(chosen, alter)
         found.append(Cell(
             bench, name,
@@ -290,7 +290,9 @@ def percent(value: float | None) -> str:
 def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of the cohorts")
-    parser.add_argument("--copies", type=int, default=40, help="training images that each alteration is tried on")
+    parser.add_argument(
+        "--copies", type=int, default=40, help="training images that each alteration is tried on (volumes: half)"
+    )
     parser.add_argument("--bench", default="", help="only those whose name has this in it")
     parser.add_argument("--json", type=Path, help="write the cells here")
     parser.add_argument("--seed", type=int, default=0)

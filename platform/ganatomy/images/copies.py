@@ -34,6 +34,7 @@ PATIENTS = 3
 _WHOLE, _PARTS = 6, 3  # patients who are fitted closer: those most alike as a whole, and in a part
 _LARGEST = 0.97  # correlation that is as good as 1
 _SOFT, _AROUND = 0.7, 4.0  # voxels of the fine grid
+_FAINT = 0.02  # of the strongest tile: below there is nothing to be alike
 _SHOWN = 0.25  # part of an image's detail that a part must have to be looked for
 
 
@@ -201,7 +202,7 @@ class Album:
         best = torch.zeros_like(tiled(laid))
         for move in itertools.product(range(-kind.reach, kind.reach + 1), repeat=self.axes):
             there = torch.roll(laid, move, self._dims)
-            size = (tiled(there**2) * energy).sqrt() + 0.1 * energy.max()
+            size = (tiled(there**2) * energy).sqrt() + _FAINT * energy.max()
             best = torch.maximum(best, tiled(there * image) / size)
         told = _told(best)
         shown = (energy[0] / (0.3 * energy.max())).clamp(max=1)
