@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ganatomy.images.copies import Match
 from ganatomy.measures.statistics import group_medians, rank_test
 
-LEAST = 0.1
-"""How far an image must stand out at least: of 1,000 real images of new patients (`docs/memorisation.md`) few do."""
+LEAST, BEYOND = 0.1, 1.5
+"""How far an image must stand out at least, and how many times as far as chance takes real images: those that were
+blurred or recoloured go up to 1.2 times as far (`docs/memorisation.md`), and a patient of rare build does."""
 
 SPREAD = 0.06
 """Least standard deviation that roots of real images' figures are taken to have, however even a few of them are."""
@@ -58,7 +59,7 @@ class Resemblance:
 
         spread = max(float(chance.std(ddof=1)), SPREAD) * math.sqrt(1 + 1 / len(chance))
         root = float(chance.mean()) + float(stats.t.isf(level / len(made), len(chance) - 1)) * spread
-        return max(LEAST, root**2)
+        return max(LEAST, BEYOND * root**2)
 
     def copies(self, level: float) -> NDArray[np.bool_]:
         """Which synthetic images are."""
