@@ -30,8 +30,9 @@ NEAR_COPY = 0.2
 noisy blobs of four degrees of freedom, 60 images and 6 patients: a noisy copy was found always, a new patient taken for
 one in 3 % of the sets. Real anatomy has more freedom, so chance comes this close more rarely still."""
 
-CLOSER = 0.9
-"""Synthetic images carry less noise than real ones, which alone brings them nearer to *every* image: this passes."""
+CLOSER = 0.8
+"""Synthetic images carry less noise than real ones, which alone brings them nearer to *every* image: this passes. At .9
+means of two new patients' images did not in 20 % (LGG) and 30 % (hippocampus) of all sets."""
 
 SIGNIFICANT = 0.05
 """Level of the rank test: how often a generator that repeats nobody may be stopped by chance."""
