@@ -66,15 +66,19 @@ class Scored:
     distances: NDArray[np.float64]
     matches: Sequence[Match]
     patients: NDArray[np.str_]
+    axes: int
 
     def of(self, places: Sequence[int] | NDArray[np.intp]) -> Scored:
-        return Scored(self.distances[places], [self.matches[place] for place in places], self.patients[places])
+        return Scored(
+            self.distances[places], [self.matches[place] for place in places], self.patients[places], self.axes
+        )
 
     def __add__(self, other: Scored) -> Scored:
         return Scored(
             np.concatenate([self.distances, other.distances]),
             [*self.matches, *other.matches],
             np.concatenate([self.patients, other.patients]),
+            self.axes,
         )
 
 
@@ -149,7 +153,7 @@ def measured(
         distances = nearest_distances(
             altered, [""] * len(altered), [image for _, image in trained], [name for name, _ in trained]
         )
-        return Scored(distances, matches, np.array([name for name, _ in items]))
+        return Scored(distances, matches, np.array([name for name, _ in items]), album.axes)
 
     innocent = {kind: scored(others if kind == "real" else fewer, alter) for kind, alter in honest.items()}
     found = [
@@ -214,7 +218,7 @@ def among(rng: np.random.Generator, scored: Scored, patients: set[str], most: in
 
 def stopped(made: Scored, real: Scored, own: Own | None = None) -> bool:
     """Whether the gate does not pass."""
-    resemblance = Resemblance(made.matches, made.patients, real.matches, real.patients)
+    resemblance = Resemblance(made.matches, made.patients, real.matches, real.patients, axes=real.axes)
     return not gate.memorisation(
         made.distances, made.patients, real.distances, real.patients, resemblance=resemblance, own=own
     ).passed

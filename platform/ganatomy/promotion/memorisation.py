@@ -116,7 +116,7 @@ def searched(
     first, last = len(ours), len(ours) + len(theirs)
     return Resemblance(
         _spread_out(found[:first], ours, len(made.images)), made.owners,
-        found[first:last], [fresh.owners[index] for index in theirs], names, found[last:],
+        found[first:last], [fresh.owners[index] for index in theirs], names, found[last:], album.axes,
     )  # fmt: skip
 
 

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from ganatomy.images.copies import Match
 from ganatomy.measures.statistics import group_medians, rank_test
 
-LEAST, BEYOND = 0.1, 1.5
-"""How far an image must stand out at least, and how many times as far as chance takes real images: those that were
-blurred or recoloured go up to 1.2 times as far (`docs/memorisation.md`), and a patient of rare build does."""
+LEAST = 0.1
+"""How far an image must stand out at least."""
+
+BEYOND = {2: 1.5, 3: 1.0}
+"""How many times as far as chance takes real slices or volumes a copy stands out. Slices that were blurred go up to 1.2
+times as far, and so does a patient of rare build; volumes do not (`docs/memorisation.md`)."""
 
 SPREAD = 0.06
 """Least standard deviation that roots of real images' figures are taken to have, however even a few of them are."""
@@ -38,6 +41,7 @@ class Resemblance:
 
     *_patients: whose each is.  names: of the training images, by their places.
     spare: how training images match those of other patients, which tells how far chance goes where few were held out.
+    axes: 2 for slices, 3 for volumes.
     """
 
     synthetic: Sequence[Match]
@@ -46,6 +50,7 @@ class Resemblance:
     real_patients: Sequence[str]
     names: Sequence[str] = ()
     spare: Sequence[Match] = ()
+    axes: int = 2
 
     def limit(self, level: float) -> float:
         """How far an image must stand out to be a copy: honest sets have any such in ``level`` of all cases.
@@ -59,7 +64,7 @@ class Resemblance:
 
         spread = max(float(chance.std(ddof=1)), SPREAD) * math.sqrt(1 + 1 / len(chance))
         root = float(chance.mean()) + float(stats.t.isf(level / len(made), len(chance) - 1)) * spread
-        return max(LEAST, BEYOND * root**2)
+        return max(LEAST, BEYOND[self.axes] * root**2)
 
     def copies(self, level: float) -> NDArray[np.bool_]:
         """Which synthetic images are."""
