@@ -29,9 +29,9 @@ def some(named, *names):
 
 
 def test_copies_are_caught_and_honest_sets_are_not(bench):
-    patients = {f"p{seed:02d}": [speckled(seed)] for seed in range(48)}
+    patients = {f"p{seed:02d}": [speckled(seed)] for seed in range(72)}
     copies = some(bench.COPIES, "mirrored left to right", "turned by 10°", "inverted", "half, in another patient")
-    cells = bench.measured("speckle", patients, 5, 0, copies, some(bench.HONEST, "real", "noise of 10 %"), draws=40)
+    cells = bench.measured("speckle", patients, 6, 0, copies, some(bench.HONEST, "real", "noise of 10 %"), draws=40)
     assert max(cell.honest for cell in cells if cell.honest is not None) <= 0.1
     assert min(cell.set for cell in cells if cell.set is not None) >= 0.95
     assert min(cell.one for cell in cells if cell.one is not None and "half" not in cell.what) >= 0.95
