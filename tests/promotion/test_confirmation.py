@@ -16,6 +16,7 @@ from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_
 from ganatomy.experiment import Score, TrialResult
 from ganatomy.promotion.confirmation import planned
 from ganatomy.promotion.promotion import outlook, promote
+from ganatomy.sweeps.request import SweepRequest
 
 PATIENTS = [f"p{number}" for number in range(8)]
 ARMS = {
@@ -104,6 +105,13 @@ def test_begun_once_it_is_gone_on_with_and_neither_grows_nor_is_confirmed_itself
         planned(found, plan.name)
     with pytest.raises(InputError, match="2 trainings a side; expected 3 or more"):
         planned(found, "found", trainings=2)
+
+
+def test_a_confirmation_is_resumed_and_given_no_more_trainings(found):
+    plan = planned(found, "found", trainings=3)
+    with pytest.raises(InputError, match=r"--trials 8 of found-confirmation, a confirmation by 6 trainings.*planned"):
+        SweepRequest(resume=plan.name, workspace=found, trials=8).resumed({"trials"})
+    assert SweepRequest(resume=plan.name, workspace=found).resumed() == plan
 
 
 def test_a_pick_that_has_changed_has_a_confirmation_of_its_own_with_other_seeds(found):

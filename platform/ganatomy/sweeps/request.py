@@ -84,6 +84,10 @@ class SweepRequest(Options):
         plan = read_plan(directory)
         if "trials" in typed and self.trials < plan.trials:
             raise InputError(f"--trials {self.trials} of a sweep of {plan.trials}", expected="as many, or more")
+        if plan.confirms and self.trials > plan.trials:
+            raise InputError(f"--trials {self.trials} of {plan.name}, a confirmation by {plan.trials} trainings",
+                             expected="those that were planned: what may be added to is added to until it pleases",
+                             remedy="leave it out")  # fmt: skip
         read_asked(directory)  # what it cannot go on with is said before anything is started
         plan.check_named()
         for sentence in plan.elsewhere(self.workspace.absolute()):
