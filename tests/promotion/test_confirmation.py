@@ -114,6 +114,13 @@ def test_a_confirmation_is_resumed_and_given_no_more_trainings(found):
     assert SweepRequest(resume=plan.name, workspace=found).resumed() == plan
 
 
+def test_a_pick_is_the_same_whichever_of_its_trials_stands_first(found):
+    first = planned(found, "found", trainings=3)
+    write_sweep(found, trial("a-first", "real", 0, 0.50, **{"mixing.ratio": 2.0}))  # no matter to a real training
+    replace(read_plan(found / "sweeps" / "found"), trials=7).save(found / "sweeps" / "found")
+    assert planned(found, "found") == first
+
+
 def test_a_pick_that_has_changed_has_a_confirmation_of_its_own_with_other_seeds(found):
     first = planned(found, "found", trainings=3)
     write_sweep(found, *(trial(f"offline-{seed}", "offline", seed, 0.8) for seed in (0, 1)))

@@ -138,8 +138,17 @@ def finished(directory: Path) -> list[TrialResult]:
 
 
 def confirmation_of(workspace: Path, sweep: str, picked: Pick) -> SweepPlan | None:
-    """The confirmation of what the sweep ``sweep`` picked, if there is one: an earlier one may be of another pick."""
-    return next((plan for plan in confirmations(workspace, sweep) if plan.pick == picked.experiments), None)
+    """The confirmation of what the sweep ``sweep`` picked, if there is one: an earlier one may be of another pick.
+
+    It is told by what matters to each arm: of a training on real images alone, sampled with settings of a generator,
+    whichever trial stands first is the same configuration.
+    """
+    wanted = _configurations(picked.experiments)
+    return next((plan for plan in confirmations(workspace, sweep) if _configurations(plan.pick) == wanted), None)
+
+
+def _configurations(pick: Mapping[str, Experiment]) -> dict[str, str]:
+    return {side: relevant(experiment).configuration() for side, experiment in pick.items()}
 
 
 def confirmations(workspace: Path, sweep: str) -> list[SweepPlan]:
