@@ -11,7 +11,7 @@ import tiny
 
 from ganatomy.contracts import InputError
 from ganatomy.evidence.ablation import ablation_table
-from ganatomy.evidence.confirmed import came_to, lost_of, picked_in, trainings_of
+from ganatomy.evidence.confirmed import aftermath, came_to, lost_of, picked_in, trainings_of
 from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, write_result
 from ganatomy.experiment import Score, TrialResult
 from ganatomy.promotion.confirmation import planned
@@ -160,6 +160,18 @@ def test_before_and_after_show_what_the_luck_of_the_search_was_worth(found):
     assert "the difference was +9.0 Dice points when it was chosen. Trained again: " in result.text()
     assert "+3.0 Dice points" in result.text()
     assert json.dumps(result.to_dict())
+
+
+def test_a_verdict_on_another_pick_says_of_which_and_a_damaged_one_stops_no_report(found):
+    plan, verdict = read_plan(found / "sweeps" / "found"), found / "sweeps" / "found" / "verdict.json"
+    said = {"candidate": "offline · ratio=2", "baseline": "real", "sentence": "Promoted.", "gates": []}
+    verdict.write_text(json.dumps(said))
+    assert aftermath(found, plan) == ("Promoted.",)
+    write_sweep(found, *(trial(f"offline-{seed}", "offline", seed, 0.8) for seed in (0, 1)))
+    assert aftermath(found, plan) == ("Before that offline · ratio=2 was judged against real:", "Promoted.")
+    for damaged in ("{}", "[]", "{"):
+        verdict.write_text(damaged)
+        assert aftermath(found, plan) == (f"What its promotion came to cannot be told: {verdict} is damaged",)
 
 
 def test_a_candidate_that_lost_a_training_has_no_verdict_and_a_baseline_that_did_has_one(found):

@@ -204,20 +204,31 @@ def one_sided(lost: tuple[int, int]) -> str:
 def aftermath(workspace: Path, plan: SweepPlan) -> tuple[str, ...]:
     """What has come of a sweep since it ended, in sentences: its confirmation, and the latest verdict with its gates.
 
-    Nothing of either where there is none, or where what was confirmed is no longer what is picked.
+    Nothing of a confirmation where there is none of what is picked now; a verdict on another pick names it.
     """
     directory = workspace / "sweeps" / plan.name
     table = ablation_table(results := finished(directory), declared=plan.family)
     if not (table.candidate and table.baseline):
         return ()
+    picked = pick(table, results, plan.name)
     try:
-        said = _confirmed(workspace, plan, pick(table, results, plan.name))
+        said = _confirmed(workspace, plan, picked)
     except InputError as error:
         said = [f"What was confirmed of it cannot be told: {on_one_line(str(error))}"]
     if (directory / VERDICT).exists():
-        verdict = read_json(directory / VERDICT)
-        said += [str(verdict["sentence"]), *(_gate(gate) for gate in verdict["gates"])]
+        said += _verdict(directory / VERDICT, picked.names)
     return tuple(said)
+
+
+def _verdict(path: Path, names: tuple[str, str]) -> list[str]:
+    """The latest verdict and its gates; of which two it was, where these are not called ``names``."""
+    try:
+        verdict = read_json(path)
+        judged = verdict["candidate"], verdict["baseline"]
+        said = [str(verdict["sentence"]), *(_gate(gate) for gate in verdict["gates"])]
+    except (InputError, OSError, ValueError, KeyError, TypeError):
+        return [f"What its promotion came to cannot be told: {path} is damaged"]
+    return said if judged == names else [f"Before that {judged[0]} was judged against {judged[1]}:", *said]
 
 
 def _confirmed(workspace: Path, plan: SweepPlan, picked: Pick) -> list[str]:
