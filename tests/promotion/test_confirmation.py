@@ -14,6 +14,7 @@ from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.confirmed import aftermath, came_to, lost_of, picked_in, trainings_of
 from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, write_result
 from ganatomy.experiment import Score, TrialResult
+from ganatomy.measures.families import reading_level
 from ganatomy.promotion.confirmation import planned
 from ganatomy.promotion.promotion import outlook, promote
 from ganatomy.sweeps.request import SweepRequest
@@ -212,6 +213,23 @@ def test_what_is_not_confirmed_is_not_promoted_and_nothing_is_read(laboratory):
     with pytest.raises(InputError, match="is a confirmation; expected the sweep that it confirms: helps"):
         promote(workspace, plan.name, "squares")
     assert not (workspace / "cohort" / "test-readings.jsonl").exists()
+
+
+def test_who_confirmed_until_it_pleased_is_judged_by_the_level_of_so_many_readings(laboratory):
+    assert outlook(laboratory, "helps").level == reading_level(1)
+    first = planned(laboratory, "helps", trainings=3)
+    replace(first, name="x-confirmation", cohort_digest="another", confirms="x").save(
+        laboratory / "sweeps" / "x-confirmation"
+    )
+    assert outlook(laboratory, "helps").level == reading_level(1)
+    write_sweep(laboratory, trial("c", "offline", 0, 0.8), name="more")
+    shutil.copytree(laboratory / "sweeps" / "more" / "trials" / "c", laboratory / "sweeps" / "helps" / "trials" / "c")
+    replace(read_plan(laboratory / "sweeps" / "helps"), trials=3).save(laboratory / "sweeps" / "helps")
+    for _ in range(2):  # as it would be, then as it is
+        said = outlook(laboratory, "helps")
+        assert (said.number, said.confirmation, said.level) == (1, 2, reading_level(2))
+        assert "of domain mr, by confirmation 2 over this cohort, judged at a one-sided level of 0.68%" in said.text()
+        planned(laboratory, "helps", trainings=3)
 
 
 @pytest.fixture

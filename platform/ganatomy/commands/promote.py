@@ -69,8 +69,8 @@ class Promote(Saying):
     $ ganatomy promote my-cohort-shape_consistent --name ct-mr
 
     It is confirmed first, if it is not yet (ganatomy confirm). Then the test patients are read, and that is recorded
-    beside the cohort: reading n of them is judged at a level of 6/(π² n²) of the whole. "Not shown to help" is a
-    result: it ends with 0, nothing promoted.
+    beside the cohort: reading n of them is judged at a level of 6/(π² n²) of the whole, and one by the n-th
+    confirmation over the cohort likewise. "Not shown to help" is a result: it ends with 0, nothing promoted.
     """
 
     sweep: Positional[str]

@@ -158,6 +158,18 @@ def confirmations(workspace: Path, sweep: str) -> list[SweepPlan]:
     return [plan for plan in plans if plan.confirms == sweep]
 
 
+def place_of(workspace: Path, plan: SweepPlan) -> int:
+    """Which confirmation over its cohort ``plan`` is in this workspace, from 1, whatever sweeps they are of; where it
+    is none of them, which the next would be. InputError where one of them is damaged.
+
+    What fresh trainings reach on validation patients is seen before the test patients are read, and their luck is the
+    same on both: who may look at several confirmations, and promote the one that pleases, has drawn several times.
+    """
+    plans = (read_plan(workspace / "sweeps" / name) for name in sweeps(workspace) if SUFFIX in name)
+    names = [one.name for one in plans if one.confirms and one.cohort_digest == plan.cohort_digest]
+    return names.index(plan.name) + 1 if plan.name in names else len(names) + 1
+
+
 def trainings_of(workspace: Path, plan: SweepPlan) -> tuple[list[TrialResult], list[TrialResult]]:
     """The finished trainings of a confirmation, by seed: of the candidate, of the baseline."""
     results = finished(workspace / "sweeps" / plan.name)

@@ -58,7 +58,7 @@ class Verdict:
     candidate, baseline: names of the two configurations compared.
     outstanding, as_it_stands: trials that had not ended, and the reason given for judging the sweep without them.
     reading, judges: which reading of how many test patients it rests on; 0 where none is on record.
-    level: one-sided, that utility was judged at.
+    level: one-sided, that utility was judged at.  confirmation: which one over the cohort it rests on; 0: on none.
     """
 
     promoted: bool
@@ -71,6 +71,7 @@ class Verdict:
     reading: int = 0
     judges: int = 0
     level: float = 0.0
+    confirmation: int = 0
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -82,8 +83,9 @@ class Verdict:
         """The verdict in one sentence; then which reading of the test patients it was, and what was left out."""
         sentence = self.judged
         if self.reading:
+            by = f", by confirmation {self.confirmation} over this cohort" if self.confirmation > self.reading else ""
             sentence += (
-                f" This was {place(self.reading, self.judges)}, judged at a one-sided level of {self.level:.2%}."
+                f" This was {place(self.reading, self.judges)}{by}, judged at a one-sided level of {self.level:.2%}."
             )
         if not self.outstanding:
             return sentence

@@ -59,7 +59,7 @@ class Reading:
 
     @property
     def level(self) -> float:
-        """One-sided level that it is judged at."""
+        """One-sided level that it is judged at, at most."""
         return reading_level(self.number)
 
     @property
@@ -130,7 +130,7 @@ class Ledger:
     def conclude(self, reading: Reading, verdict: Mapping[str, Any]) -> None:
         """Write down what a reading came to. Raises InputError where that cannot be written down."""
         self._append({"kind": VERDICT, "of": reading.id, "key": self.key, "time": now(), "number": reading.number,
-                      "level": reading.level, "verdict": dict(verdict)})  # fmt: skip
+                      "level": verdict.get("level", reading.level), "verdict": dict(verdict)})  # fmt: skip
 
     def text(self) -> str:
         """The whole file, as it is kept in MLflow besides."""

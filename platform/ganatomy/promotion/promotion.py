@@ -28,6 +28,7 @@ from ganatomy.evidence.confirmed import (
     lost_of,
     one_sided,
     pick,
+    place_of,
     trainings_of,
 )
 from ganatomy.evidence.report import brief
@@ -70,6 +71,7 @@ class Outlook:
 
     candidate, baseline: names of the configurations.  domain: whose test patients judge.  judges: how many they are.
     number, level: which reading it would be, and the one-sided level that it would be judged at.
+    confirmation: which one over this cohort it would rest on: a reading by the third is judged as a third one at least.
     earlier: the readings before it.  evidence: by which trainings it would be judged, in words.  confirmed: whether
     those are there.
     """
@@ -80,6 +82,7 @@ class Outlook:
     judges: int
     number: int
     level: float
+    confirmation: int
     earlier: tuple[Reading, ...]
     evidence: str
     confirmed: bool
@@ -87,10 +90,12 @@ class Outlook:
     def text(self) -> str:
         """In lines."""
         which = place(self.number, self.judges)
+        by = f", by confirmation {self.confirmation} over this cohort" if self.confirmation > self.number else ""
         lines = [
             f"candidate: {self.candidate}; it must beat: {self.baseline}",
             self.evidence,
-            f"promoting it would be {which} of domain {self.domain}, judged at a one-sided level of {self.level:.2%}",
+            f"promoting it would be {which} of domain {self.domain}{by}, judged at a one-sided level of "
+            f"{self.level:.2%}",
             *(f"before: {reading.sentence}" for reading in self.earlier),
             "nothing was read",
         ]
@@ -106,8 +111,9 @@ class _Case:
     """A sweep whose candidate and baseline are chosen, and whose test patients have not been read.
 
     picked: what the sweep picked.  outstanding: trials that it was picked without.
-    again: the confirmation of that, if there is one.  left, lost: trainings of it that are outstanding, and that failed
-    (of the candidate, of the baseline).  fresh: trainings of it that have finished, of candidate and baseline.
+    again: the confirmation of that, if there is one.  place: which one over this cohort it is, or would be.
+    left, lost: trainings of it that are outstanding, and that failed (of the candidate, of the baseline).
+    fresh: trainings of it that have finished, of candidate and baseline.
     """
 
     plan: SweepPlan
@@ -117,6 +123,7 @@ class _Case:
     picked: Pick
     outstanding: int
     again: SweepPlan | None
+    place: int
     left: int
     lost: tuple[int, int]
     fresh: tuple[list[TrialResult], list[TrialResult]]
@@ -149,6 +156,10 @@ class _Case:
         if not self.confirmed:
             return "these are the trainings that it was chosen by, whose luck counts in its favour"
         return one_sided(self.lost)
+
+    def level(self, reading: int) -> float:
+        """One-sided, that a reading is judged at: by the third confirmation as a third reading, as either is a draw."""
+        return reading_level(max(reading, self.place))
 
     @property
     def median(self) -> TrialResult:
@@ -200,8 +211,9 @@ def outlook(
     number = len(earlier) + 1
     domain = case.picked.candidate[0].experiment.target_domain()
     return Outlook(
-        *case.picked.names, domain, ledger.judges, number, reading_level(number), earlier, case.evidence, case.confirmed
-    )
+        *case.picked.names, domain, ledger.judges, number, case.level(number), case.place, earlier, case.evidence,
+        case.confirmed,
+    )  # fmt: skip
 
 
 def promote(
@@ -235,9 +247,10 @@ def promote(
 
     ledger = case.ledger
     reading = ledger.read(plan.name, names)
-    _record_reading(tracking, plan, reading)
-    say(f"{reading.place}, judged at a one-sided level of {reading.level:.2%}")
-    finding = bench.finding(*case.sides, reading.level, least, case.barred)
+    level = case.level(reading.number)
+    _record_reading(tracking, plan, reading, level)
+    say(f"{reading.place}, judged at a one-sided level of {level:.2%}")
+    finding = bench.finding(*case.sides, level, least, case.barred)
     generator, stages = bench.bundle(case.median, case.directory / "generators" / case.median.trial)
     verdict = gate.judge(
         [
@@ -252,7 +265,7 @@ def promote(
     )
     why = (as_it_stands or "").strip() if case.outstanding else ""
     verdict = replace(verdict, outstanding=case.outstanding, as_it_stands=why, reading=reading.number,
-                      judges=reading.judges, level=reading.level)  # fmt: skip
+                      judges=reading.judges, level=level, confirmation=case.place if case.confirmed else 0)  # fmt: skip
     ledger.conclude(reading, verdict.to_dict())
     write_report(generator.directory, _report(case, verdict))
     write_json(case.directory / VERDICT, verdict.to_dict())
@@ -290,7 +303,8 @@ def _prepared(workspace: Path, sweep: str, as_it_stands: str | None, say: Callab
     bench.check_rules()
     left = outstanding(workspace / "sweeps" / again.name, again) if again else 0
     lost = lost_of(workspace, again) if again else (0, 0)
-    return _Case(plan, directory, table, bench, picked, without, again, left, lost, fresh)
+    which = place_of(workspace, again or plan)
+    return _Case(plan, directory, table, bench, picked, without, again, which, left, lost, fresh)
 
 
 def _check_confirmed(case: _Case) -> None:
@@ -321,10 +335,10 @@ def _report(case: _Case, verdict: Verdict) -> dict[str, Any]:
     return report | ({"operating_points": points} if any(points.values()) else {})
 
 
-def _record_reading(tracking: Tracking, plan: SweepPlan, reading: Reading) -> None:
+def _record_reading(tracking: Tracking, plan: SweepPlan, reading: Reading, level: float) -> None:
     """Into MLflow too, before anything is read: a promotion that breaks off has read all the same."""
     tags = {"test_read": reading.time, "test_reading": reading.place, "test_read_by": reading.who,
-            "test_level": f"{reading.level:.6f}"}  # fmt: skip
+            "test_level": f"{level:.6f}"}  # fmt: skip
     tracking.terminate(plan.run_id, "FINISHED", tags)
 
 
