@@ -132,6 +132,15 @@ def test_a_pick_that_has_changed_has_a_confirmation_of_its_own_with_other_seeds(
     assert not {*first.seeds} & {*second.seeds}
 
 
+def test_seeds_that_another_sweep_over_the_cohort_has_shown_are_not_fresh(found):
+    write_sweep(found, trial("a", "real", 0, 0.5), name="other")
+    replace(read_plan(found / "sweeps" / "other"), seeds=tuple(range(7))).save(found / "sweeps" / "other")
+    write_sweep(found, trial("a", "real", 0, 0.5), name="elsewhere")
+    elsewhere = replace(read_plan(found / "sweeps" / "elsewhere"), seeds=(99,), cohort_digest="another")
+    elsewhere.save(found / "sweeps" / "elsewhere")
+    assert planned(found, "found", trainings=3).seeds == (7, 8, 9)
+
+
 def test_what_cannot_be_confirmed_is_refused_in_a_line(found):
     replace(read_plan(found / "sweeps" / "found"), trials=8).save(found / "sweeps" / "found")
     with pytest.raises(InputError, match=r"2 of 8 trials outstanding.*--as-it-stands REASON"):

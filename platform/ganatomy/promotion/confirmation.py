@@ -7,7 +7,8 @@ of it is read by ``evidence.confirmed``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ganatomy.evidence.confirmed import (
     picked_in,
 )
 from ganatomy.evidence.report import write_html
-from ganatomy.evidence.results import PLAN, SweepPlan, outstanding, read_plan, read_results, sweep_directory
+from ganatomy.evidence.results import PLAN, SweepPlan, outstanding, read_plan, read_results, sweep_directory, sweeps
 from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import MINIMUM_TRAININGS
 from ganatomy.tracking.runs import Tracking
@@ -94,18 +95,32 @@ def _begun(workspace: Path, plan: SweepPlan, picked: Pick, trainings: int | None
 
 def _begin(workspace: Path, plan: SweepPlan, picked: Pick, trainings: int, say: Callable[[str], None]) -> SweepPlan:
     """Plan it, and say what it will cost."""
-    fresh = plan_of(plan, picked, trainings, used_seeds(workspace, plan.name))
+    fresh = plan_of(plan, picked, trainings, used_seeds(workspace, plan))
     seeds = f"seeds {fresh.seeds[0]} to {fresh.seeds[-1]}"
     say(f"to confirm: {trainings} trainings each of {picked.names[0]} and {picked.names[1]}, {seeds}")
     say(f"planned cost: about {cost(picked, trainings):.0f} device seconds, as long as those of the search took")
     return _write(workspace, fresh)
 
 
-def used_seeds(workspace: Path, sweep: str) -> set[int]:
-    """Seeds that anything of a sweep, or of its confirmations, was ever trained under."""
-    plans = [read_plan(workspace / "sweeps" / sweep), *confirmations(workspace, sweep)]
-    trained = (result for plan in plans for result in read_results(workspace / "sweeps" / plan.name))
-    return {*(seed for plan in plans for seed in plan.seeds), *(result.experiment.seed for result in trained)}
+def used_seeds(workspace: Path, plan: SweepPlan) -> set[int]:
+    """Seeds that anything of a sweep, of its confirmations, or of another sweep over its cohort was ever to be trained
+    under: what another sweep showed of a configuration under some seeds is known as well.
+
+    Not those of other sweeps' confirmations: what two sweeps pick alike is trained again under the same seeds, once.
+    """
+    own = [plan, *confirmations(workspace, plan.name)]
+    trained = (result for one in own for result in read_results(workspace / "sweeps" / one.name))
+    return {*(seed for one in (*own, *_searches(workspace, plan)) for seed in one.seeds),
+            *(result.experiment.seed for result in trained)}  # fmt: skip
+
+
+def _searches(workspace: Path, plan: SweepPlan) -> Iterator[SweepPlan]:
+    """Sweeps over the cohort of ``plan`` that are no confirmations, as far as their plans can be read."""
+    for name in sweeps(workspace):
+        with contextlib.suppress(InputError):
+            found = read_plan(workspace / "sweeps" / name)
+            if found.cohort_digest == plan.cohort_digest and not found.confirms:
+                yield found
 
 
 def plan_of(plan: SweepPlan, picked: Pick, trainings: int, used: set[int]) -> SweepPlan:
