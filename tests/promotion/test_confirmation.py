@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 import tiny
 
+from ganatomy.api.sweeping import Sweep
 from ganatomy.contracts import InputError
 from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.confirmed import aftermath, came_to, lost_of, picked_in, trainings_of
-from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, write_result
+from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps, write_result
 from ganatomy.experiment import Score, TrialResult
 from ganatomy.measures.families import reading_level
 from ganatomy.promotion.confirmation import planned
@@ -239,6 +240,19 @@ def test_who_confirmed_until_it_pleased_is_judged_by_the_level_of_so_many_readin
         assert (said.number, said.confirmation, said.level) == (1, 2, reading_level(2))
         assert "of domain mr, by confirmation 2 over this cohort, judged at a one-sided level of 0.68%" in said.text()
         planned(laboratory, "helps", trainings=3)
+
+
+def test_what_would_be_refused_for_its_work_is_refused_by_the_dry_run_too(laboratory):
+    more = trial("c", "offline", 0, 0.8, **{"budget.segmentor_steps": 50})
+    write_result(laboratory / "sweeps" / "helps" / "trials" / "c", more)
+    with pytest.raises(InputError, match="unequal work downstream: 50 updates against 6"):
+        outlook(laboratory, "helps")
+
+
+def test_a_forced_promotion_plans_no_trainings(found):
+    with pytest.raises(InputError, match=r"trainings for a forced promotion; expected none.*leave --trainings out"):
+        Sweep(found, "found").promote("squares", force="a demonstration", trainings=5)
+    assert sweeps(found) == ["found"]
 
 
 @pytest.fixture

@@ -192,6 +192,9 @@ class Sweep:
 
         allow(*allow_dotted)
         check_request(name, least / 100, force)
+        if force is not None and trainings is not None:
+            raise InputError("a number of trainings for a forced promotion", expected="none: nothing is trained again",
+                             remedy="leave --trainings out, or ganatomy confirm it first")  # fmt: skip
         if force is None and not outlook(self.workspace, self.name, as_it_stands=as_it_stands).confirmed:
             self.confirm(trainings=trainings, as_it_stands=as_it_stands, allow_dotted=allow_dotted, say=say, **where)
         elif trainings is not None:  # of another number than was planned nothing is judged

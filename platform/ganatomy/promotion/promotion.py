@@ -205,6 +205,7 @@ def outlook(
     Raises InputError where it would be refused, or where the reading could not be recorded.
     """
     case = _prepared(workspace, sweep, as_it_stands, say)
+    check_equal_work(case.picked, case.plan.name)
     ledger = case.ledger
     ledger.check_writable()
     earlier = tuple(ledger.readings())
