@@ -201,6 +201,15 @@ def test_a_candidate_that_lost_a_training_has_no_verdict_and_a_baseline_that_did
     assert [len(side) for side in trainings_of(found, plan)] == [4, 3]
 
 
+def test_a_baseline_that_lost_a_training_bars_the_verdict_of_harm_alone(found):
+    plan = planned(found, "found", trainings=4)
+    picked = picked_in(found / "sweeps" / "found", read_plan(found / "sweeps" / "found"))
+    trained_again(found, plan, (0.5, 0.51, 0.52, 0.53), (0.9, None, 0.91, 0.92))
+    harmed = came_to(found, plan, picked)
+    assert harmed.finding.answer == "no verdict"
+    assert "1 training of the baseline came to no end, and may have been the worst" in harmed.text()
+
+
 def test_a_confirmation_is_a_sweep_whose_table_judges_the_one_comparison(found):
     plan = planned(found, "found", trainings=3)
     trained_again(found, plan, (0.9, 0.91, 0.92), (0.5, 0.51, 0.52))

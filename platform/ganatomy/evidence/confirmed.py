@@ -15,13 +15,13 @@ from typing import Any
 from ganatomy.contracts import InputError
 from ganatomy.core.names import on_one_line
 from ganatomy.core.plain_files import read_json
-from ganatomy.evidence.ablation import Ablation, ablation_table
+from ganatomy.evidence.ablation import LEVEL, Ablation, ablation_table
 from ganatomy.evidence.configurations import relevant
 from ganatomy.evidence.results import SweepPlan, outstanding, read_plan, read_results, sweeps
 from ganatomy.evidence.work import unequal_work
 from ganatomy.experiment import Experiment, TrialResult, replicates
 from ganatomy.measures.statistics import counted
-from ganatomy.measures.verdicts import Finding, compare, measured
+from ganatomy.measures.verdicts import HARMS, Finding, Judged, compare, measured
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 
@@ -201,16 +201,21 @@ def lost_of(workspace: Path, plan: SweepPlan) -> tuple[int, int]:
 
 def judged_again(plan: SweepPlan, sides: tuple[list[TrialResult], list[TrialResult]], lost: tuple[int, int]) -> Finding:
     """What fresh trainings show on validation patients. Raises InputError where they share no patient."""
-    more, less = plan.task.judged(*([one.scores for one in side] for side in sides))
-    return measured(more, less, why) if (why := one_sided(lost)) else compare(more, less)
+    return judged_without(lost, *plan.task.judged(*([one.scores for one in side] for side in sides)))
 
 
-def one_sided(lost: tuple[int, int]) -> str:
-    """Why there is no verdict where the candidate lost trainings: those that are left may be the good ones. The
-    baseline's losses count in its own favour, and bar nothing. Empty where there is a verdict."""
-    if not lost[0]:
-        return ""
-    return f"{counted(lost[0], 'training')} of the candidate came to no end, and may have been the worst"
+def judged_without(
+    lost: tuple[int, int], more: Judged, less: Judged, *, alpha: float = LEVEL, least: float = 0.0
+) -> Finding:
+    """What trainings show that may be the good ones: of candidate and baseline ``lost`` came to no end. There is no
+    verdict that this may be the cause of: none where the candidate lost one, no harm where the baseline did."""
+    found = compare(more, less, alpha=alpha, least=least)
+    side = CANDIDATE if lost[0] else BASELINE if lost[1] and found.answer == HARMS else ""
+    if not side:
+        return found
+    several = counted(lost[0] or lost[1], "training")
+    why = f"{several} of the {side} came to no end, and may have been the worst"
+    return measured(more, less, why, alpha=alpha)
 
 
 def aftermath(workspace: Path, plan: SweepPlan) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from ganatomy.cohorts.pseudonyms import KEY, pseudonyms_of
 from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError, Method
 from ganatomy.core.plain_values import plain
+from ganatomy.evidence.confirmed import judged_without
 from ganatomy.evidence.results import SweepPlan, read_plan, sweeps
 from ganatomy.experiment import Experiment, Score, TrialResult
 from ganatomy.generators.generator import Generator, save_generator
@@ -29,7 +30,7 @@ from ganatomy.generators.reloading import (
     differences_when_reloaded,
 )
 from ganatomy.measures.roc import LESION, NORMAL
-from ganatomy.measures.verdicts import Finding, compare, measured
+from ganatomy.measures.verdicts import Finding, measured
 from ganatomy.promotion import gate, memorisation
 from ganatomy.promotion.gate import GateResult
 from ganatomy.stages.drawing import Offers, size_for
@@ -82,11 +83,14 @@ class Bench:
         alpha: float,
         least: float,
         barred: str = "",
+        lost: tuple[int, int] = (0, 0),
     ) -> Finding:
         """What the trainings of both show on test patients, at a one-sided ``alpha``. least: the effect that must be
-        exceeded to help.  barred: why there is no verdict."""
+        exceeded to help.  barred: why there is no verdict.  lost: trainings of either that came to no end."""
         more, less = self.plan.task.judged(*(self._scores(group, "test") for group in (candidate, baseline)))
-        return measured(more, less, barred, alpha=alpha) if barred else compare(more, less, alpha=alpha, least=least)
+        if barred:
+            return measured(more, less, barred, alpha=alpha)
+        return judged_without(lost, more, less, alpha=alpha, least=least)
 
     def _scores(self, group: Sequence[TrialResult], split: str) -> list[list[Score]]:
         return [self.stages(result).scores(split) for result in group]

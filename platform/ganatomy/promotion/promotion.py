@@ -26,7 +26,6 @@ from ganatomy.evidence.confirmed import (
     confirmation_of,
     finished,
     lost_of,
-    one_sided,
     pick,
     place_of,
     trainings_of,
@@ -150,12 +149,12 @@ class _Case:
 
     @property
     def barred(self) -> str:
-        """Why its trainings allow no verdict, in words; empty where they do."""
+        """Why such trainings allow no verdict, in words; empty where they do."""
         if self.picked.unequal:
             return f"unequal work downstream: {self.picked.unequal}"
         if not self.confirmed:
             return "these are the trainings that it was chosen by, whose luck counts in its favour"
-        return one_sided(self.lost)
+        return ""
 
     def level(self, reading: int) -> float:
         """One-sided, that a reading is judged at: by the third confirmation as a third reading, as either is a draw."""
@@ -251,7 +250,7 @@ def promote(
     level = case.level(reading.number)
     _record_reading(tracking, plan, reading, level)
     say(f"{reading.place}, judged at a one-sided level of {level:.2%}")
-    finding = bench.finding(*case.sides, level, least, case.barred)
+    finding = bench.finding(*case.sides, level, least, case.barred, case.lost)
     generator, stages = bench.bundle(case.median, case.directory / "generators" / case.median.trial)
     verdict = gate.judge(
         [
