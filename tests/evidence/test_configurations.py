@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ganatomy.contracts import InputError
-from ganatomy.evidence.configurations import CONTROLS, control_points, declared_family, relevant
+from ganatomy.evidence.configurations import CONTROLS, besides_synthetic, control_points, declared_family, relevant
 from ganatomy.evidence.results import SweepPlan, read_plan
 from ganatomy.experiment import STRONGEST, Experiment
 from ganatomy.search_space import SearchSpace
@@ -31,6 +31,18 @@ def test_all_listed_points_with_synthetic_data_are_declared_once_under_all_their
         for point in POINTS[1:]
     }
     assert declared(seeds=(5,)) == family
+
+
+def test_what_else_than_synthetic_data_sets_two_apart_is_named():
+    joint, real = (BASE.with_values(POINTS[number]) for number in (1, 0))
+    assert besides_synthetic(joint, real) == ""
+    assert besides_synthetic(joint, replace(real, seed=3)) == ""
+    assert besides_synthetic(joint, BASE.with_values({"arm": "classical", "augmentation": STRONGEST})) == ""
+    other = BASE.with_values({"arm": "real", "labels.fraction": 0.1, "downstream.learning_rate": 0.01})
+    rate = BASE.downstream.learning_rate
+    assert besides_synthetic(joint, other) == (
+        f"downstream.learning_rate {rate:g} against 0.01, labels.fraction 1 against 0.1"
+    )
 
 
 def test_a_fixed_value_is_part_of_what_is_declared():

@@ -61,6 +61,15 @@ def test_each_answer_is_told_with_its_figures():
     assert "shown to help by more than 1.0" in gate.utility(found(0.05, least=0.01)).sentence
 
 
+def test_what_else_the_two_differ_in_is_named_and_bars_nothing():
+    helps, few = (gate.utility(one, besides="labels.fraction 1 against 0.1") for one in (found(0.05), found(0.4, 5)))
+    said = " They differ in more than synthetic data: labels.fraction 1 against 0.1."
+    assert helps.passed
+    assert helps.sentence.endswith(said)
+    assert few.sentence.endswith(said)
+    assert helps.figures["besides"] == "labels.fraction 1 against 0.1"
+
+
 @pytest.mark.parametrize(("patients", "trainings", "said"), [
     (5, 5, "5 patients of 6"), (1, 5, "On 1 held-out patient "), (12, 2, "2 trainings a side of 3"),
 ])  # fmt: skip

@@ -276,6 +276,7 @@ def test_promoting_again_registers_nothing_new_but_is_recorded(laboratory, champ
     assert len(Registry(Tracking(None, laboratory)).versions("squares")) == 1
     assert len(readings(laboratory, "helps")) == 2
     assert "reading 1 of these 12 test patients, judged at a one-sided level of 2.74%" in promotion.verdict.sentence
+    assert "more than synthetic data: downstream.learning_rate 0.01 against 1e-08" in promotion.verdict.text()
     assert "reading 2 of these 12 test patients, judged at a one-sided level of 0.68%" in again.verdict.sentence
     before = [reading.verdict for reading in outlook(laboratory, "fails").earlier]
     assert before == [json.loads(done.verdict.to_json()) for done in (promotion, again)]  # of whatever sweep, all kept

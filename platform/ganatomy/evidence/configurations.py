@@ -148,6 +148,18 @@ def names_of(experiments: Sequence[Experiment]) -> dict[str, tuple[str, dict[str
     return named
 
 
+def besides_synthetic(candidate: Experiment, baseline: Experiment) -> str:
+    """What else than the arm and its synthetic images sets two configurations apart, in words; empty for nothing.
+
+    A learning rate that only one of them was tried with, or more labels, may be what a difference comes of.
+    """
+    own, other = (relevant(experiment).flat() for experiment in (candidate, baseline))
+    apart = [name for name in sorted({*own, *other}) if own.get(name) != other.get(name) and not _generators(name)]
+    words = [f"{name} {_word(own.get(name))} against {_word(other.get(name))}" for name in apart
+             if name not in ("arm", "seed", "augmentation")]  # fmt: skip
+    return ", ".join(words)
+
+
 def _generators(name: str) -> bool:
     return name.startswith(("method", "mixing", "drawing", "filter", "transfer")) or name in (
         "labels.gan_sees", "budget.generator_steps", "training.ema",

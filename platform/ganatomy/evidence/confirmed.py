@@ -16,7 +16,7 @@ from ganatomy.contracts import InputError
 from ganatomy.core.names import on_one_line
 from ganatomy.core.plain_files import read_json
 from ganatomy.evidence.ablation import LEVEL, Ablation, ablation_table
-from ganatomy.evidence.configurations import relevant
+from ganatomy.evidence.configurations import besides_synthetic, relevant
 from ganatomy.evidence.results import SweepPlan, outstanding, read_plan, read_results, sweeps
 from ganatomy.evidence.work import unequal_work
 from ganatomy.experiment import Experiment, TrialResult, replicates
@@ -56,6 +56,11 @@ class Pick:
         return {side: replace(trials[0].experiment, seed=0) for side, trials in zip((CANDIDATE, BASELINE), self.sides)}
 
     @property
+    def besides(self) -> str:
+        """``besides_synthetic`` of its two."""
+        return besides_synthetic(self.candidate[0].experiment, self.baseline[0].experiment)
+
+    @property
     def family(self) -> dict[str, str]:
         """The one comparison that its confirmation is run for, as a plan declares it."""
         return {relevant(self.candidate[0].experiment).configuration(): self.names[0]}
@@ -85,6 +90,8 @@ class Confirmed:
             chosen = 100 * (_average(self.before[0]) - _average(self.before[1]))
             lines.append(f"On validation patients the difference was {chosen:+.1f} {self.plan.measure} points when it "
                          f"was chosen. Trained again: {self.finding.sentence}")  # fmt: skip
+        if besides := besides_synthetic(*(self.plan.pick[side] for side in (CANDIDATE, BASELINE))):
+            lines.append(f"They differ in more than synthetic data: {besides}")
         if failed := sum(self.failed):
             lines.append(f"{counted(failed, 'training')} of {self.plan.trials} came to no end")
         return "\n".join(lines)

@@ -166,11 +166,13 @@ def utility(
     candidate: str = "with synthetic data",
     baseline: str = "the best training without it",
     task: DownstreamTask | None = None,
+    besides: str = "",
 ) -> GateResult:
     """Does it help real, held-out patients? The lower limit of the difference lies above the least effect that matters.
 
     finding: what fresh trainings of the candidate and of the best configuration without synthetic data show on the
     *test* patients, at the level of this reading of them.  task: whose score that is; segmentation if not given.
+    besides: what else than synthetic data sets the two apart, in words: it is said, and bars nothing.
     """
     task = task or task_named(Downstream.task)
     figures: dict[str, Figure] = {
@@ -179,13 +181,15 @@ def utility(
         "patients": finding.patients, "trainings": finding.trainings[0], "baseline_trainings": finding.trainings[1],
         "least_shown": finding.least_shown,
     }  # fmt: skip
+    more = f" They differ in more than synthetic data: {besides}." if besides else ""
+    figures |= {"besides": besides} if besides else {}
     measured = (
         f"On {counted(finding.patients, 'held-out patient')} and {counted(finding.trainings[0], 'training')} against "
         f"{finding.trainings[1]}, {candidate} {task.achieved} by {_points(finding.estimate)} {task.measure} points "
         f"{'more' if finding.estimate >= 0 else 'less'} than {baseline}"
     )
     if finding.answer == NO_VERDICT:
-        return GateResult("utility", False, f"{measured}: no verdict, {finding.reason}.", figures)
+        return GateResult("utility", False, f"{measured}: no verdict, {finding.reason}.{more}", figures)
     interval = f"{finding.level:.1%} interval {100 * finding.low:+.1f} to {100 * finding.high:+.1f}"
     by = f" by more than {_points(finding.least)}" if finding.least else ""
     read = {HELPS: f"shown to help{by}", HARMS: "shown to harm"}.get(finding.answer, f"not shown to help{by}")
@@ -194,7 +198,7 @@ def utility(
         sentence += (
             f" A study of this size shows an effect of {100 * finding.least_shown:+.1f} points four times out of five."
         )
-    return GateResult("utility", finding.answer == HELPS, sentence, figures)
+    return GateResult("utility", finding.answer == HELPS, sentence + more, figures)
 
 
 def memorisation(

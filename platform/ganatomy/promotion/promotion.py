@@ -254,7 +254,7 @@ def promote(
     generator, stages = bench.bundle(case.median, case.directory / "generators" / case.median.trial)
     verdict = gate.judge(
         [
-            gate.utility(finding, candidate=names[0], baseline=names[1], task=plan.task),
+            gate.utility(finding, candidate=names[0], baseline=names[1], task=plan.task, besides=case.picked.besides),
             bench.memorisation(stages),
             bench.lineage(generator, stages),
             bench.integrity(generator, stages),
