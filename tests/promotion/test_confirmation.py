@@ -264,6 +264,15 @@ def test_a_forced_promotion_plans_no_trainings(found):
     assert sweeps(found) == ["found"]
 
 
+def test_networks_that_are_gone_are_missed_before_the_test_patients_are_read(laboratory):
+    plan = planned(laboratory, "helps", trainings=3)
+    trained_again(laboratory, plan, (0.9, 0.91, 0.92), (0.5, 0.51, 0.52))
+    assert outlook(laboratory, "helps").confirmed
+    with pytest.raises(InputError, match=r"the networks of fit \w+ are not in .*stages"):
+        promote(laboratory, "helps", "squares")
+    assert not (laboratory / "cohort" / "test-readings.jsonl").exists()
+
+
 @pytest.fixture
 def laboratory(tmp_path, empty_database):
     """The sweep of squares that helps, not confirmed; of scores that were written by hand."""

@@ -74,6 +74,12 @@ class Bench:
         workers = Workers(cpus=self.plan.cpus, gpus=self.plan.gpus)
         return Stages(self.workspace, Path(self.plan.store), result.experiment, workers, say=self.say, may_train=False)
 
+    def check_trained(self, results: Sequence[TrialResult]) -> None:
+        """InputError where the networks of a training that is to judge are not there any more, or are called otherwise
+        by this version: said before the test patients are read for nothing."""
+        for result in results:
+            self.stages(result).model()
+
     # --- utility -------------------------------------------------------------------------------------------------
 
     def finding(

@@ -245,6 +245,7 @@ def promote(
     say(f"candidate: {names[0]}; it must beat: {names[1]}")
     say(case.evidence)
 
+    bench.check_trained([*case.sides[0], *case.sides[1]])
     ledger = case.ledger
     reading = ledger.read(plan.name, names)
     level = case.level(reading.number)
