@@ -168,7 +168,10 @@ def test_before_and_after_show_what_the_luck_of_the_search_was_worth(found):
     assert result.finding.estimate == pytest.approx(0.03)
     assert result.finding.trainings == (3, 3)
     assert "offline · ratio=2: Dice 0.635 (2 trainings, 0.575 to 0.695) when it was chosen, 0.575" in result.text()
-    assert "the difference was +9.0 Dice points when it was chosen. Trained again: " in result.text()
+    assert (
+        "the difference was +9.0 Dice points when it was chosen. Trained again, on the patients that it was chosen by: "
+        in result.text()
+    )
     assert "+3.0 Dice points" in result.text()
     assert json.dumps(result.to_dict())
 

@@ -88,8 +88,10 @@ class Confirmed:
                  for name, before, after in zip(self.names, self.before, self.after)]  # fmt: skip
         if self.finding is not None:
             chosen = 100 * (_average(self.before[0]) - _average(self.before[1]))
-            lines.append(f"On validation patients the difference was {chosen:+.1f} {self.plan.measure} points when it "
-                         f"was chosen. Trained again: {self.finding.sentence}")  # fmt: skip
+            lines += [
+                f"On validation patients the difference was {chosen:+.1f} {self.plan.measure} points when it was "
+                f"chosen. Trained again, on the patients that it was chosen by: {self.finding.sentence}"
+            ]
         if besides := besides_synthetic(*(self.plan.pick[side] for side in (CANDIDATE, BASELINE))):
             lines.append(f"They differ in more than synthetic data: {besides}")
         if failed := sum(self.failed):
