@@ -181,9 +181,9 @@ def place_of(workspace: Path, plan: SweepPlan) -> int:
 
 def trainings_of(workspace: Path, plan: SweepPlan) -> tuple[list[TrialResult], list[TrialResult]]:
     """The finished trainings of a confirmation, by seed: of the candidate, of the baseline."""
-    results = finished(workspace / "sweeps" / plan.name)
+    fresh = [one for one in finished(workspace / "sweeps" / plan.name) if one.experiment.seed in plan.seeds]
     sides = [
-        replicates([one for one in results if replace(one.experiment, seed=0) == plan.pick[side]])
+        replicates([one for one in fresh if replace(one.experiment, seed=0) == plan.pick[side]])
         for side in (CANDIDATE, BASELINE)
     ]
     return [*sides[0].values()], [*sides[1].values()]

@@ -251,9 +251,9 @@ def _tell_labels(store: Store, experiments: Sequence[Experiment]) -> None:
 
 def _packages(plan: SweepPlan) -> list[str]:
     """The packages whose sources decide what the sweep computes."""
-    base = plan.base
-    named = (base.method.name, base.downstream.network.name, base.downstream.task)
-    return nodes.packages_of(available("spaces").get(plan.space, plan.space), *named)
+    named = [name for one in (plan.base, *plan.pick.values())
+             for name in (one.method.name, one.downstream.network.name, one.downstream.task)]  # fmt: skip
+    return nodes.packages_of(available("spaces").get(plan.space, plan.space), *dict.fromkeys(named))
 
 
 @contextlib.contextmanager
