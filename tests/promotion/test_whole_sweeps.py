@@ -36,8 +36,8 @@ pytestmark = [
 ]
 
 SWEEPS = range(5)
-TRAININGS = 5
-PATIENTS = {"ct": (12, 2, 2), "mr": (12, 4, 12)}
+TRAININGS = 8
+PATIENTS = {"ct": (12, 2, 2), "mr": (12, 4, 20)}
 SMALL = {"sampling.size": (32, 32), "budget.segmentor_steps": 250, "budget.generator_steps": 200, "mixing.ratio": 2.0,
          "method.width": 0.0625, "labels.fraction": 0.084, "budget.validations": 1}  # fmt: skip
 
