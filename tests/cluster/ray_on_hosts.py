@@ -131,13 +131,14 @@ def table(sweep: Path) -> dict[str, tuple]:
             result.status,
             dict(result.stages),
             sorted(map(repr, result.scores)),
-            {name: value for name, value in result.summary.items() if not _cost(name)},
+            {name: value for name, value in result.summary.items() if not is_a_cost(name)},
         )
         for result in read_results(sweep)
     }
 
 
-def _cost(name: str) -> bool:
+def is_a_cost(name: str) -> bool:
+    """What differs from run to run: seconds, and how fast."""
     return name.startswith(("budget/", "speed/")) or name.endswith("device_seconds")
 
 

@@ -18,14 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ray_on_hosts import RAYLET, SETTINGS, SPACE, Cluster, finished, make_phantom, table, wait
+from cluster.ray_on_hosts import RAYLET, SETTINGS, SPACE, Cluster, finished, is_a_cost, make_phantom, table, wait
 from cluster.two_hosts import ROOT, Hosts, missing
 from ganatomy.evidence.results import read_results
 
 PATIENCE_S = 900.0
-
-CHANGING = ("budget/", "speed/")
-"""Metrics that are times."""
 
 
 # --- a sweep that something happens to ---------------------------------------------------------------------------
@@ -220,7 +217,7 @@ def recorded(hosts: Hosts, store: str, sweep: Path) -> dict[str, list]:
 def steady(history: dict[str, list]) -> dict[str, list]:
     """The course of every metric; of those that are times, the steps only."""
     return {
-        name: sorted(step if name.startswith(CHANGING) else (step, value) for step, value in course)
+        name: sorted(step if is_a_cost(name) else (step, value) for step, value in course)
         for name, course in history.items()
     }
 
