@@ -95,7 +95,6 @@ class SearchSpace:
     where those of ``points`` say something of the small one (the width of a network); full_sample: likewise of
     ``sample``; by default the same.
     published: what the papers say of these points; a report shows it beside what the sweep found.
-    these: experiments by name, where there is nothing to vary but which of them it is (``space_of``).
     """
 
     name: str
@@ -109,7 +108,6 @@ class SearchSpace:
     full_points: tuple[Values, ...] = ()
     full_sample: Callable[[Suggest], None] | None = None
     published: tuple[PaperTable, ...] = ()
-    these: Mapping[str, Experiment] = field(default_factory=dict)
 
     def named(self) -> set[str]:
         """Methods, networks and tasks that its code tells trials to use: in its bases, its points, and what it lets the
@@ -141,8 +139,6 @@ class SearchSpace:
         What a point leaves out stays as in the base. It is said all the same: else Optuna would choose it, anew for
         each replicate.
         """
-        if self.these:
-            return [{SIDE: name, "seed": seed} for name in self.these for seed in seeds]
         chosen: list[dict[str, Any]] = []
         narrowing = [
             (name, value)
@@ -207,8 +203,6 @@ class SearchSpace:
 
     def experiment(self, values: Values, fixed: Values) -> Experiment:
         """The trial's Experiment: base, then what is fixed, then what was sampled. InputError as in ``with_values``."""
-        if self.these:
-            return replace(self.these[values[SIDE]], seed=int(values["seed"]))
         return self.base.with_values({**fixed, **values})
 
     def check_fixed(self, fixed: Values) -> None:
@@ -226,10 +220,25 @@ SIDE = "side"
 """Parameter of a space of given experiments: which of them a trial is."""
 
 
+@dataclass(frozen=True)
+class GivenSpace(SearchSpace):
+    """A space of nothing but the experiments ``these``, by name, each with every seed."""
+
+    these: Mapping[str, Experiment] = field(default_factory=dict)
+
+    def listed(self, fixed: Values, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """All there is."""
+        return [{SIDE: name, "seed": seed} for name in self.these for seed in seeds]
+
+    def experiment(self, values: Values, fixed: Values) -> Experiment:
+        """The one that is named."""
+        return replace(self.these[values[SIDE]], seed=int(values["seed"]))
+
+
 def space_of(these: Mapping[str, Experiment], name: str) -> SearchSpace:
-    """A space, called ``name``, of nothing but these experiments, each with every seed."""
-    base = next(iter(these.values()))
-    return SearchSpace(name, "nothing but what is given", base, OnlyThese(tuple(these)), these=these)
+    """A ``GivenSpace`` called ``name``."""
+    offered = OnlyThese(tuple(these))
+    return GivenSpace(name, "nothing but what is given", next(iter(these.values())), offered, these=these)
 
 
 @dataclass(frozen=True)
