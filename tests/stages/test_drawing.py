@@ -15,8 +15,9 @@ import torch
 
 from ganatomy.contracts import InputError, Method, Registered
 from ganatomy.experiment import Budget, Choice, Drawing, Experiment, Mixing, Sampling
+from ganatomy.images.imaging import fitted
 from ganatomy.measures.segmentation import dice, patient_scores
-from ganatomy.stages.drawing import Offers, centred, draw_one, drawn_subjects, fitted, labels_in, stacked
+from ganatomy.stages.drawing import Offers, centred, draw_one, drawn_subjects, labels_in, stacked
 from ganatomy.stages.outcome import Outcome, outcome_of, reference_models
 from ganatomy.stages.stages import SYNTHETIC, Stages
 from ganatomy.stores.sampling import Pool

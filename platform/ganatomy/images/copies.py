@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from ganatomy.images.details import amid, detail, fitted, on_grid, sampled
+from ganatomy.images.details import detail, laid_closer, on_grid, sampled
+from ganatomy.images.imaging import fitted
 
 Volume = NDArray[Any]
 
@@ -176,9 +177,9 @@ class Album:
         motion = torch.stack([torch.linalg.inv(one.way) for one in found])
         shift = torch.stack([one.shift for one in found])
         weight = torch.stack([one.weight(self.coarse_shape) for one in found])
-        motion, shift, _ = fitted(coarse, self.coarse[images], weight, motion, shift, self.kind.steps[0])
+        motion, shift, _ = laid_closer(coarse, self.coarse[images], weight, motion, shift, self.kind.steps[0])
         weight = functional.interpolate(weight[:, None], size=self.fine_shape)[:, 0]
-        motion, shift, fit = fitted(fine, self.fine[images], weight, motion, 2 * shift, self.kind.steps[1])
+        motion, shift, fit = laid_closer(fine, self.fine[images], weight, motion, 2 * shift, self.kind.steps[1])
         laid = sampled(self.fine[images, :1], motion, shift)[:, 0] * self._spread(fit.sign())
         agreements = self._agreements(fine, laid)  # [scales, candidates]
         patients = torch.tensor([self._who(one) for one in found])
@@ -225,7 +226,9 @@ class Album:
         size = [max(2, side // 2) for side in grid.shape]
         half = functional.interpolate(grid[None, None], size=size, mode="area")[0, 0]
         coarse = detail(half, 0.7 * _SOFT, 0.6 * _AROUND)
-        return amid(detail(grid, _SOFT, _AROUND), self.fine_shape), amid(coarse, self.coarse_shape)
+        shapes = ((detail(grid, _SOFT, _AROUND), self.fine_shape), (coarse, self.coarse_shape))
+        fine, coarse = (torch.from_numpy(fitted(one.numpy(), shape)) for one, shape in shapes)
+        return fine, coarse
 
     def _spread(self, values: torch.Tensor) -> torch.Tensor:
         return values.reshape(-1, *[1] * self.axes)

@@ -6,7 +6,6 @@ field changes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ _FLOOR = 0.15
 _RIDGE, _FARTHEST, _STRAIN = 0.02, 2.0, 0.08  # of a step: how much it is held back; voxels; part of a length
 
 
-def fitted(
+def laid_closer(
     image: torch.Tensor, seen: torch.Tensor, weight: torch.Tensor, motion: torch.Tensor, shift: torch.Tensor, steps: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Motion [N, axes, axes], shift [N, axes] and correlation [N] by which other images lie best upon ``image`` [*S].
@@ -88,14 +87,3 @@ def detail(grid: torch.Tensor, soft: float, around: float) -> torch.Tensor:
 
 def _smoothed(grid: torch.Tensor, sigma: float) -> torch.Tensor:
     return torch.from_numpy(ndimage.gaussian_filter(grid.numpy(), sigma, mode="nearest", truncate=3.0))
-
-
-def amid(grid: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """The middle of it amid zeros, of that shape."""
-    out, taken, put = torch.zeros(*shape), [], []
-    for side, wanted in zip(grid.shape, shape):
-        size = min(side, wanted)
-        taken.append(slice((side - size) // 2, (side - size) // 2 + size))
-        put.append(slice((wanted - size) // 2, (wanted - size) // 2 + size))
-    out[tuple(put)] = grid[tuple(taken)]
-    return out

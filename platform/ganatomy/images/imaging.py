@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from nibabel import orientations
@@ -317,3 +317,15 @@ def _reversed(volume: Array) -> Array:
 
 Progress = Callable[[int, int], None]
 """Told (done, total) as a long job goes on."""
+
+
+def fitted(volume: NDArray[Any], shape: Sequence[int], outside: float = 0) -> NDArray[Any]:
+    """``volume`` cropped or padded evenly to ``shape``, with ``outside`` beyond its edge."""
+    out = np.full(tuple(shape), outside, volume.dtype)
+    into, taken = [], []
+    for have, want in zip(volume.shape, shape, strict=True):
+        side, gap = min(have, want), abs(have - want) // 2
+        into.append(slice(gap, gap + side) if want > have else slice(0, side))
+        taken.append(slice(gap, gap + side) if have > want else slice(0, side))
+    out[tuple(into)] = volume[tuple(taken)]
+    return out

@@ -18,12 +18,13 @@ import torch
 
 from ganatomy.generators.reloading import drawn_arrays
 from ganatomy.images.copies import Album, Match
+from ganatomy.images.imaging import fitted
 from ganatomy.measures.roc import LESION
 from ganatomy.measures.segmentation import nearest_distances
 from ganatomy.promotion import gate
 from ganatomy.promotion.gate import GateResult
 from ganatomy.promotion.resemblance import Own, Resemblance
-from ganatomy.stages.drawing import Offers, as_volume, fitted, size_for
+from ganatomy.stages.drawing import Offers, as_volume, size_for
 from ganatomy.stages.lesion_patches import rules_of
 from ganatomy.stages.stages import PATCHES, SYNTHETIC, Stages
 from ganatomy.stages.synthesis import held_out_translations

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ganatomy.contracts import Method
 from ganatomy.experiment import Experiment
-from ganatomy.stages.drawing import fitted
+from ganatomy.images.imaging import fitted
 from ganatomy.stores.layout import Record
 from ganatomy.stores.sampling import Pool
 from ganatomy.training.inference import Made

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ganatomy.contracts import InputError, Method
 from ganatomy.core.standstill import moved
 from ganatomy.experiment import Drawing
+from ganatomy.images.imaging import fitted
 from ganatomy.stores.layout import Record
 from ganatomy.stores.sampling import Pool
 from ganatomy.training.inference import evaluating
@@ -141,18 +142,6 @@ def centred(affine: Any, shape: Sequence[int]) -> NDArray[np.float64]:
     affine = np.array(affine, float)
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape[::-1]) - 1) / 2)
     return affine
-
-
-def fitted(volume: NDArray[Any], shape: Sequence[int], outside: float = 0) -> NDArray[Any]:
-    """``volume`` cropped or padded evenly to ``shape``, with ``outside`` beyond its edge."""
-    out = np.full(tuple(shape), outside, volume.dtype)
-    into, taken = [], []
-    for have, want in zip(volume.shape, shape, strict=True):
-        side, gap = min(have, want), abs(have - want) // 2
-        into.append(slice(gap, gap + side) if want > have else slice(0, side))
-        taken.append(slice(gap, gap + side) if have > want else slice(0, side))
-    out[tuple(into)] = volume[tuple(taken)]
-    return out
 
 
 def as_volume(image: NDArray[Any]) -> NDArray[Any]:
