@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from evidence.test_report import LOST, experiment, sweep, trial
+from evidence.sweeps import LOST, experiment, sweep, trial
 from ganatomy.evidence import report
 from ganatomy.experiment import TrialResult
 
