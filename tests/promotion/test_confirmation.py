@@ -12,7 +12,8 @@ import tiny
 from ganatomy.api.sweeping import Sweep
 from ganatomy.contracts import InputError
 from ganatomy.evidence.ablation import ablation_table
-from ganatomy.evidence.confirmed import aftermath, came_to, lost_of, picked_in, trainings_of
+from ganatomy.evidence.account import account
+from ganatomy.evidence.confirmed import came_to, lost_of, picked_in, trainings_of
 from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps, write_result
 from ganatomy.experiment import Score, TrialResult
 from ganatomy.measures.families import reading_level
@@ -154,7 +155,7 @@ def test_what_cannot_be_confirmed_is_refused_in_a_line(found):
     write_sweep(found, trial("a", "real", 0, 0.5), trial("b", "offline", 0, 0.9, **work), name="unequal")
     with pytest.raises(InputError, match=r"unequal work downstream: 50 updates against 6; expected the same updates"):
         planned(found, "unequal")
-    with pytest.raises(InputError, match=r"expected|nearest|did you mean 'found'"):
+    with pytest.raises(InputError, match=r"no sweep 'fund' in workspace .*did you mean 'found'"):
         planned(found, "fund")
 
 
@@ -176,16 +177,20 @@ def test_before_and_after_show_what_the_luck_of_the_search_was_worth(found):
     assert json.dumps(result.to_dict())
 
 
+def since(workspace, plan):
+    return account(workspace, plan, read_results(workspace / "sweeps" / plan.name)).aftermath
+
+
 def test_a_verdict_on_another_pick_says_of_which_and_a_damaged_one_stops_no_report(found):
     plan, verdict = read_plan(found / "sweeps" / "found"), found / "sweeps" / "found" / "verdict.json"
     said = {"candidate": "offline · ratio=2", "baseline": "real", "sentence": "Promoted.", "gates": []}
     verdict.write_text(json.dumps(said))
-    assert aftermath(found, plan) == ("Promoted.",)
+    assert since(found, plan) == ("Promoted.",)
     write_sweep(found, *(trial(f"offline-{seed}", "offline", seed, 0.8) for seed in (0, 1)))
-    assert aftermath(found, plan) == ("Before that offline · ratio=2 was judged against real:", "Promoted.")
+    assert since(found, plan) == ("Before that offline · ratio=2 was judged against real:", "Promoted.")
     for damaged in ("{}", "[]", "{"):
         verdict.write_text(damaged)
-        assert aftermath(found, plan) == (f"What its promotion came to cannot be told: {verdict} is damaged",)
+        assert since(found, plan) == (f"What its promotion came to cannot be told: {verdict} is damaged",)
 
 
 def test_a_candidate_that_lost_a_training_has_no_verdict_and_a_baseline_that_did_has_one(found):

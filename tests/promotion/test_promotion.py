@@ -243,6 +243,8 @@ def test_the_page_of_the_sweep_tells_of_confirmation_and_promotion_in_mlflow_too
     page = Path(client.download_artifacts(run.info.run_id, "report.html", str(tmp_path))).read_text()
     assert html.escape(promotion.verdict.sentence) in page
     assert "when it was chosen" in page
+    assert "cohort: cohort" in page
+    assert str(laboratory) not in page  # where it lies is nobody's business there
     assert all(html.escape(gate.sentence) in page for gate in promotion.verdict.gates)
 
 

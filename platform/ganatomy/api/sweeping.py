@@ -7,16 +7,17 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from ganatomy.contracts import InputError
 from ganatomy.core.installation import workspace_of
 from ganatomy.core.plugins import allow
 from ganatomy.core.terminal import INTERRUPTED, detail, tell
-from ganatomy.evidence.ablation import Ablation, ablation_table
-from ganatomy.evidence.confirmed import Confirmed, aftermath, came_to, picked_in
+from ganatomy.evidence.ablation import Ablation
+from ganatomy.evidence.account import account, record, write_page
+from ganatomy.evidence.confirmed import Confirmed, came_to, picked_in
 from ganatomy.evidence.results import SweepPlan, outstanding, read_plan, read_results, sweep_directory, sweeps
 
 if TYPE_CHECKING:
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
     from ganatomy.cohorts.cohort import Cohort
     from ganatomy.promotion.promotion import Outlook, Promotion
     from ganatomy.sweeps.request import SweepRequest
+
+
+class Where(TypedDict, total=False):
+    """Where trainings run, and how many at a time, as ``sweep`` takes it."""
+
+    concurrent: int
+    standstill_s: float
+    address: str
+    nodes: int
+    store_cache: str
+    store_url: str
 
 
 @dataclass(frozen=True)
@@ -52,9 +64,7 @@ class Sweep:
         come of the sweep since (``.aftermath``): its confirmation, and its promotion."""
         plan, results = self.plan, read_results(self.directory)
         detail(f"{len(results)} of {plan.trials} trials are in {self.directory}")
-        published = plan.published(lambda why: tell(f"note: {why}"))
-        table = ablation_table(results, published=published, declared=plan.family)
-        return replace(table, aftermath=aftermath(self.workspace, plan))
+        return account(self.workspace, plan, results, lambda why: tell(f"note: {why}"))
 
     def table(self) -> pandas.DataFrame:
         """The ablation table, one row a configuration, the best first.
@@ -94,11 +104,7 @@ class Sweep:
 
         ablation: what it shows, where it is computed already.
         """
-        from ganatomy.evidence.report import write_html
-
-        plan = self.plan
-        facts = {"cohort": plan.cohort, "digest": plan.cohort_digest, "search space": plan.space}
-        return write_html(ablation or self.ablation(), Path(path), title=f"Sweep {plan.name}", facts=facts)
+        return write_page(ablation or self.ablation(), self.plan, Path(path))
 
     def resume(
         self,
@@ -140,7 +146,7 @@ class Sweep:
         as_it_stands: str | None = None,
         allow_dotted: Sequence[str] = (),
         say: Callable[[str], None] = tell,
-        **where: Any,
+        **where: Unpack[Where],
     ) -> Confirmed:
         """Train what it picked, and the best without synthetic data, again under fresh seeds: the evidence for a
         verdict, which the scores of a search are not. Goes on where an earlier call was cut short.
@@ -151,16 +157,16 @@ class Sweep:
         InputError where trials are outstanding, where there is nothing to confirm, and where it was begun with another
         number of trainings.
         """
-        from ganatomy.promotion.confirmation import log_page, planned
+        from ganatomy.promotion.confirmation import planned
         from ganatomy.tracking.runs import Tracking
 
         allow(*allow_dotted)
-        plan = planned(self.workspace, self.name, trainings=trainings, as_it_stands=as_it_stands, say=say)
-        again = Sweep(self.workspace, plan.name)
-        if outstanding(again.directory, plan):
-            again.resume(allow_dotted=allow_dotted, **where)
-        log_page(Tracking(self.plan.tracking_uri or None, self.workspace), self.plan, self.directory, self.ablation())
-        return came_to(self.workspace, plan, picked_in(self.directory, self.plan))
+        again = planned(self.workspace, self.name, trainings=trainings, as_it_stands=as_it_stands, say=say)
+        directory, plan = self.directory, self.plan
+        if outstanding(self.workspace / "sweeps" / again.name, again):
+            Sweep(self.workspace, again.name).resume(allow_dotted=allow_dotted, **where)
+        record(self.ablation(), plan, directory, Tracking(plan.tracking_uri or None, self.workspace))
+        return came_to(self.workspace, again, picked_in(directory, plan))
 
     def promote(
         self,
@@ -173,7 +179,7 @@ class Sweep:
         tracking_uri: str = "",
         allow_dotted: Sequence[str] = (),
         say: Callable[[str], None] = tell,
-        **where: Any,
+        **where: Unpack[Where],
     ) -> Promotion:
         """Let what it picked through the gates; if it passes, a generator of it becomes ``models:/NAME@champion``.
 

@@ -227,13 +227,13 @@ def judged_without(
     return measured(more, less, why, alpha=alpha)
 
 
-def aftermath(workspace: Path, plan: SweepPlan) -> tuple[str, ...]:
+def aftermath(workspace: Path, plan: SweepPlan, table: Ablation, results: Sequence[TrialResult]) -> tuple[str, ...]:
     """What has come of a sweep since it ended, in sentences: its confirmation, and the latest verdict with its gates.
 
-    Nothing of a confirmation where there is none of what is picked now; a verdict on another pick names it.
+    table, results: of the sweep, as it stands. Nothing of a confirmation where there is none of what is picked now; a
+    verdict on another pick names it.
     """
     directory = workspace / "sweeps" / plan.name
-    table = ablation_table(results := finished(directory), declared=plan.family)
     if not (table.candidate and table.baseline):
         return ()
     picked = pick(table, results, plan.name)

@@ -14,18 +14,15 @@ from pathlib import Path
 
 from ganatomy.cohorts.claims import alone_in, assert_reserved, numbered, reserved
 from ganatomy.contracts import InputError
-from ganatomy.evidence.ablation import Ablation
 from ganatomy.evidence.confirmed import (
     CANDIDATE,
     SUFFIX,
     Pick,
-    aftermath,
     check_equal_work,
     confirmation_of,
     confirmations,
     picked_in,
 )
-from ganatomy.evidence.report import write_html
 from ganatomy.evidence.results import PLAN, SweepPlan, outstanding, read_plan, read_results, sweep_directory, sweeps
 from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import MINIMUM_TRAININGS
@@ -150,9 +147,3 @@ def _write(workspace: Path, plan: SweepPlan) -> SweepPlan:
         assert_reserved(root / name)
         plan.save(root / name)
     return plan
-
-
-def log_page(tracking: Tracking, plan: SweepPlan, directory: Path, table: Ablation) -> None:
-    """Write a sweep's page anew, with what has come of it since, in its folder and in MLflow."""
-    table = replace(table, aftermath=aftermath(directory.parents[1], plan))
-    tracking.log_artifact(plan.run_id, write_html(table, directory / "report.html", title=f"Sweep {plan.name}"))

@@ -17,6 +17,7 @@ from typing import Any
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import plain
 from ganatomy.evidence.ablation import Ablation, ablation_table
+from ganatomy.evidence.account import account, record
 from ganatomy.evidence.confirmed import (
     BASELINE,
     CANDIDATE,
@@ -35,6 +36,7 @@ from ganatomy.evidence.results import (
     SweepPlan,
     outstanding,
     read_plan,
+    read_results,
     sweep_directory,
     sweeps,
     write_json,
@@ -45,7 +47,7 @@ from ganatomy.generators.registry import Registry, check_name
 from ganatomy.measures.families import reading_level
 from ganatomy.measures.statistics import counted
 from ganatomy.promotion import gate
-from ganatomy.promotion.confirmation import left_out, log_page
+from ganatomy.promotion.confirmation import left_out
 from ganatomy.promotion.examination import Bench
 from ganatomy.promotion.gate import Verdict
 from ganatomy.promotion.ledger import LEDGER, Ledger, Reading, earlier_readings, place
@@ -243,7 +245,7 @@ def promote(
     plan, bench, names = case.plan, case.bench, case.picked.names
     tracking = Tracking(uri or plan.tracking_uri or None, workspace)
     say(f"candidate: {names[0]}; it must beat: {names[1]}")
-    say(case.evidence)
+    say(case.barred or case.evidence)
 
     bench.check_trained([*case.sides[0], *case.sides[1]])
     ledger = case.ledger
@@ -376,7 +378,8 @@ def _record(tracking: Tracking, case: _Case, verdict: Verdict, name: str, versio
     text = json.dumps(verdict.to_dict(), indent=1)
     for file, content in ((VERDICT, text), (f"verdicts/reading-{verdict.reading}.json", text), (LEDGER, ledger.text())):
         tracking.log_text(plan.run_id, file, content)
-    log_page(tracking, plan, case.directory, case.table)
+    table = account(case.bench.workspace, plan, read_results(case.directory))
+    record(table, plan, case.directory, tracking)
     tags: Mapping[str, Any] = {
         "verdict": verdict.sentence,
         "candidate": verdict.candidate,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
@@ -33,6 +33,9 @@ from ganatomy.sweeps.recording import Recording
 from ganatomy.sweeps.trial import NAME, VALIDATION
 from ganatomy.tracking.runs import Tracking
 from ganatomy.training.distributed import read_history
+
+if TYPE_CHECKING:
+    from ganatomy.evidence.ablation import Ablation
 
 QUIET_S = 20.0
 """A line about running trials at least this often, so that nobody wonders whether anything happens."""
@@ -60,6 +63,8 @@ class SweepProgress(tune.Callback):
         self.done_before = {result.trial for result in results if is_concluded(directory, result.trial)}
         self.best = max((r.summary[plan.score] for r in results if r.status == "finished"), default=-math.inf)
         self.ended = 0
+        self.table: Ablation | None = None
+        """Of the sweep at its end; None before that, and where no trial has finished."""
         self.recording = Recording(plan, directory, tracking, self._say, results)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -121,7 +126,7 @@ class SweepProgress(tune.Callback):
         results = read_results(self.directory)
         missing = self.plan.trials - sum(is_concluded(self.directory, result.trial) for result in results)
         late = self.recording.finish(timeout=60.0)
-        self._log_report(results)
+        self._record(results)
         self.tracking.terminate(self.plan.run_id, "KILLED" if missing else "FINISHED")
         if late:
             self._warn(f"tracking server away: {late} runs have metrics to send; --resume {self.plan.name} sends them")
@@ -140,16 +145,13 @@ class SweepProgress(tune.Callback):
         usual = Path(os.environ.get("GANATOMY_WORKSPACE") or "workspace").absolute() == workspace
         return "" if usual else f" --workspace {shlex.quote(os.path.relpath(workspace))}"
 
-    def _log_report(self, results: Sequence[Any]) -> None:
-        from ganatomy.evidence.ablation import ablation_table
-        from ganatomy.evidence.report import to_json, write_html
+    def _record(self, results: Sequence[Any]) -> None:
+        from ganatomy.evidence.account import account, record
 
         if not any(result.status == "finished" for result in results):
             return
-        table = ablation_table(results, published=self.plan.published(), declared=self.plan.family)
-        page = write_html(table, self.directory / "report.html")
-        self.tracking.log_artifact(self.plan.run_id, page)
-        self.tracking.log_text(self.plan.run_id, "ablation.json", to_json(table))
+        self.table = account(self.directory.parents[1], self.plan, results)
+        record(self.table, self.plan, self.directory, self.tracking)
         best = max(result.summary[self.plan.score] for result in results if result.status == "finished")
         self.tracking.log_metrics(self.plan.run_id, {f"best/{self.plan.score}": best})
 

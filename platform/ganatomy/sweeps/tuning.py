@@ -14,7 +14,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ganatomy.cluster import roll
 from ganatomy.cluster.joining import leave_ray
 from ganatomy.contracts import InputError
-from ganatomy.evidence.results import SweepPlan, read_results, read_status
+from ganatomy.evidence.results import SweepPlan, read_status
 from ganatomy.sweeps.progress import SweepProgress
 from ganatomy.sweeps.proposals import TRIAL, Proposals
 from ganatomy.sweeps.trial import VALIDATION, run_trial
@@ -36,7 +36,6 @@ def run_sweep(plan: SweepPlan, workspace: Path, tell: Callable[[str], object] = 
 
     Ray must have been started.
     """
-    from ganatomy.evidence.ablation import ablation_table
     from ganatomy.evidence.report import render_text
 
     directory = workspace / "sweeps" / plan.name
@@ -48,12 +47,10 @@ def run_sweep(plan: SweepPlan, workspace: Path, tell: Callable[[str], object] = 
         shutil.rmtree(directory / TUNE, ignore_errors=True)  # of a driver that was killed
         _tuner(plan, workspace, proposals, progress).fit()
     leave_ray()
-    results = read_results(directory)
     unfinished = progress.conclude(began)
-    if not any(result.status == "finished" for result in results):
-        return 130 if unfinished else 1
-    tell(render_text(ablation_table(results, published=plan.published(), declared=plan.family)))
-    return 130 if unfinished else 0
+    if (table := progress.table) is not None:
+        tell(render_text(table))
+    return 130 if unfinished else int(table is None)
 
 
 def trainable(plan: SweepPlan, workspace: Path) -> Any:
