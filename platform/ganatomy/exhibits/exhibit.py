@@ -1,0 +1,44 @@
+"""What every exhibit of a report is made of: sentences, tables and pictures under a heading, whatever it is written as.
+
+An exhibit knows neither HTML nor LaTeX; ``ganatomy.reports`` writes it as either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as it is shown.
+
+    headers: one a column, the first of them of what a row is about.  rows: cells as text, as many as headers; a line
+    break in a cell stays one.  readings: one a row, ``helps``, ``harms``, ``undecided`` … or empty: what colours it.
+    strong: the places of rows that stand out, such as the candidate.
+    """
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    readings: tuple[str, ...] = ()
+    strong: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG with the sentence that says what is seen in it; that sentence is its alternative text as well."""
+
+    caption: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One section of a report.
+
+    heading: in a few words.  sentences: plain text, before what follows.  grids, pictures: shown in this order.
+    """
+
+    heading: str
+    sentences: tuple[str, ...] = ()
+    grids: tuple[Grid, ...] = ()
+    pictures: tuple[Picture, ...] = ()
