@@ -6,8 +6,10 @@ by ``crossed.contrast`` and ``verdicts.answers`` at the level of the test patien
 the same true effect over the two arms. ``coverage`` is that of the gate's two-sided interval (94.5 %).
 
 A score is: the patient's difficulty + what this configuration does to this patient + the training's luck, which all
-patients share + the rest. In skewed cells a few patients are hard, and the candidates help most patients a little while
-they hurt a few much: the case in which a mean looks surer than it is.
+patients share + the rest. ``shared``: which share of the luck's variance a training has in common with that of the same
+seed on the other side, as where a seed draws the labelled patients. From ``verdicts.PAIRS`` trainings on, such two are
+judged as pairs, as in confirmations. In skewed cells a few patients are hard, and the candidates help most patients a
+little while they hurt a few much: the case in which a mean looks surer than it is.
 
     python benchmarks/bench_verdicts.py [--sweeps 400] [--json cells.json] [--seed 0]
 
@@ -34,10 +36,12 @@ from numpy.typing import NDArray
 from ganatomy.measures.crossed import Contrast, Side, contrast, scores_of
 from ganatomy.measures.families import reading_level
 from ganatomy.measures.reader_studies import areas
-from ganatomy.measures.verdicts import answers
+from ganatomy.measures.verdicts import answers, are_pairs
 
 MEASURES, SHAPES = ("dice", "auc"), ("symmetric", "skewed")
-LUCK, EFFECTS = (0.0, 3.0, 6.0), (0.0, 1.0, 2.0, 3.0, 5.0)
+LUCK, EFFECTS = ((0.0, 0.0), (3.0, 0.0), (3.0, 0.8), (6.0, 0.0), (6.0, 0.8)), (0.0, 1.0, 2.0, 3.0, 5.0)
+"""Luck with the share of it that equal seeds have in common; true effects."""
+
 CANDIDATES, TRAININGS, PATIENTS = (1, 4, 12, 40), (3, 5), (6, 12, 30)
 BLIND = 2
 VALIDATION_PATIENTS, SEARCH_TRAININGS = 12, 2
@@ -66,6 +70,7 @@ class Setting:
     trainings: int = 5
     patients: int = 12
     effect: float = 0.0
+    shared: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -140,13 +145,15 @@ class Ward:
         return spread(rng, (sweeps, configurations, patients), candidate and setting.shape == "skewed")
 
 
-def judged(
-    rng: np.random.Generator, setting: Setting, ward: Ward, own: Floats, trainings: int, candidate: bool
-) -> Side:
-    """The side of fresh trainings: leading axes [sweeps, configurations]; figures in points."""
+def judged(rng: np.random.Generator, setting: Setting, ward: Ward, own: Floats, candidate: bool, seeds: Floats) -> Side:
+    """The side of fresh trainings: leading axes [sweeps, configurations]; figures in points.
+
+    seeds: [sweeps, 1, trainings], what each seed gives to whatever is trained under it, of variance 1.
+    """
     effect = setting.effect if candidate else 0.0
-    shape = (*own.shape[:2], trainings)
-    luck = setting.luck * rng.standard_normal((*shape, 1))
+    shape = (*own.shape[:2], seeds.shape[-1])
+    luck = np.sqrt(setting.shared) * seeds + np.sqrt(1 - setting.shared) * rng.standard_normal(shape)
+    luck = setting.luck * luck[..., None]
     rest = rng.standard_normal((*shape, own.shape[-1]))
     if setting.measure == "dice":
         shared = DIFFICULTY * ward.difficulty[:, None] + OWN * own
@@ -161,12 +168,17 @@ def judged(
     return Side(100 * side.means, 100 * side.pulls, side.freedom)
 
 
+def seeds_for(rng: np.random.Generator, ward: Ward, trainings: int) -> Floats:
+    """What so many seeds give to what is trained under them, in each sweep."""
+    return rng.standard_normal((len(ward.difficulty), 1, trainings))
+
+
 def searched(rng: np.random.Generator, setting: Setting, ward: Ward) -> NDArray[np.intp]:
     """Which configuration validation prefers, of the candidates and of the arms without: [2, sweeps]."""
-    best = []
+    best, seeds = [], seeds_for(rng, ward, SEARCH_TRAININGS)
     for count, candidate in ((setting.candidates, True), (BLIND, False)):
         own = ward.own(rng, setting, count, candidate)
-        side = judged(rng, setting, ward, own, SEARCH_TRAININGS, candidate)
+        side = judged(rng, setting, ward, own, candidate, seeds)
         best.append(side.means.mean(axis=-1).argmax(axis=-1))
     return np.stack(best)
 
@@ -182,13 +194,14 @@ def confirmed(rng: np.random.Generator, setting: Setting, sweeps: int) -> Contra
 def fresh(rng: np.random.Generator, setting: Setting, test: Ward, chosen: NDArray[np.intp], blind: Floats) -> Contrast:
     """Fresh trainings of the chosen candidate and of the chosen arm without."""
     rows = np.arange(len(blind))
-    every = test.own(rng, setting, setting.candidates, True)
+    every, seeds = test.own(rng, setting, setting.candidates, True), seeds_for(rng, test, setting.trainings)
     sides = []
     for own, candidate, choice in ((every, True, chosen[0]), (blind, False, chosen[1])):
         picked = own[rows, choice][:, None]
-        side = judged(rng, setting, test, picked, setting.trainings, candidate)
+        side = judged(rng, setting, test, picked, candidate, seeds)
         sides.append(Side(side.means[:, 0], side.pulls[:, 0], side.freedom))
-    return contrast(*sides)
+    same = range(setting.trainings)
+    return contrast(*sides, pairs=are_pairs(same, same))
 
 
 def ten_readings(rng: np.random.Generator, setting: Setting, cohorts: int) -> float:
@@ -215,8 +228,10 @@ def measured(setting: Setting, sweeps: int, seed: int, *, ten: bool = False) -> 
 
 def grid() -> Iterator[Setting]:
     """All cells that the table has."""
-    for values in product(MEASURES, SHAPES, LUCK, CANDIDATES, TRAININGS, PATIENTS, EFFECTS):
-        yield Setting(*values)
+    for measure, shape, (luck, shared), *rest in product(
+        MEASURES, SHAPES, LUCK, CANDIDATES, TRAININGS, PATIENTS, EFFECTS
+    ):
+        yield Setting(measure, shape, luck, *rest, shared=shared)
 
 
 # --- telling -----------------------------------------------------------------------------------------------------
@@ -224,7 +239,7 @@ def grid() -> Iterator[Setting]:
 
 def table(cells: Sequence[Cell], column: str, value: str) -> str:
     """Markdown, in percent: means of ``value``, a row for each case, a column for each value of ``column``."""
-    names = ("measure", "shape", "patients", "trainings", "luck")
+    names = ("measure", "shape", "patients", "trainings", "luck", "shared")
     found: dict[tuple, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
         found[tuple(getattr(cell, name) for name in names)][getattr(cell, column)].append(getattr(cell, value))

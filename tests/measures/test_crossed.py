@@ -246,7 +246,52 @@ def test_what_cannot_be_compared_is_refused():
         paired(scores_of(a), scores_of(b))
 
 
+def test_of_pairs_what_both_owe_to_the_seed_drops_out():
+    a, b = pair()
+    b = b[:, : a.shape[1]]
+    a = a[:, : b.shape[1]]
+    seeds = 0.3 * np.random.default_rng(12).standard_normal(a.shape[1])
+    plain = contrast(scores_of(a), scores_of(b), pairs=True)
+    lucky = contrast(scores_of(a + seeds), scores_of(b + seeds), pairs=True)
+    assert (float(lucky.low()), float(lucky.high())) == pytest.approx((float(plain.low()), float(plain.high())))
+    assert lucky.trainings == (a.shape[1],)
+    apart = contrast(scores_of(a + seeds), scores_of(b + seeds))
+    assert float(apart.error) > 2 * float(lucky.error)
+
+
+def test_pairs_are_the_analysis_of_their_differences_with_a_more_careful_freedom():
+    a, b = pair()
+    r = min(a.shape[1], b.shape[1])
+    found = contrast(scores_of(a[:, :r]), scores_of(b[:, :r]), pairs=True)
+    plain = contrast(scores_of(a[:, :r] - b[:, :r]))
+    assert float(found.estimate) == pytest.approx(float(plain.estimate))
+    assert float(found.error) == pytest.approx(float(plain.error))
+    assert float(found.luck[0]) == pytest.approx(float(plain.luck[0]))
+    assert float(found.freedom) < float(plain.freedom)
+
+
+def test_one_table_twice_varies_in_nothing():
+    """Whatever rounding leaves of a difference of equal scores is no measure of certainty."""
+    a, _ = pair()
+    found = contrast(scores_of(a), scores_of(a + 1e-17), pairs=True)
+    assert float(found.error) == 0
+    assert float(found.p_more()) == 1
+
+
 # --- whether the level is kept -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.0, 0.9])
+def test_level_of_pairs_is_kept_far_out_in_the_tails(share):
+    """At the level of a fifth reading, by 30 patients, of whom the luck of five trainings is nearly all."""
+    rng, level = np.random.default_rng(11), 0.0011
+    seeds = 0.06 * np.sqrt(share) * rng.standard_normal((40_000, 1, 5))
+    own = 0.06 * np.sqrt(1 - share)
+    hard = 0.1 * rng.standard_normal((40_000, 30, 1))
+    a, b = (drawn(rng, 30, 5, hard=hard, luck=own, studies=(40_000,)) + seeds for _ in range(2))
+    found = contrast(scores_of(a), scores_of(b), pairs=True)
+    assert np.mean(found.p_more() < level) < 1.6 * level
+    assert np.mean(found.p_more() < 0.0274) < 0.036
 
 
 @pytest.mark.parametrize("candidate_luck", [0.0, 0.03, 0.06])

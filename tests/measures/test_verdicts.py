@@ -72,6 +72,21 @@ def test_a_finding_says_what_the_analysis_found():
     assert found.answer == {1: HELPS, 0: UNDECIDED, -1: HARMS}[int(answers(plain, 0.025))]
 
 
+def test_trainings_of_equal_seeds_are_judged_as_pairs_from_five_on():
+    more, less = of_scores(trainings(1, 5)), of_scores(trainings(2, 5))
+    found = compare(more, less, seeds=(range(5), range(5)))
+    plain = contrast(more.side, less.side, pairs=True)
+    assert found.paired
+    assert (found.low, found.high) == pytest.approx((float(plain.low()), float(plain.high())))
+    assert "5 pairs of trainings" in found.sentence
+    assert len(found.parts.training) == 1
+    assert Finding.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    for seeds in ((range(5), (1, 0, 2, 3, 4)), (range(5), range(1, 6)), ((), ())):
+        assert not compare(more, less, seeds=seeds).paired
+    four = of_scores(trainings(1, 4)), of_scores(trainings(2, 4))
+    assert not compare(*four, seeds=(range(4), range(4))).paired
+
+
 def test_the_order_of_patients_does_not_matter():
     less = trainings(2)
     turned = [dict(reversed(one.items())) for one in less]

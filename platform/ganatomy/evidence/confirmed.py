@@ -210,15 +210,28 @@ def lost_of(workspace: Path, plan: SweepPlan) -> tuple[int, int]:
 
 def judged_again(plan: SweepPlan, sides: tuple[list[TrialResult], list[TrialResult]], lost: tuple[int, int]) -> Finding:
     """What fresh trainings show on validation patients. Raises InputError where they share no patient."""
-    return judged_without(lost, *plan.task.judged(*([one.scores for one in side] for side in sides)))
+    judged = plan.task.judged(*([one.scores for one in side] for side in sides))
+    return judged_without(lost, *judged, seeds=(seeds_of(sides[0]), seeds_of(sides[1])))
+
+
+def seeds_of(trainings: Sequence[TrialResult]) -> tuple[int, ...]:
+    """In the order given."""
+    return tuple(one.experiment.seed for one in trainings)
 
 
 def judged_without(
-    lost: tuple[int, int], more: Judged, less: Judged, *, alpha: float = LEVEL, least: float = 0.0
+    lost: tuple[int, int],
+    more: Judged,
+    less: Judged,
+    *,
+    alpha: float = LEVEL,
+    least: float = 0.0,
+    seeds: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> Finding:
     """What trainings show that may be the good ones: of candidate and baseline ``lost`` came to no end. There is no
-    verdict that this may be the cause of: none where the candidate lost one, no harm where the baseline did."""
-    found = compare(more, less, alpha=alpha, least=least)
+    verdict that this may be the cause of: none where the candidate lost one, no harm where the baseline did.
+    seeds: as for ``verdicts.compare``."""
+    found = compare(more, less, alpha=alpha, least=least, seeds=seeds)
     side = CANDIDATE if lost[0] else BASELINE if lost[1] and found.answer == HARMS else ""
     if not side:
         return found

@@ -27,6 +27,10 @@ MINIMUM_PATIENTS, MINIMUM_OF_A_CLASS, MINIMUM_TRAININGS = 6, 3, 3
 
 HELPS, HARMS, UNDECIDED, NO_VERDICT = "helps", "harms", "undecided", "no verdict"
 
+PAIRS = 5
+"""From so many trainings of equal seeds on, what is judged is their differences: with fewer, the degrees of freedom
+that this costs are dearer than what it takes off."""
+
 K = TypeVar("K", bound=Hashable)
 
 POWER = 0.8
@@ -98,15 +102,16 @@ def of_predictions(predictions: Predictions) -> Judged:
 
 @dataclass(frozen=True)
 class Parts:
-    """What makes a difference uncertain, as standard deviations in the measure's unit; pairs: candidate, baseline.
+    """What makes a difference uncertain, as standard deviations in the measure's unit.
 
     patients: of the difference, for having these patients and no others, had both sides been trained without end.
     training: of one training's luck, shared by all patients.  residual: of what else makes two trainings' means differ.
+    Both: of (candidate, baseline), or, where trainings are pairs, of (their difference,) alone.
     """
 
     patients: float
-    training: tuple[float, float]
-    residual: tuple[float, float]
+    training: tuple[float, ...]
+    residual: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,8 @@ class Finding:
     estimate: mean of the candidate less that of the baseline, in shares (0.01 is a point).  low, high: one-sided limits
     at ``alpha`` each, infinite without a verdict.  p_helps, p_harms: one-sided, times ``comparisons``: below ``family``
     exactly where the answer says so.  family: level of the whole family; alpha: of this comparison in it.
-    error, freedom: of the t.  patients, trainings (candidate, baseline): how many.
+    error, freedom: of the t.  patients, trainings (candidate, baseline): how many.  paired: whether the trainings of
+    either side were taken as pairs, of equal seeds.
     means: what each training reached, a side each.  pairs: patient, candidate, baseline, means over trainings (Dice).
     least_shown, least_shown_doubled: the smallest true effect above ``least`` that is shown four times out of five, by
     a study like this one and by one with twice its patients.
@@ -143,6 +149,7 @@ class Finding:
     least_shown: float = math.nan
     least_shown_doubled: float = math.nan
     reason: str = ""
+    paired: bool = False
 
     @property
     def comparisons(self) -> float:
@@ -161,11 +168,16 @@ class Finding:
         return 1 - 2 * self.alpha
 
     @property
+    def of_trainings(self) -> str:
+        """How many trainings were compared, in words."""
+        if self.paired:
+            return f"{self.trainings[0]} pairs of trainings"
+        return f"{counted(self.trainings[0], 'training')} against {self.trainings[1]}"
+
+    @property
     def sentence(self) -> str:
         """The finding in words."""
-        who = (
-            f"{counted(self.patients, 'patient')}, {counted(self.trainings[0], 'training')} against {self.trainings[1]}"
-        )
+        who = f"{counted(self.patients, 'patient')}, {self.of_trainings}"
         told = f"{100 * self.estimate:+.1f} {self.measure} points"
         if self.answer == NO_VERDICT:
             return f"No verdict: {self.reason}. Measured: {told} ({who})."
@@ -213,12 +225,28 @@ def too_few(patients: int, trainings: Sequence[int], smallest_class: int | None 
     return ", and ".join(lacking)
 
 
-def compare(more: Judged, less: Judged, *, alpha: float = 0.025, least: float = 0.0) -> Finding:
+def compare(
+    more: Judged,
+    less: Judged,
+    *,
+    alpha: float = 0.025,
+    least: float = 0.0,
+    seeds: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> Finding:
     """Judge a candidate against a baseline at a one-sided ``alpha``. least: the effect that must be exceeded to help.
 
-    Raises InputError where the two were judged by other patients, images or measures.
+    seeds: of the trainings of either side, in their order; where they are the same, and ``PAIRS`` or more, they are
+    judged as pairs. Raises InputError where the two were judged by other patients, images or measures.
     """
-    return compare_all({"": more}, less, alpha=alpha, least=least)[""]
+    one, paired = _alike(more, less), are_pairs(*seeds)
+    lacking = _lacking(one, less, paired)
+    found = None if lacking else contrast(one.side, less.side, pairs=paired)
+    return _finding(one, less, found, alpha, alpha, least, lacking, paired)
+
+
+def are_pairs(more: Sequence[int], less: Sequence[int]) -> bool:
+    """Whether trainings under these seeds, in this order, are judged as pairs."""
+    return len(more) >= PAIRS and tuple(more) == tuple(less)
 
 
 def compare_all(
@@ -246,11 +274,11 @@ def measured(more: Judged, less: Judged, reason: str, *, alpha: float = 0.025) -
     return _finding(_alike(more, less), less, None, alpha, alpha, 0.0, reason)
 
 
-def _lacking(one: Judged, baseline: Judged) -> str:
+def _lacking(one: Judged, baseline: Judged, paired: bool = False) -> str:
     trainings = (one.side.trainings, baseline.side.trainings)
     if few := too_few(len(one.patients), trainings, one.smallest_class):
         return few
-    same = not float(contrast(one.side, baseline.side).error)
+    same = not float(contrast(one.side, baseline.side, pairs=paired).error)
     return "nothing varies, over neither patients nor trainings, so that nothing tells luck from effect" if same else ""
 
 
@@ -268,27 +296,35 @@ def _alike(one: Judged, baseline: Judged) -> Judged:
 
 
 def _finding(
-    more: Judged, less: Judged, found: Contrast | None, each: float, alpha: float, least: float, reason: str
+    more: Judged,
+    less: Judged,
+    found: Contrast | None,
+    each: float,
+    alpha: float,
+    least: float,
+    reason: str,
+    paired: bool = False,
 ) -> Finding:
     means = tuple(tuple(float(mean) for mean in judged.side.means) for judged in (more, less))
-    pairs = [judged.scores.mean(axis=1) for judged in (more, less)] if more.scores.size else [[], []]
+    scores = [judged.scores.mean(axis=1) for judged in (more, less)] if more.scores.size else [[], []]
     plain = Finding(
         answer=NO_VERDICT, estimate=float(np.mean(means[0]) - np.mean(means[1])), low=-math.inf, high=math.inf,
         p_helps=math.nan, p_harms=math.nan, alpha=each, family=alpha, least=least, measure=less.measure,
         patients=len(less.patients), trainings=(more.side.trainings, less.side.trainings), means=(means[0], means[1]),
-        pairs=tuple((name, float(a), float(b)) for name, a, b in zip(less.patients, *pairs)), reason=reason,
+        pairs=tuple((name, float(a), float(b)) for name, a, b in zip(less.patients, *scores)), reason=reason,
+        paired=paired,
     )  # fmt: skip
     if found is None:
         return plain
     times = alpha / each
-    training, residual = ([math.sqrt(float(part)) for part in parts] for parts in (found.training, found.residual))
+    training, residual = (tuple(math.sqrt(float(part)) for part in parts) for parts in (found.training, found.residual))
     return replace(
         plain,
         answer={1: HELPS, 0: UNDECIDED, -1: HARMS}[int(answers(found, each, least))],
         low=float(found.low(each)), high=float(found.high(each)),
         p_helps=min(1.0, times * float(found.p_more(least))), p_harms=min(1.0, times * float(found.p_less())),
         error=float(found.error), freedom=float(found.freedom),
-        parts=Parts(math.sqrt(float(found.patient)), (training[0], training[1]), (residual[0], residual[1])),
+        parts=Parts(math.sqrt(float(found.patient)), training, residual),
         least_shown=least + float(found.least_shown(each, POWER)),
         least_shown_doubled=least + float(found.least_shown(each, POWER, times=2)),
     )  # fmt: skip

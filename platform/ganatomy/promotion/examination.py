@@ -20,7 +20,7 @@ from ganatomy.cohorts.pseudonyms import KEY, pseudonyms_of
 from ganatomy.cohorts.reading import read_cohort
 from ganatomy.contracts import InputError, Method
 from ganatomy.core.plain_values import plain
-from ganatomy.evidence.confirmed import judged_without
+from ganatomy.evidence.confirmed import judged_without, seeds_of
 from ganatomy.evidence.results import SweepPlan, read_plan, sweeps
 from ganatomy.experiment import Experiment, Score, TrialResult
 from ganatomy.generators.generator import Generator, save_generator
@@ -96,7 +96,8 @@ class Bench:
         more, less = self.plan.task.judged(*(self._scores(group, "test") for group in (candidate, baseline)))
         if barred:
             return measured(more, less, barred, alpha=alpha)
-        return judged_without(lost, more, less, alpha=alpha, least=least)
+        seeds = seeds_of(candidate), seeds_of(baseline)
+        return judged_without(lost, more, less, alpha=alpha, least=least, seeds=seeds)
 
     def _scores(self, group: Sequence[TrialResult], split: str) -> list[list[Score]]:
         return [self.stages(result).scores(split) for result in group]

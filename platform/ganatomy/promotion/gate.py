@@ -179,14 +179,14 @@ def utility(
         "answer": finding.answer, "difference": finding.estimate, "low": finding.low, "high": finding.high,
         "least": finding.least, "p": finding.p_helps, "alpha": finding.alpha, "level": finding.level,
         "patients": finding.patients, "trainings": finding.trainings[0], "baseline_trainings": finding.trainings[1],
-        "least_shown": finding.least_shown,
+        "paired": finding.paired, "least_shown": finding.least_shown,
     }  # fmt: skip
     more = f" They differ in more than synthetic data: {besides}." if besides else ""
     figures |= {"besides": besides} if besides else {}
     measured = (
-        f"On {counted(finding.patients, 'held-out patient')} and {counted(finding.trainings[0], 'training')} against "
-        f"{finding.trainings[1]}, {candidate} {task.achieved} by {_points(finding.estimate)} {task.measure} points "
-        f"{'more' if finding.estimate >= 0 else 'less'} than {baseline}"
+        f"On {counted(finding.patients, 'held-out patient')} and {finding.of_trainings}, {candidate} {task.achieved} "
+        f"by {_points(finding.estimate)} {task.measure} points {'more' if finding.estimate >= 0 else 'less'} "
+        f"than {baseline}"
     )
     if finding.answer == NO_VERDICT:
         return GateResult("utility", False, f"{measured}: no verdict, {finding.reason}.{more}", figures)
