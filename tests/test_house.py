@@ -188,6 +188,24 @@ def test_every_file_that_a_page_leads_to_is_there():
     assert not [f"{page.name}: {path}" for page, path in named if not path.exists()]
 
 
+def parts_of(page: Path) -> set[str]:
+    """What a link can name of a page: its headings, small, without punctuation, spaces as dashes."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)  # comments of commands are none
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_part_of_a_page_that_a_link_names_is_there():
+    pages = [HOUSE / "README.md", HOUSE / "CONTRIBUTING.md", *sorted((HOUSE / "docs").glob("*.md"))]
+    named = [
+        (page, page.parent / file if file else page, part)
+        for page in pages
+        for file, part in re.findall(r"\]\(([^)#:\s]*)#([^)\s]+)\)", page.read_text())
+    ]
+    assert len(named) > 10
+    assert not [f"{page.name}: {file.name}#{part}" for page, file, part in named if part not in parts_of(file)]
+
+
 def test_the_words_of_a_sweep_are_in_the_glossary_and_the_readme_leads_there():
     assert "(docs/glossary.md)" in (HOUSE / "README.md").read_text()
     defined = re.findall(r"^\| ([^|]+) \|", (HOUSE / "docs" / "glossary.md").read_text(), re.MULTILINE)

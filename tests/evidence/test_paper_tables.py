@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,8 @@ from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.results import SweepPlan
 from ganatomy.experiment import Score, TrialResult
 from ganatomy.stores.store import open_store
+
+PAGE = Path(__file__).parents[2] / "docs" / "paper_tables.md"
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,24 @@ def test_a_section_takes_its_own_place_and_leaves_the_others(paper_tables, tmp_p
         "# Tables\n\nWords.\n\n<!-- a -->\nthird\n<!-- end of a -->\n\n<!-- b -->\nsecond\n<!-- end of b -->\n"
     )
     assert list(tmp_path.iterdir()) == [page]
+
+
+def test_the_page_of_the_house_takes_the_section_of_every_study_and_keeps_its_own_words(paper_tables, tmp_path):
+    page = tmp_path / "page.md"
+    words = PAGE.read_text(encoding="utf-8")
+    page.write_text(words, encoding="utf-8")
+    for text in ("first", "second"):
+        for name in paper_tables.STUDIES:
+            paper_tables.place(page, name, f"{text} of {name}\n")
+    made = page.read_text(encoding="utf-8")
+    for name in paper_tables.STUDIES:
+        assert made.count(f"<!-- {name} -->\nsecond of {name}\n<!-- end of {name} -->") == 1
+    assert "first of" not in made
+    assert outside_of_sections(made) == outside_of_sections(words)
+
+
+def outside_of_sections(page):
+    return re.sub(r"<!-- (\w+) -->.*?<!-- end of \1 -->", "", page, flags=re.DOTALL).rstrip()
 
 
 def few(phantom):
