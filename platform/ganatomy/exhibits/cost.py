@@ -9,6 +9,7 @@ from ganatomy.evidence.ablation import Row
 from ganatomy.evidence.figures import FAINT, INK, canvas, colour_of, png_of
 from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
 from ganatomy.exhibits.material import Material
+from ganatomy.exhibits.trainings import spans_decades
 
 GENERATOR = "generator/device_seconds"
 
@@ -68,7 +69,7 @@ def _draw(rows: Sequence[Row], best: Sequence[Row], measure: str) -> bytes:
     figure, (axes,) = canvas(8.6, 4.4)
     axes.step([row.device_seconds for row in best], [row.dice for row in best], where="post", color=FAINT, lw=1.2)
     costs = [row.device_seconds for row in rows]
-    if max(costs) >= 10 * min(costs):
+    if spans_decades(costs):
         axes.set_xscale("log")
     for row in rows:
         colour = colour_of(row.reading) if row.synthetic else INK
@@ -85,5 +86,5 @@ def _draw(rows: Sequence[Row], best: Sequence[Row], measure: str) -> bytes:
     axes.set_xlabel("device seconds of a training")
     axes.set_ylabel(measure)
     axes.margins(0.06, 0.12)
-    axes.legend(frameon=False, fontsize=8.5, loc="best", title="arm", title_fontsize=8.5)
+    figure.legend(frameon=False, fontsize=8.5, loc="outside upper left", ncols=len(MARKERS))
     return png_of(figure)

@@ -46,7 +46,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Response:
-    """What is varied, by name, with its points. shown: what their ``score`` is.  level: the baseline's, NaN for none."""
+    """What is varied, by name, with its points. shown: what their ``score`` is.  level: the baseline's, if any."""
 
     name: str
     points: tuple[Point, ...]
@@ -79,18 +79,21 @@ def responses(material: Material) -> Exhibit | None:
     fractions = [one for name, one in found.items() if name == "labels.fraction"]
     taken = {one.name for one in (*amounts, *thresholds, *fractions)}
     rest = [one for name, one in found.items() if name not in taken]
-    kinds = (("Dose–response of the synthetic amount", amounts), ("Threshold of the filter", thresholds),
+    kinds = (("Dose–response", amounts), ("Threshold of the filter", thresholds),
              ("Fraction of the labels", fractions), ("Loss weights and other settings", rest[:MOST_SMALL]))  # fmt: skip
     pictures = tuple(Picture(f"{what}: {_caption(some)}", _draw(some)) for what, some in kinds if some)
     if not pictures:
         return None
     shown = [one for _, some in kinds for one in some]
     sentences = [
+        "In the pictures a dot is a training: blue where its configuration helps, orange where it harms, else grey, "
+        f"and black without synthetic data. Thick lines: means of a value, or of {GROUPS} groups where there are more "
+        f"than {MOST_VALUES} values. Dashed: the baseline.",
         "Everything else that the sweep varied differs along such a curve, except where a thin line joins two "
         "configurations: those differ in nothing else. A slope is no effect by itself: what was compared as declared "
         "stands in the table.",
     ]
-    if confounded := [one.name for one in shown if not one.alone and one.name in found]:
+    if confounded := dict.fromkeys(one.name for one in shown if not one.alone and one.name in found):
         sentences.append(f"No two configurations differ in one of these alone: {', '.join(confounded)}.")
     if len(rest) > MOST_SMALL:
         sentences.append(f"{len(rest) - MOST_SMALL} more settings that varied are not drawn.")
@@ -196,18 +199,22 @@ def _grids(shown: Sequence[Response], measure: str) -> tuple[Grid, ...]:
                 if own:
                     with_or_without = "with" if synthetic else "without"
                     spread = f"{min(own):.3f} to {max(own):.3f}"
-                    rows.append((response.name, f"{value:g}", with_or_without, str(len(own)),
+                    rows.append((response.name, _said(value), with_or_without, str(len(own)),
                                  f"{math.fsum(own) / len(own):.3f}", spread))  # fmt: skip
     headers = ("varied", "value", "synthetic data", "trainings", f"mean {measure}", "range")
     return (Grid(headers, tuple(rows)),) if rows else ()
 
 
 def _caption(some: Sequence[Response]) -> str:
-    many = any(len(one.values) > MOST_VALUES for one in some)
-    said = "a dot a training, blue where its configuration helps, orange where it harms, else grey; black without "
-    said += f"synthetic data. Thick: means of a value{f', or of {GROUPS} groups of values' if many else ''}. "
-    said += "Thin: configurations that differ in nothing else"
-    return said + (". Dashed: the baseline" if any(math.isfinite(one.level) for one in some) else "")
+    """``Dice against mixing.ratio; images kept, % against filter.min_dice``."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for one in some:
+        names[one.shown].append(one.name)
+    return "; ".join(f"{shown} against {', '.join(own)}" for shown, own in names.items())
+
+
+def _said(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 # --- drawing -----------------------------------------------------------------------------------------------------
@@ -238,11 +245,11 @@ def _one(axes: Any, response: Response) -> None:
         if points and len({point.value for point in points}) > 1:
             label = what if all(kinds) else None
             axes.plot(*zip(*means_of(points)), color=INK, lw=1.8, ls=style, zorder=3, label=label)
-    if all(kinds):
+    if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(frameon=False, fontsize=8, loc="best")
     _scale(axes, response.values)
-    axes.set_xlabel(response.name)
-    axes.set_ylabel(response.shown)
+    axes.set_xlabel(response.name, fontsize=9)
+    axes.set_ylabel(response.shown, fontsize=9)
 
 
 def _scale(axes: Any, values: Sequence[float]) -> None:
@@ -253,5 +260,5 @@ def _scale(axes: Any, values: Sequence[float]) -> None:
     elif min(values) == 0 and spans_decades(positive):
         axes.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
     if len(values) <= MOST_VALUES:
-        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.set_xticks(values, [_said(value) for value in values])
         axes.minorticks_off()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ganatomy.core.names import on_one_line
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.ablation import Row
-from ganatomy.evidence.figures import FAINT, INK, canvas, colour_of, png_of, short
+from ganatomy.evidence.figures import INK, canvas, colour_of, png_of, short
 from ganatomy.exhibits.exhibit import Exhibit, Picture
 from ganatomy.exhibits.material import Material
 from ganatomy.experiment import TrialResult, replicates
@@ -79,9 +79,9 @@ def model_folder(material: Material, training: TrialResult) -> Path | None:
 
 
 def spans_decades(values: Iterable[float]) -> bool:
-    """Whether an axis of these is read better in decades: all above 0, the greatest a hundred times the least."""
+    """Whether an axis of these is read better in decades: all above 0, the greatest ten times the least or more."""
     given = list(values)
-    return bool(given) and min(given) > 0 and max(given) >= 100 * min(given)
+    return bool(given) and min(given) > 0 and max(given) >= 10 * min(given)
 
 
 # --- learning curves ---------------------------------------------------------------------------------------------
@@ -108,14 +108,15 @@ def learning_curves(material: Material) -> Exhibit | None:
 
 def still_rising(curves: Sequence[Curve]) -> float:
     """What a configuration's trainings gained on average over the last quarter of their updates, if that is more than
-    ``RISE`` and every one of them gained; else NaN, as where there was no validation before that quarter.
+    ``RISE`` and every one of them gained; else NaN, as where there was no validation before that quarter. Between two
+    validations a curve is a straight line.
 
     One that falls after all speaks for luck rather than for a training cut short, and so does a gain of less.
     """
     gains = []
     for curve in curves:
-        before = curve.values[curve.updates <= (1 - LAST) * curve.updates[-1]]
-        gains.append(curve.values[-1] - before[-1] if len(before) else math.nan)
+        before = np.interp((1 - LAST) * curve.updates[-1], curve.updates, curve.values, left=math.nan)
+        gains.append(float(curve.values[-1] - before))
     mean = float(np.mean(gains)) if gains else math.nan
     return mean if mean > RISE and min(gains) > 0 else math.nan
 
@@ -210,7 +211,9 @@ def _draw(material: Material, curves: dict[str, list[Curve]]) -> bytes:
         if configuration in curves:
             row = table.row(configuration)
             label = short(f"{what}: {row.name} ({counted(len(curves[configuration]), 'training')})", 60)
-            _spread(axes, curves[configuration], colour or colour_of(row.reading), lw=2, ls=style, ms=4, label=label)
+            _spread(
+                axes, curves[configuration], colour or colour_of(row.reading), lw=2.4, ls=style, ms=4.5, label=label
+            )
     axes.set_xlabel("updates of the downstream model")
     axes.set_ylabel(f"{table.measure}, validation patients")
     axes.legend(frameon=False, fontsize=8.5, loc="lower right")
@@ -229,6 +232,5 @@ def _draw_losses(losses: dict[str, list[Curve]]) -> bytes:
             axes.set_yscale("log")
     for axes in several[len(shown) :]:
         axes.set_visible(False)
-    for axes in several[: len(shown)][-columns:]:
-        axes.set_xlabel("updates of the generator", color=FAINT)
+    figure.supxlabel("updates of the generator", fontsize=9, color=INK)
     return png_of(figure)
