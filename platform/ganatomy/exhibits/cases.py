@@ -5,6 +5,7 @@ Models are read from the stages that a sweep left, and applied to a few images; 
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ganatomy.contracts import InputError
 from ganatomy.core.names import on_one_line
@@ -35,6 +37,9 @@ LARGEST = 2**22
 """Voxels of a volume beyond which a three-dimensional model is not run for a picture: it would take minutes."""
 
 SHOWN = ("best", "median", "worst")
+
+LAST_SEEN = "Validation images as the candidate's training showed them last"
+LAST_MADE = "Images as the candidate's generator made them at its last validation"
 
 UNREADABLE = (InputError, OSError, KeyError, ValueError, RuntimeError)
 """What a stage that was removed, cut short or made by another version comes to: a picture less, never a page less."""
@@ -95,6 +100,13 @@ def ranked(scores: Mapping[str, float]) -> dict[str, str]:
     return {what: chosen[what] for what in SHOWN if what in chosen}
 
 
+def lighter(png: bytes) -> bytes:
+    """The same picture in 256 colours, which takes half the room on a page and looks alike."""
+    small = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
 def _sentences(material: Material, row: Row) -> tuple[str, ...]:
     measure = material.table.measure
     return (
@@ -110,12 +122,16 @@ def _patients(material: Material, row: Row) -> list[Picture]:
     """One sheet, a row a patient; the last picture that training left, where a model is none of structures."""
     training = middle(material, row)
     if not task_of(training.experiment).segments or not row.patients:
-        return _left(material, training, "downstream", "Validation images as the candidate's training showed them last")
+        return _left(material, training, LAST_SEEN)
     models = [*_models(material)]
     if not models:
-        return _left(material, training, "downstream", "Validation images as the candidate's training showed them last")
+        return _left(material, training, LAST_SEEN)
     store = models[0].stages.store
     records = {one.subject: one for one in store.records(training.experiment.target_domain(), "val")}
+    largest = max((math.prod(record.shape) for record in records.values()), default=0)
+    if largest > LARGEST and any(model.training.experiment.sampling.ndim == 3 for model in models):
+        material.tell(f"no model is run for pictures of volumes of {largest} voxels: that would take minutes")
+        return _left(material, training, LAST_SEEN)
     subjects = {
         f"{what} {patient}": columns
         for what, patient in ranked(row.patients).items()
@@ -129,7 +145,7 @@ def _patients(material: Material, row: Row) -> list[Picture]:
         "Best, median and worst validation patient of the candidate, by the axial cut that shows most: image, label, "
         "and what candidate and baseline make of it (white: the label's outline), with the Dice of the whole image"
     )
-    return [Picture(caption, png)]
+    return [Picture(caption, lighter(png))]
 
 
 def _models(material: Material) -> Iterator[Model]:
@@ -159,16 +175,14 @@ def _model(material: Material, side: str, training: TrialResult) -> Model:
 def _columns(
     store: Store, records: Mapping[str, Record], models: Sequence[Model], patient: str, row: Row, what: str
 ) -> list[Column]:
-    """Image, label and predictions of the patient's subject that is the best or worst of his; none where it is not in
-    the store, or too large."""
+    """Image, label and predictions of the patient's subject that is the best or worst of his; none where the store
+    knows none."""
     own = {subject: dice for subject, dice in case_scores(models[0].training.scores).items()
            if subject in records and records[subject].patient == patient}  # fmt: skip
     if not own:
         return []
     record = records[(max if what == "best" else min)(own, key=lambda name: own[name])]
     image, truth = store.image(record), store.label(record)
-    if models[0].training.experiment.sampling.ndim == 3 and image.size > LARGEST:
-        return []
     cut = int(np.argmax(np.count_nonzero(truth > 0, axis=(1, 2))))
     columns = [Column("image", image), Column("label", image, truth)]
     for model in models:
@@ -188,9 +202,11 @@ def _synthetic(material: Material, row: Row) -> list[Picture]:
     training = middle(material, row)
     made, chosen = (stage_folder(material, training, kind) for kind in ("synthesise", "filter"))
     if training.experiment.arm == "joint" or made is None or chosen is None:
-        return _left(material, training, "fit", "Images as the candidate's generator made them at its last validation")
+        return _left(material, training, LAST_MADE, "fit")
     kept = json.loads((chosen / KEPT).read_text())
-    store, said = open_store(made / SYNTHETIC), kept.get(task_of(training.experiment).judged_by) or {}
+    store, said = open_store(made / SYNTHETIC), dict[str, float]()
+    if any(vars(training.experiment.filter).values()):  # else nobody judged them
+        said = kept.get(task_of(training.experiment).judged_by) or {}
     images = {image.index: image for image in store.records() if image.index in set(kept["kept"])}
     shown = _spread(images, {int(index): value for index, value in said.items()})
     parents = _parents(material) if shown else {}
@@ -204,11 +220,12 @@ def _synthetic(material: Material, row: Row) -> list[Picture]:
     if not subjects:
         return []
     caption = (
-        f"Synthetic images that the candidate was trained on ({len(images)} kept of {kept['of']}): what each was made "
-        "of, the image, and the label that it should show"
+        f"Synthetic images that the candidate was trained on ({len(images)} kept of {kept['of']}"
+        f"{', by the judgement of the filter' if said else ''}): what each was made of, the image, and the label that "
+        "it should show"
     )
     spacing = store.spacing(next(iter(images.values())))
-    return [Picture(caption, sheet(subjects, store.labels, spacing=spacing))]
+    return [Picture(caption, lighter(sheet(subjects, store.labels, spacing=spacing)))]
 
 
 def _spread(images: Mapping[int, Any], said: Mapping[int, float]) -> dict[str, int]:
@@ -241,7 +258,7 @@ def _made(store: Store, image: Record, parents: Mapping[str, tuple[Store, Record
     return columns
 
 
-def _left(material: Material, training: TrialResult, kind: str, caption: str) -> list[Picture]:
+def _left(material: Material, training: TrialResult, caption: str, kind: str = "downstream") -> list[Picture]:
     """The last picture that a stage of that kind left."""
     from ganatomy.training.tasks import PANELS
 

@@ -75,7 +75,7 @@ def _draw(rows: Sequence[Row], best: Sequence[Row], measure: str) -> bytes:
         colour = colour_of(row.reading) if row.synthetic else INK
         if (part := row.work.get(GENERATOR, 0.0)) > 0:
             without = max(row.device_seconds - part, 0.02 * row.device_seconds)
-            axes.plot([without, row.device_seconds], [row.dice] * 2, color=colour, lw=0.9, alpha=0.3, zorder=1)
+            axes.plot([without, row.device_seconds], [row.dice] * 2, color=colour, lw=0.9, alpha=0.22, zorder=1)
         axes.plot(row.device_seconds, row.dice, MARKERS.get(row.arm, "o"), color=colour, ms=7, mec="white", zorder=3)
     for number, row in enumerate(best, 1):
         axes.annotate(str(number), (row.device_seconds, row.dice), (0, 7), textcoords="offset points", ha="center",

@@ -74,10 +74,11 @@ def _by_structure(scores: Iterable[Score]) -> dict[str, dict[str, float]]:
 def _sentences(material: Material, findings: dict[str, Finding]) -> tuple[str, ...]:
     table = material.table
     pair = f"{table.row(table.candidate).name} against {table.row(table.baseline).name}"
+    judged = sum(found.answer != NO_VERDICT for found in findings.values())
+    held = f"The intervals of {judged} structures hold together with 95 %. " if judged else ""
     said = [
-        f"Dice of each structure, {pair}: of the patients who have it, over patients and trainings. The intervals of "
-        f"the {len(findings)} structures hold together with 95 %. They are looked at beside what the sweep was run "
-        "for, and decide nothing."
+        f"Dice of each structure, {pair}: of the patients who have it, over patients and trainings. {held}Structures "
+        "are looked at beside what the sweep was run for, and decide nothing."
     ]
     for reason in dict.fromkeys(found.reason for found in findings.values() if found.answer == NO_VERDICT):
         names = [name for name, found in findings.items() if found.reason == reason]

@@ -230,6 +230,7 @@ def _draw_losses(losses: dict[str, list[Curve]]) -> bytes:
         axes.set_title(name, fontsize=9, color=INK, loc="left")
         if spans_decades(value for curve in curves for value in curve.values):
             axes.set_yscale("log")
+        axes.set_xlim(0, 1.03 * max(curve.updates[-1] for _, curves in shown for curve in curves))
     for axes in several[len(shown) :]:
         axes.set_visible(False)
     figure.supxlabel("updates of the generator", fontsize=9, color=INK)
