@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import shutil
 
 import numpy as np
 import pytest
 import tiny
-from PIL import Image
 from tiny import experiment, make_store
 
 from exhibits.materials import material_of, size_of
 from ganatomy.downstream.segmentation import SEGMENTATION
-from ganatomy.evidence.panels import Column, sheet
+from ganatomy.evidence.panels import sheet
 from ganatomy.exhibits import EXHIBITS, cases
-from ganatomy.exhibits.cases import _columns, _models, lighter, middle, ranked
+from ganatomy.exhibits.cases import _columns, _models, middle, ranked
 from ganatomy.experiment import TrialResult
 from ganatomy.stages.outcome import work_of
 from ganatomy.stages.stages import Stages
@@ -122,19 +120,6 @@ def test_ranks():
     assert ranked({"a": 0.3, "b": 0.9}) == {"best": "b", "worst": "a"}
     assert ranked({"a": 0.3}) == {"best": "a"}
     assert ranked({}) == {}
-
-
-def test_a_lighter_picture_looks_alike():
-    rng = np.random.default_rng(0)
-    smooth = np.cumsum(np.cumsum(rng.normal(0, 0.01, (1, 64, 64)), 1), 2).clip(-1, 1).astype(np.float32)
-    label = np.zeros((1, 64, 64), np.uint8)
-    label[:, 10:30, 10:40] = 1
-    png = sheet({"a": [Column("x", smooth), Column("y", smooth, label), Column("z", smooth)]}, {1: "lv"})
-    small = lighter(png)
-    before, after = (np.asarray(Image.open(io.BytesIO(one)).convert("RGB"), int) for one in (png, small))
-    assert len(small) < 0.9 * len(png)
-    assert np.abs(before - after).mean() < 2
-    assert np.quantile(np.abs(before - after), 0.999) < 24
 
 
 @pytest.mark.parametrize("arm", ["offline", "joint"])

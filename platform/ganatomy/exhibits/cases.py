@@ -5,7 +5,6 @@ Models are read from the stages that a sweep left, and applied to a few images; 
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ganatomy.contracts import InputError
 from ganatomy.core.names import on_one_line
@@ -38,7 +36,7 @@ LARGEST = 2**22
 
 SHOWN = ("best", "median", "worst")
 
-LAST_SEEN = "Validation images as the candidate's training showed them last"
+LAST_SEEN = "What the candidate's downstream model makes of images, as its training showed it last"
 LAST_MADE = "Images as the candidate's generator made them at its last validation"
 
 UNREADABLE = (InputError, OSError, KeyError, ValueError, RuntimeError)
@@ -100,19 +98,11 @@ def ranked(scores: Mapping[str, float]) -> dict[str, str]:
     return {what: chosen[what] for what in SHOWN if what in chosen}
 
 
-def lighter(png: bytes) -> bytes:
-    """The same picture in 256 colours, which takes half the room on a page and looks alike."""
-    small = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    return small.getvalue()
-
-
 def _sentences(material: Material, row: Row) -> tuple[str, ...]:
-    measure = material.table.measure
-    return (
-        f"Of the candidate, {row.name}. Patients are ranked by their mean {measure} over its trainings, and shown "
-        "under pseudonyms; what is drawn is of the training in the middle of each side, and of the images at hand.",
-    )
+    said = f"Of the candidate, {row.name}: of its training in the middle, neither its luckiest nor its worst. "
+    if row.patients:
+        said += f"Patients are ranked by their mean {material.table.measure} over all its trainings. "
+    return (said + "Whoever is shown has a pseudonym.",)
 
 
 # --- patients ----------------------------------------------------------------------------------------------------
@@ -145,7 +135,7 @@ def _patients(material: Material, row: Row) -> list[Picture]:
         "Best, median and worst validation patient of the candidate, by the axial cut that shows most: image, label, "
         "and what candidate and baseline make of it (white: the label's outline), with the Dice of the whole image"
     )
-    return [Picture(caption, lighter(png))]
+    return [Picture(caption, png)]
 
 
 def _models(material: Material) -> Iterator[Model]:
@@ -200,6 +190,8 @@ def _synthetic(material: Material, row: Row) -> list[Picture]:
     from ganatomy.stores.store import open_store
 
     training = middle(material, row)
+    if not task_of(training.experiment).segments:  # what its training showed last has them
+        return []
     made, chosen = (stage_folder(material, training, kind) for kind in ("synthesise", "filter"))
     if training.experiment.arm == "joint" or made is None or chosen is None:
         return _left(material, training, LAST_MADE, "fit")
@@ -225,7 +217,7 @@ def _synthetic(material: Material, row: Row) -> list[Picture]:
         "it should show"
     )
     spacing = store.spacing(next(iter(images.values())))
-    return [Picture(caption, lighter(sheet(subjects, store.labels, spacing=spacing)))]
+    return [Picture(caption, sheet(subjects, store.labels, spacing=spacing))]
 
 
 def _spread(images: Mapping[int, Any], said: Mapping[int, float]) -> dict[str, int]:
