@@ -25,9 +25,9 @@ def cost(material: Material) -> Exhibit | None:
         return None
     front = pareto([(row.device_seconds, row.dice) for row in rows])
     best = [rows[place] for place in front]
-    headers = ("", "configuration", table.measure, "device s", "of them the generator's", "reading")
+    headers = ("configuration", "number", table.measure, "device s", "of them the generator's", "reading")
     cells = [
-        (str(number), row.name, f"{row.dice:.3f}", f"{row.device_seconds:.0f}", _own(row), _reading(material, row))
+        (row.name, str(number), f"{row.dice:.3f}", f"{row.device_seconds:.0f}", _own(row), _reading(material, row))
         for number, row in enumerate(best, 1)
     ]
     strong = frozenset(place for place, row in enumerate(best) if row.configuration == table.candidate)
