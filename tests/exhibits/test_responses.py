@@ -10,6 +10,7 @@ from evidence.sweeps import experiment, sweep, trial
 
 from exhibits.materials import material_of, size_of
 from ganatomy.exhibits.responses import MOST_VALUES, Point, Response, means_of, responses
+from ganatomy.experiment import TrialResult
 
 
 def varied(seeds=(0, 1, 2)):
@@ -58,6 +59,13 @@ def test_means_are_those_of_the_table():
     for ratio in (0.5, 2.0):
         row = next(row for row in material.table.rows if row.parameters.get("mixing.ratio") == ratio)
         assert by_value[f"{ratio:g}"] == f"{row.dice:.3f}"
+
+
+def test_trainings_that_failed_are_counted_for_those_left_are_the_luckier_ones():
+    lost = TrialResult("x", experiment(arm="offline", mixing__ratio=2.0, seed=1), "failed", "keeps none")
+    assert not any("failed" in sentence for sentence in responses(material_of(varied())).sentences)
+    said = responses(material_of([*varied(), lost])).sentences
+    assert any(sentence.startswith("1 training that failed is in no curve") for sentence in said)
 
 
 def point(value, score, others="", synthetic=True):

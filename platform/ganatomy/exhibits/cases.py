@@ -99,7 +99,9 @@ def ranked(scores: Mapping[str, float]) -> dict[str, str]:
 
 
 def _sentences(material: Material, row: Row) -> tuple[str, ...]:
-    said = f"Of the candidate, {row.name}: of its training in the middle, neither its luckiest nor its worst. "
+    several = len(trainings_of(material, row)) > 2
+    which = ": of its training in the middle, neither its luckiest nor its worst" if several else ""
+    said = f"Of the candidate, {row.name}{which}. "
     if row.patients:
         said += f"Patients are ranked by their mean {material.table.measure} over all its trainings. "
     return (said + "Whoever is shown has a pseudonym.",)

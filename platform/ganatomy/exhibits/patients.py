@@ -68,7 +68,7 @@ def _sentences(
     measure = material.table.measure
     lost = sum(more < less for more, less in pairs.values())
     said = [
-        f"{measure} of every validation patient, mean over trainings, by the pseudonym that `ganatomy cohort who` "
+        f"{measure} of every validation patient, mean over trainings, by the pseudonym that ganatomy cohort who "
         "undoes for whoever has the cohort. A single patient's Δ is in part luck of training, and no verdict."
     ]
     said.append(f"{lost} of {counted(len(pairs), 'patient')} scored less than under the baseline.")

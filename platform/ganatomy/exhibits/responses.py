@@ -17,6 +17,7 @@ from ganatomy.exhibits.cost import MARKERS
 from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
 from ganatomy.exhibits.material import Material
 from ganatomy.exhibits.trainings import VERY_FAINT, reached, spans_decades, trainings_of
+from ganatomy.measures.statistics import counted
 
 MOST_VALUES = 8
 """Of a parameter that means are told of one by one; of more, of groups."""
@@ -95,6 +96,11 @@ def responses(material: Material) -> Exhibit | None:
     ]
     if confounded := dict.fromkeys(one.name for one in shown if not one.alone and one.name in found):
         sentences.append(f"No two configurations differ in one of these alone: {', '.join(confounded)}.")
+    if failed := sum(result.status == "failed" for result in material.results):
+        sentences.append(
+            f"{counted(failed, 'training')} that failed {'is' if failed == 1 else 'are'} in no curve: where a filter kept "
+            "nothing, or a loss diverged, what is left of a value is the luckier part of it."
+        )
     if len(rest) > MOST_SMALL:
         sentences.append(f"{len(rest) - MOST_SMALL} more settings that varied are not drawn.")
     return Exhibit("Response to what was varied", tuple(sentences), _grids(shown, material.table.measure), pictures)
