@@ -97,10 +97,8 @@ def responses(material: Material) -> Exhibit | None:
     if confounded := dict.fromkeys(one.name for one in shown if not one.alone and one.name in found):
         sentences.append(f"No two configurations differ in one of these alone: {', '.join(confounded)}.")
     if failed := sum(result.status == "failed" for result in material.results):
-        sentences.append(
-            f"{counted(failed, 'training')} that failed {'is' if failed == 1 else 'are'} in no curve: where a filter kept "
-            "nothing, or a loss diverged, what is left of a value is the luckier part of it."
-        )
+        told = f"{counted(failed, 'training')} that failed {'is' if failed == 1 else 'are'} in no curve: "
+        sentences.append(told + "where a filter kept nothing, or a loss diverged, those that are left are the luckier.")
     if len(rest) > MOST_SMALL:
         sentences.append(f"{len(rest) - MOST_SMALL} more settings that varied are not drawn.")
     return Exhibit("Response to what was varied", tuple(sentences), _grids(shown, material.table.measure), pictures)
