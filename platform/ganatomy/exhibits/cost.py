@@ -9,7 +9,7 @@ from ganatomy.evidence.ablation import Row
 from ganatomy.evidence.figures import FAINT, INK, canvas, colour_of, png_of
 from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
 from ganatomy.exhibits.material import Material
-from ganatomy.exhibits.trainings import spans_decades
+from ganatomy.exhibits.trainings import in_decades
 
 GENERATOR = "generator/device_seconds"
 
@@ -68,15 +68,13 @@ def _reading(material: Material, row: Row) -> str:
 def _draw(rows: Sequence[Row], best: Sequence[Row], measure: str) -> bytes:
     figure, (axes,) = canvas(8.6, 4.4)
     axes.step([row.device_seconds for row in best], [row.dice for row in best], where="post", color=FAINT, lw=1.2)
-    costs = [row.device_seconds for row in rows]
-    if spans_decades(costs):
-        axes.set_xscale("log")
+    in_decades(axes, "x", (row.device_seconds for row in rows))
     for row in rows:
         colour = colour_of(row.reading) if row.synthetic else INK
         if (part := row.work.get(GENERATOR, 0.0)) > 0:
             without = max(row.device_seconds - part, 0.02 * row.device_seconds)
             axes.plot([without, row.device_seconds], [row.dice] * 2, color=colour, lw=0.9, alpha=0.22, zorder=1)
-        axes.plot(row.device_seconds, row.dice, MARKERS.get(row.arm, "o"), color=colour, ms=7, mec="white", zorder=3)
+        axes.plot(row.device_seconds, row.dice, MARKERS.get(row.arm, "o"), color=colour, ms=7.5, mec="white", zorder=3)
     for number, row in enumerate(best, 1):
         axes.annotate(str(number), (row.device_seconds, row.dice), (0, 7), textcoords="offset points", ha="center",
                       fontsize=9, color=INK, weight="bold")  # fmt: skip

@@ -16,7 +16,7 @@ from ganatomy.evidence.figures import FAINT, INK, canvas, colour_of, png_of
 from ganatomy.exhibits.cost import MARKERS
 from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
 from ganatomy.exhibits.material import Material
-from ganatomy.exhibits.trainings import VERY_FAINT, reached, spans_decades, trainings_of
+from ganatomy.exhibits.trainings import VERY_FAINT, in_decades, reached, spans_decades, trainings_of
 from ganatomy.measures.statistics import counted
 
 MOST_VALUES = 8
@@ -259,9 +259,8 @@ def _one(axes: Any, response: Response) -> None:
 def _scale(axes: Any, values: Sequence[float]) -> None:
     """Decades where the values span them, from 0 too; ticks at the values where they are few."""
     positive = [value for value in values if value > 0]
-    if spans_decades(values):
-        axes.set_xscale("log")
-    elif min(values) == 0 and spans_decades(positive):
+    in_decades(axes, "x", values)
+    if min(values) == 0 and spans_decades(positive):
         axes.set_xscale("symlog", linthresh=min(positive), linscale=0.5)
     if len(values) <= MOST_VALUES:
         axes.set_xticks(values, [_said(value) for value in values])

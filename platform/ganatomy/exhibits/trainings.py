@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from ganatomy.core.names import on_one_line
@@ -82,6 +83,19 @@ def spans_decades(values: Iterable[float]) -> bool:
     """Whether an axis of these is read better in decades: all above 0, the greatest ten times the least or more."""
     given = list(values)
     return bool(given) and min(given) > 0 and max(given) >= 10 * min(given)
+
+
+def in_decades(axes: Any, which: str, values: Iterable[float]) -> None:
+    """Scale the axis ``x`` or ``y`` of a drawing by decades, where these values span them; numbers stand at it as they
+    are said."""
+    given = list(values)
+    if not spans_decades(given):
+        return
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(given) < 200 * min(given) else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 # --- learning curves ---------------------------------------------------------------------------------------------
@@ -228,8 +242,7 @@ def _draw_losses(losses: dict[str, list[Curve]]) -> bytes:
     for axes, (name, curves) in zip(several, shown):
         _spread(axes, curves, INK, lw=1.4, ms=2.5)
         axes.set_title(name, fontsize=9, color=INK, loc="left")
-        if spans_decades(value for curve in curves for value in curve.values):
-            axes.set_yscale("log")
+        in_decades(axes, "y", (value for curve in curves for value in curve.values))
         axes.set_xlim(0, 1.03 * max(curve.updates[-1] for _, curves in shown for curve in curves))
     for axes in several[len(shown) :]:
         axes.set_visible(False)
