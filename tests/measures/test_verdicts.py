@@ -22,6 +22,7 @@ from ganatomy.measures.verdicts import (
     answers,
     compare,
     compare_all,
+    compare_each,
     of_predictions,
     of_scores,
 )
@@ -192,6 +193,22 @@ def test_a_family_is_judged_more_strictly_than_each_alone():
         assert together[name].p_helps == pytest.approx(min(1, alone.p_helps * together[name].comparisons))
         assert (together[name].p_helps < 0.05) == (together[name].low > 0)
         assert 1 < together[name].comparisons <= 3 + 1e-9
+
+
+def test_comparisons_with_baselines_of_their_own_share_the_level():
+    """Each as it would be alone at its share, its p told for the family; one that cannot be judged takes no share."""
+    sides = {
+        name: (of_scores(trainings(n, shift=0.1)), of_scores(trainings(10 + n))) for n, name in enumerate("abc", 1)
+    }
+    found = compare_each({**sides, "few": (of_scores(trainings(5, 2)), sides["a"][1])}, alpha=0.03)
+    for name, (more, less) in sides.items():
+        alone = compare(more, less, alpha=0.01)
+        assert (found[name].low, found[name].high, found[name].answer) == (alone.low, alone.high, alone.answer)
+        assert found[name].p_helps == pytest.approx(min(1, 3 * alone.p_helps))
+        assert (found[name].family, found[name].comparisons) == (0.03, pytest.approx(3))
+    assert found["few"].answer == NO_VERDICT
+    only = compare_each({"a": sides["a"]}, alpha=0.03)["a"]
+    assert only == compare(*sides["a"], alpha=0.03)
 
 
 def test_who_cannot_be_judged_is_shown_and_takes_nothing_from_the_family():

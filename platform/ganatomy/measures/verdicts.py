@@ -1,8 +1,9 @@
 """What may be said of a difference: helps, harms, undecided, or nothing yet. From the scores of trainings on patients.
 
 ``of_scores`` and ``of_predictions`` take what the trainings of one configuration were scored by, ``compare`` judges two
-of them, ``compare_all`` a family with one baseline. The interval, the p-values and the answer of a ``Finding`` are
-readings of one model (``crossed``) at one level: none can contradict another.
+of them, ``compare_all`` a family with one baseline, ``compare_each`` one whose members each have their own. The
+interval, the p-values and the answer of a ``Finding`` are readings of one model (``crossed``) at one level: none can
+contradict another.
 """
 
 from __future__ import annotations
@@ -266,6 +267,24 @@ def compare_all(
         name: _finding(one, baseline, contrasts.get(name), each, alpha, least, lacking[name])
         for name, one in alike.items()
     }
+
+
+def compare_each(
+    pairs: Mapping[K, tuple[Judged, Judged]], *, alpha: float = 0.025, least: float = 0.0
+) -> dict[K, Finding]:
+    """Judge candidates (first) that each have a baseline of their own: all limits hold together. Keys as given.
+
+    Nothing is assumed of what they have in common (Bonferroni): every comparison that can be made is judged at its
+    share of ``alpha``. Raises InputError as ``compare``.
+    """
+    alike = {name: (_alike(more, less), less) for name, (more, less) in pairs.items()}
+    lacking = {name: _lacking(*sides) for name, sides in alike.items()}
+    each = alpha / max(1, sum(not reason for reason in lacking.values()))
+    return {
+        name: _finding(more, less, None if lacking[name] else contrast(more.side, less.side), each, alpha, least,
+                       lacking[name])
+        for name, (more, less) in alike.items()
+    }  # fmt: skip
 
 
 def measured(more: Judged, less: Judged, reason: str, *, alpha: float = 0.025) -> Finding:
