@@ -146,12 +146,13 @@ class SweepProgress(tune.Callback):
         return "" if usual else f" --workspace {shlex.quote(os.path.relpath(workspace))}"
 
     def _record(self, results: Sequence[Any]) -> None:
-        from ganatomy.evidence.account import account, record
+        from ganatomy.reports.record import material_of, record
 
+        material = material_of(self.directory.parents[1], self.plan)
+        record(material, self.tracking)
         if not any(result.status == "finished" for result in results):
             return
-        self.table = account(self.directory.parents[1], self.plan, results)
-        record(self.table, self.plan, self.directory, self.tracking)
+        self.table = material.table
         best = max(result.summary[self.plan.score] for result in results if result.status == "finished")
         self.tracking.log_metrics(self.plan.run_id, {f"best/{self.plan.score}": best})
 
