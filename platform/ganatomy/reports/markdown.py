@@ -46,7 +46,7 @@ def _section(exhibit: Exhibit, folder: str, figures: dict[str, bytes], names: It
     for picture in exhibit.pictures:
         name = f"{next(names):02}.png"
         figures[name] = picture.png
-        yield f"![{_say(picture.caption)}]({folder}/{name})"
+        yield f"![{_say(exhibit.heading)}]({folder}/{name})"
         yield f"*{_say(picture.caption)}*"
     for command in exhibit.commands:
         yield f"```\n{command}\n```"

@@ -14,6 +14,7 @@ from ganatomy.contracts import InputError
 from ganatomy.core.durable import replacing
 from ganatomy.core.names import on_one_line
 from ganatomy.core.tables import write_atomically
+from ganatomy.evidence.ablation import BEST_OF_SEVERAL
 from ganatomy.evidence.account import account
 from ganatomy.evidence.results import SweepPlan, read_results
 from ganatomy.exhibits.exhibit import Exhibit
@@ -77,12 +78,13 @@ def compose(
             continue
         exhibits += [exhibit] if exhibit is not None else []
     said, reading = sequel.answer(material)
+    caveats = [one for one in table.caveats if one != BEST_OF_SEVERAL or sequel.confirmed_of(material) is None]
     return Report(
         title=f"Sweep {material.plan.name}",
         answer=said,
         reading=reading,
         state=getattr(table, "state", ""),
-        sentences=(*table.caveats, *left_out),
+        sentences=(*caveats, *left_out),
         facts=origins.facts(material),
         links=tuple(links),
         exhibits=tuple(exhibits),

@@ -15,7 +15,7 @@ from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
 from ganatomy.exhibits.material import Material
 from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import NO_VERDICT, UNDECIDED, Finding
-from ganatomy.reports.tabulated import number
+from ganatomy.reports.tabulated import nothing_of, number
 
 AGAIN = ", trained again under seeds that chose nothing"
 
@@ -28,14 +28,14 @@ def answer(material: Material) -> tuple[str, str]:
     else of the search."""
     table, measure = material.table, material.table.measure
     if not (table.candidate and table.baseline):
-        return _nothing(material), ""
+        return nothing_of(table) or table.conclusion, ""
     names = table.row(table.candidate).name, table.row(table.baseline).name
     told = _judged(material)
     if told is not None and (told["candidate"], told["baseline"]) == names:
         utility: Mapping[str, Any] = next((gate["figures"] for gate in told["gates"] if gate["name"] == "utility"), {})
         if utility.get("answer"):
             return _sentence(utility, names, measure, "test patient", AGAIN), str(utility["answer"])
-    confirmed, searched = _quietly_confirmed(material), table.row(table.candidate).finding
+    confirmed, searched = confirmed_of(material), table.row(table.candidate).finding
     if confirmed and confirmed.finding:
         found = confirmed.finding
         return _sentence(_of(found), names, measure, "validation patient", AGAIN), found.answer
@@ -70,20 +70,6 @@ def _sentence(found: Mapping[str, Any], names: tuple[str, str], measure: str, ju
     return f"{said}; a study like this could have shown an effect of ≥ {100 * found['least_shown']:.1f} points."
 
 
-def _nothing(material: Material) -> str:
-    """Why there is no comparison, in a sentence."""
-    results, table = material.results, material.table
-    if table.rows:
-        return table.conclusion
-    failed = [one for one in results if one.status == "failed"]
-    if failed and len(failed) == len(results):
-        who = "its only trial" if len(failed) == 1 else f"all {len(failed)} trials"
-        return f"No answer: {who} failed; why stands below."
-    if not any(one.status in ("finished", "failed", "pruned") for one in results):
-        return "No answer: no trial has ended yet."
-    return "No answer: no trial has finished."
-
-
 # --- before and after --------------------------------------------------------------------------------------------
 
 
@@ -113,6 +99,7 @@ def confirmation(material: Material) -> Exhibit | None:
 
 
 def _confirmed(material: Material) -> Confirmed | None:
+    """What the pick came to; None where nothing was picked, or it was not trained again. InputError for damage."""
     table, plan = material.table, material.plan
     if not (table.candidate and table.baseline):
         return None
@@ -121,8 +108,8 @@ def _confirmed(material: Material) -> Confirmed | None:
     return None if found is None else came_to(material.workspace, found, picked)
 
 
-def _quietly_confirmed(material: Material) -> Confirmed | None:
-    """None where it cannot be told, too: the exhibit says why."""
+def confirmed_of(material: Material) -> Confirmed | None:
+    """What the pick of a sweep came to; None where that cannot be told, too: the exhibit says why."""
     try:
         return _confirmed(material)
     except InputError:

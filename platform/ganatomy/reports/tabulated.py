@@ -76,12 +76,30 @@ def cells(table: Ablation, row: Row) -> list[str]:
         reading += f" (≥{100 * finding.least_shown:.1f})"
     return [
         row.name, str(len(row.seeds)), number(row.dice, 3),
-        difference(finding), number(math.nan if finding is None else finding.p, 3),
+        difference(finding), p_value(math.nan if finding is None else finding.p),
         *(_own(row, column) for column in task_named(table.task).columns),
         *([_s_scores(row) or "–"] if any(other.s_scores for other in table.rows) else []),
         *([_healthy(row) or "–"] if any(other.synthesis for other in table.rows) else []), f"{row.device_seconds:.0f}",
         reading,
     ]  # fmt: skip
+
+
+def p_value(p: float) -> str:
+    """Three places, ``<0.001`` below; a dash for none."""
+    return "<0.001" if p < 0.0005 else number(p, 3)
+
+
+def nothing_of(table: Ablation) -> str:
+    """Why a table has no row, in a sentence; empty where it has one."""
+    if table.rows:
+        return ""
+    ended = [trial for trial in table.unfinished if trial.status != "running"]
+    failed = sum(trial.status == "failed" for trial in ended)
+    if not ended:
+        return "No answer: no trial has ended yet."
+    if failed == len(table.unfinished):
+        return f"No answer: {'its only trial' if failed == 1 else f'all {failed} trials'} failed; why stands below."
+    return "No answer: no trial has finished; what became of them stands below."
 
 
 def read(table: Ablation, row: Row) -> str:
@@ -192,7 +210,7 @@ def _finding_cells(finding: Finding) -> list[str]:
         limits = f" [{found.low:+.3f}, {found.high:+.3f}]" if math.isfinite(found.low) else ""
         ours, p = f"{found.estimate:+.3f}{limits}, {finding.units}", found.p
     paper = f"{finding.paper:+.3f}" if math.isfinite(finding.paper) else "–"
-    return [finding.says, finding.metric, paper, ours, number(p, 3), finding.reading]
+    return [finding.says, finding.metric, paper, ours, p_value(p), finding.reading]
 
 
 def comparison_caveats(published: Comparison) -> list[str]:

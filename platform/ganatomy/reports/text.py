@@ -18,6 +18,7 @@ from ganatomy.reports.tabulated import (
     comparison_caveats,
     comparison_tables,
     headers,
+    nothing_of,
     state_of,
     work_table,
 )
@@ -41,7 +42,7 @@ def render_text(table: Ablation, width: int = 120) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False, emoji=False)
     if state := getattr(table, "state", ""):
         console.print(state)
-    console.print(table.conclusion)
+    console.print(nothing_of(table) or table.conclusion)
     if table.rows:
         console.print()
         console.print(rich_table(table))
