@@ -19,6 +19,7 @@ from ganatomy.reports.tabulated import (
     read,
     state_of,
     table_grid,
+    traceback_of,
     work_table,
 )
 
@@ -110,7 +111,7 @@ def _points(share: float) -> str:
     return number(100 * share, 1)
 
 
-def patients(material: Material) -> Exhibit | None:
+def pairs(material: Material) -> Exhibit | None:
     """Every patient with and without synthetic data, candidate beside baseline."""
     table = material.table
     if not (table.baseline and table.candidate and table.row(table.candidate).patients):
@@ -123,7 +124,7 @@ def patients(material: Material) -> Exhibit | None:
     return Exhibit("Every patient", pictures=(Picture(caption, figures.paired(pair[0], pair[1], table.measure)),))
 
 
-def structures(material: Material) -> Exhibit | None:
+def levels(material: Material) -> Exhibit | None:
     """The score of each structure, and the worst subject, where the task knows any."""
     table = material.table
     if not (table.rows and task_named(table.task).by_structure):
@@ -166,5 +167,7 @@ def lost(material: Material) -> Exhibit:
         left = material.plan.trials - len(material.results)
         some = "None of those that have begun." if left > 0 else "None: every trial finished."
         return Exhibit(heading, (some,))
-    rows = tuple((one.trial, one.name, state_of(one), one.error) for one in unfinished)
-    return Exhibit(heading, grids=(Grid(("trial", "configuration", "came to", "why"), rows),))
+    headers = ("trial", "configuration", "came to", "why", "traceback")
+    rows = [(one.trial, one.name, state_of(one), one.error, traceback_of(one)) for one in unfinished]
+    kept = len(headers) if any(map(traceback_of, unfinished)) else len(headers) - 1
+    return Exhibit(heading, grids=(Grid(headers[:kept], tuple(row[:kept] for row in rows)),))

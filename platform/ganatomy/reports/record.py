@@ -17,6 +17,7 @@ from ganatomy.core.tables import write_atomically
 from ganatomy.evidence.ablation import BEST_OF_SEVERAL
 from ganatomy.evidence.account import account
 from ganatomy.evidence.results import SweepPlan, read_results
+from ganatomy.exhibits import EXHIBITS
 from ganatomy.exhibits.exhibit import Exhibit
 from ganatomy.exhibits.material import Material
 from ganatomy.reports import findings, origins, sequel
@@ -38,8 +39,9 @@ SECTIONS: tuple[Section, ...] = (
     sequel.confirmation,
     sequel.gates,
     findings.certainty,
-    findings.patients,
-    findings.structures,
+    findings.pairs,
+    findings.levels,
+    *EXHIBITS,
     findings.published,
     findings.work,
     findings.lost,

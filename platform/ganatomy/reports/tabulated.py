@@ -125,6 +125,11 @@ def state_of(trial: Unfinished) -> str:
     return "unfinished (--resume goes on with it)" if trial.status == "running" else trial.status
 
 
+def traceback_of(trial: Unfinished) -> str:
+    """The file that holds the traceback of a trial that failed, from the workspace; empty where none was kept."""
+    return str(getattr(trial, "traceback", ""))
+
+
 def legend(table: Ablation) -> tuple[tuple[str, str], ...]:
     """Terms of a report, and what they mean; those of columns that the table has not are left out."""
     return tuple((term, meaning) for term, meaning in TERMS if _asked_for(term, table))
@@ -230,7 +235,7 @@ def to_dict(table: Ablation) -> dict[str, Any]:
     rows = [{**plain(row), "synthetic": row.synthetic, "reading": row.reading,
              "finding": row.finding and _told(row.finding)} for row in table.rows]  # fmt: skip
     published = [_comparison_dict(printed) for printed in table.published]
-    whole = {**plain(table), "measure": table.measure, "rows": rows, "conclusion": table.conclusion,
+    whole = {"state": "", **plain(table), "measure": table.measure, "rows": rows, "conclusion": table.conclusion,
              "published": published}  # fmt: skip
     del whole["names"]  # every row and unfinished trial has its own
     return {key: _finite(value) for key, value in whole.items()}

@@ -20,6 +20,7 @@ from ganatomy.reports.tabulated import (
     headers,
     nothing_of,
     state_of,
+    traceback_of,
     work_table,
 )
 
@@ -41,7 +42,7 @@ def render_text(table: Ablation, width: int = 120) -> str:
     """Conclusion, table, caveats and the trials that did not finish, as plain text of at most ``width`` columns."""
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False, emoji=False)
     if state := getattr(table, "state", ""):
-        console.print(state)
+        console.print(f"{state}\n")
     console.print(nothing_of(table) or table.conclusion)
     if table.rows:
         console.print()
@@ -61,9 +62,9 @@ def render_text(table: Ablation, width: int = 120) -> str:
     for sentence in table.aftermath:
         console.print(sentence)
     for trial in table.unfinished:
-        console.print(
-            f"{state_of(trial)}: trial {trial.trial} ({trial.name}){': ' if trial.error else ''}{trial.error}"
-        )
+        why = f": {trial.error}" if trial.error else ""
+        where = f"; traceback: {traceback_of(trial)}" if traceback_of(trial) else ""
+        console.print(f"{state_of(trial)}: trial {trial.trial} ({trial.name}){why}{where}")
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 

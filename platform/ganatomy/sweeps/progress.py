@@ -146,13 +146,16 @@ class SweepProgress(tune.Callback):
         return "" if usual else f" --workspace {shlex.quote(os.path.relpath(workspace))}"
 
     def _record(self, results: Sequence[Any]) -> None:
-        from ganatomy.reports.record import material_of, record
+        from ganatomy.evidence.account import account
+        from ganatomy.exhibits.material import Material
+        from ganatomy.reports.record import record
 
-        material = material_of(self.directory.parents[1], self.plan)
-        record(material, self.tracking)
+        workspace = self.directory.parents[1]
+        table = account(workspace, self.plan, results)
+        record(Material(workspace, self.plan, tuple(results), table, self._say), self.tracking)
         if not any(result.status == "finished" for result in results):
             return
-        self.table = material.table
+        self.table = table
         best = max(result.summary[self.plan.score] for result in results if result.status == "finished")
         self.tracking.log_metrics(self.plan.run_id, {f"best/{self.plan.score}": best})
 
