@@ -141,7 +141,7 @@ def _character(one: str) -> str:
     if name.startswith("GREEK") and "LETTER" in name and " WITH " not in name:
         letter = name.rsplit(" ", 1)[-1].lower().replace("lamda", "lambda")
         return _greek(letter.capitalize() if "CAPITAL" in name else letter)
-    near = unicodedata.normalize("NFKD", one).encode("ascii", "ignore").decode()
+    near = unicodedata.normalize("NFKD", one).replace("\u2044", "/").encode("ascii", "ignore").decode()
     return "".join(SPECIAL.get(letter, letter) for letter in near) or f"{{[}}U+{ord(one):04X}{{]}}"
 
 

@@ -132,7 +132,7 @@ def _controls(plan: SweepPlan) -> list[str]:
     return [name for name, arm in ((LONG_REAL, "real"), (STRONG_CLASSICAL, "classical")) if arm in arms]
 
 
-def _wrapped(words: list[str], width: int = 96) -> str:
+def _wrapped(words: list[str], width: int = 90) -> str:
     """A command over as many lines as it takes, each but the last ended by a backslash; no option is torn apart."""
     lines = [""]
     for word in words:

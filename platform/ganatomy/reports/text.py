@@ -14,6 +14,7 @@ from ganatomy.evidence.ablation import Ablation, measured_of
 from ganatomy.evidence.published import INCOMPARABLE, Comparison
 from ganatomy.reports.tabulated import (
     LEGEND,
+    TRAININGS,
     cells,
     comparison_caveats,
     comparison_tables,
@@ -30,12 +31,19 @@ def rich_table(table: Ablation) -> Table:
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     shown.add_column("configuration", overflow="fold", min_width=18)
     for header in headers(table)[1:-1]:
-        unit = header.removesuffix(" mm").removesuffix(" s")
-        shown.add_column(f"{unit}\n{header[len(unit) + 1 :]}".rstrip(), justify="right", no_wrap=True)
+        shown.add_column(_stacked(header), justify="right", no_wrap=True)
     shown.add_column("reading", overflow="fold", min_width=13)
     for row in table.rows:
         shown.add_row(*cells(table, row), style="bold" if row.configuration == table.candidate else "")
     return shown
+
+
+def _stacked(header: str) -> str:
+    """A header over two lines, where one would make its column wider than what stands in it."""
+    if header == TRAININGS:
+        return "train-\nings"
+    unit = header.removesuffix(" mm").removesuffix(" s")
+    return f"{unit}\n{header[len(unit) + 1 :]}".rstrip()
 
 
 def render_text(table: Ablation, width: int = 120) -> str:
