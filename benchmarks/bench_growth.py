@@ -28,10 +28,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from ganatomy.commands.sweep import Sweep
 from ganatomy.evidence.ablation import ablation_table
-from ganatomy.evidence.report import render_text
 from ganatomy.evidence.results import SweepPlan, conclude, read_results, write_result
 from ganatomy.experiment import TrialResult
 from ganatomy.phantoms.hearts import make_cohort
+from ganatomy.reports.text import render_text
 from ganatomy.sweeps.proposals import ASKED, TRIAL, Proposals, search_algorithm
 from ganatomy.sweeps.trial import run_trial
 from ganatomy.tracking.outbox import Entry, Outbox, now

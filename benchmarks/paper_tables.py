@@ -25,11 +25,11 @@ from ganatomy.contracts import InputError
 from ganatomy.core.terminal import guarded
 from ganatomy.evidence.ablation import Ablation, ablation_table
 from ganatomy.evidence.published import INCOMPARABLE, Comparison
-from ganatomy.evidence.report import brief, comparison_caveats, comparison_tables
 from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps
 from ganatomy.phantoms.bones import make_bone_cohort
 from ganatomy.phantoms.brains import CONTRASTS, make_brain_cohort
 from ganatomy.phantoms.hearts import make_cohort
+from ganatomy.reports.tabulated import brief, comparison_caveats, comparison_tables
 from ganatomy.search_space import parse_settings
 from ganatomy.stores.preparation import prepare
 from ganatomy_search_spaces.gupta2019_table3 import LENDER

@@ -13,15 +13,17 @@ from pathlib import Path
 import pytest
 import tiny
 from promotion.squares import make_cohort
+from reports.materials import page_of
 from test_plugin import installed, plugged
 
 from ganatomy.contracts import InputError
 from ganatomy.core.plugins import ALLOWED
 from ganatomy.evidence.ablation import Ablation, ablation_table
-from ganatomy.evidence.report import render_text, to_dict, write_html
 from ganatomy.evidence.results import SweepPlan, read_plan, read_results
 from ganatomy.promotion import examination as room
 from ganatomy.promotion.promotion import promote
+from ganatomy.reports.tabulated import to_dict
+from ganatomy.reports.text import render_text
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages.stages import KEPT, Stages
 from ganatomy.stores.preparation import prepare
@@ -74,7 +76,7 @@ def test_from_stages_to_the_gate_it_is_served_as_ours_are(workspace, monkeypatch
 
     table = ablation_table(results)
     check_table(table, results)
-    check_report(table, workspace)
+    check_report(table, results)
     check_filter(workspace, plan, results)
     check_gate(workspace)
 
@@ -92,8 +94,8 @@ def check_table(table: Ablation, results) -> None:
     assert "No verdict: 3 patients of 6 that it takes, and 2 trainings a side of 3 that it takes" in table.conclusion
 
 
-def check_report(table: Ablation, folder: Path) -> None:
-    page = write_html(table, folder / "report.html").read_text()
+def check_report(table: Ablation, results) -> None:
+    page = page_of(results, base=results[0].experiment)
     text, page = render_text(table), re.sub(r"base64,[^\"]*", "", page)  # a picture may spell anything
     for shown in (text, page):
         assert "agreement" in shown

@@ -63,6 +63,7 @@ class Report(Command):
 
     $ ganatomy report latest
     $ ganatomy report my-cohort-shape_consistent --html report.html
+    $ ganatomy report latest --markdown report.md --latex report.tex
     $ ganatomy report latest --json > table.json
 
     Validation patients only. A sweep that is still running is reported as far as it has come.
@@ -73,7 +74,11 @@ class Report(Command):
     json: bool = False
     """Print JSON."""
     html: Path | None = None
-    """Also write one self-contained page with figures."""
+    """Also write the whole report: one self-contained page, for a browser."""
+    markdown: Path | None = None
+    """Also write it as Markdown, its figures in a folder beside."""
+    latex: Path | None = None
+    """Also write it as LaTeX, its figures in a folder beside."""
     allow_dotted: tuple[str, ...] = ()
     """package.module:NAME of the sweep's search space, where it is not installed under a name: what papers say of its
     points is shown then."""
@@ -82,13 +87,21 @@ class Report(Command):
         """Print, and write the page."""
         from ganatomy.api.sweeping import load_sweep
         from ganatomy.core.terminal import tell
-        from ganatomy.evidence.report import render_text, to_json
+        from ganatomy.reports.record import check_place, compose, write_as
+        from ganatomy.reports.tabulated import to_json
+        from ganatomy.reports.text import render_text
 
+        asked = [(self.html, ".html"), (self.markdown, ".md"), (self.latex, ".tex")]
+        files = [(path, kind) for path, kind in asked if path is not None]
+        for path, _ in files:
+            check_place(path)
         sweep = load_sweep(self.sweep, self.workspace, allow_dotted=self.allow_dotted)
-        table = sweep.ablation()
-        print(to_json(table) if self.json else render_text(table))
-        if self.html is not None:
-            tell(f"written: {sweep.report(self.html, table)}")
+        material = sweep.material()
+        print(to_json(material.table) if self.json else render_text(material.table))
+        if files:
+            report = compose(material)
+            for path, kind in files:
+                tell(f"written: {write_as(report, path, kind)}")
         return DONE
 
 

@@ -48,7 +48,7 @@ def test_a_section_says_how_it_was_made_and_which_effects_appear(paper_tables, p
     assert "**Not the study itself**: run with budget.batch=1" in text
     assert "**Appears here**: U-Net: Ours above R; U-Net: Ours above ADA." in text
     assert "**Reversed here**: U-Net: ADA above R." in text
-    assert "| U-Net, Ours | val/dice | 0.732 | 0.800 ± 0.000 (3 seeds) |" in text
+    assert "| U-Net, Ours | val/dice | 0.732 | 0.800 ± 0.000 (3 trainings) |" in text
     assert "magnitudes cannot" in text
     assert table.conclusion in text
 

@@ -8,16 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from reports.materials import page_of
 from scipy import stats
 
 from ganatomy.core.plugins import available, resolve
 from ganatomy.downstream.classification import CLASSIFICATION
 from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.published import INCOMPARABLE
-from ganatomy.evidence.report import render_text, to_json, write_html
 from ganatomy.experiment import Experiment, Score, TrialResult
 from ganatomy.measures.segmentation import mean_over_patients
 from ganatomy.measures.verdicts import compare, of_scores
+from ganatomy.reports.tabulated import to_json
+from ganatomy.reports.text import render_text
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable
 
 BASE = Experiment("cohort", {"A": "ct", "B": "mr"})
@@ -207,9 +209,10 @@ def test_of_several_configurations_that_agree_the_one_begun_first_counts():
     assert next(figure for figure in found if figure.name == "U-Net, ours").ours == pytest.approx(0.61)
 
 
-def test_the_table_is_shown_in_text_json_and_html_with_its_warning(tmp_path):
-    table = ablation_table(sweep(), published=[TABLE])
-    text, page = render_text(table), write_html(table, tmp_path / "report.html").read_text()
+def test_the_table_is_shown_in_text_json_and_html_with_its_warning():
+    results = sweep()
+    table = ablation_table(results, published=[TABLE])
+    text, page = render_text(table), page_of(results, table=table)
     values = json.loads(to_json(table), parse_constant=pytest.fail)["published"][0]
     assert max(map(len, text.splitlines())) <= 120
     assert values["warning"] == INCOMPARABLE

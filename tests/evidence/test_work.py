@@ -6,9 +6,12 @@ import json
 import math
 
 import pytest
+from reports.materials import page_of
 
 from evidence.sweeps import experiment, sweep, trial
-from ganatomy.evidence import report
+from ganatomy.evidence.ablation import ablation_table
+from ganatomy.reports.tabulated import to_json
+from ganatomy.reports.text import render_text
 
 
 @pytest.mark.parametrize(("values", "said"), [
@@ -18,22 +21,22 @@ from ganatomy.evidence import report
 def test_unequal_work_is_not_compared_and_said_to_be_unequal(values, said):
     more = [trial(f"b{seed}", experiment(arm="joint", seed=seed, **values), 0.4) for seed in range(3)]
     results = sweep()
-    table = report.ablation_table([*results, *more])
+    table = ablation_table([*results, *more])
     row = table.rows[0]
     assert (row.reading, said in row.finding.reason) == ("no verdict", True)
     assert said in table.conclusion
     assert math.isinf(row.finding.low)
-    plain = report.ablation_table(results)
+    plain = ablation_table(results)
     assert table.row(plain.candidate).finding == plain.row(plain.candidate).finding  # nor is it in the family
 
 
 def test_a_control_with_more_work_is_shown_beside_and_is_no_baseline():
     results = sweep()
-    plain = report.ablation_table(results)
+    plain = ablation_table(results)
     longer = [trial(f"l{seed}", experiment(arm="real", seed=seed, budget__segmentor_steps=9000), 0.2)
               for seed in range(3)]  # fmt: skip
     listed = {row.configuration for row in plain.rows if row.synthetic}
-    table = report.ablation_table([*results, *longer], declared=listed)
+    table = ablation_table([*results, *longer], declared=listed)
     control = table.rows[0]  # it validates best of all
     assert (table.baseline, table.candidate) == (plain.baseline, plain.candidate)
     assert (control.reading, control.finding.answer, control.control) == ("control", "no verdict", True)
@@ -42,28 +45,29 @@ def test_a_control_with_more_work_is_shown_beside_and_is_no_baseline():
     assert control.finding.estimate == pytest.approx(control.dice - table.row(table.baseline).dice)
     assert table.row(plain.candidate).finding == plain.row(plain.candidate).finding
     assert any("is a control: more downstream work" in caveat and "no member" in caveat for caveat in table.caveats)
-    assert "control" in report.render_text(table)
+    assert "control" in render_text(table)
 
-    named = report.ablation_table([*results, *longer], declared={*listed, control.configuration})
+    named = ablation_table([*results, *longer], declared={*listed, control.configuration})
     row = named.row(control.configuration)
     assert (named.baseline, row.reading, row.control) == (plain.baseline, "helps", True)
     assert row.finding.alpha < table.row(plain.candidate).finding.alpha  # one more member
     assert any("compared all the same" in caveat for caveat in named.caveats)
 
 
-def test_what_was_spent_stands_in_text_page_and_json(tmp_path):
+def test_what_was_spent_stands_in_text_page_and_json():
     spent = {"work/updates": 50.0, "work/real_samples": 30.0, "work/synthetic_samples": 20.0,
              "work/synthetic_images": 64.0, "work/kept_images": 17.0, "generator/updates": 90.0,
              "generator/device_seconds": 12.4}  # fmt: skip
     results = [trial(f"o{seed}", experiment(arm="offline", seed=seed), summary=spent) for seed in range(2)]
-    table = report.ablation_table([*results, trial("r", experiment(arm="real"), summary={"work/updates": 50.0})])
-    text, page = report.render_text(table), report.write_html(table, tmp_path / "page.html").read_text()
+    results.append(trial("r", experiment(arm="real"), summary={"work/updates": 50.0}))
+    table = ablation_table(results)
+    text, page = render_text(table), page_of(results)
     for said in ("Work and its cost", "synthetic seen", "images made"):
         assert said in page
     assert [line.split()[1:] for line in text.splitlines() if line.startswith("offline") and " 64 " in line] == [
         ["50", "30", "20", "64", "17", "90", "–", "12"]
     ]
     assert max(map(len, text.splitlines())) <= 120
-    values = json.loads(report.to_json(table))["rows"]
+    values = json.loads(to_json(table))["rows"]
     assert next(row for row in values if row["arm"] == "offline")["work"]["work/kept_images"] == 17
-    assert "Work and its cost" not in report.render_text(report.ablation_table(sweep()))
+    assert "Work and its cost" not in render_text(ablation_table(sweep()))

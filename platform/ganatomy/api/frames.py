@@ -17,7 +17,7 @@ def table_frame(ablation: Ablation) -> pandas.DataFrame:
     """One row a configuration, as ``Sweep.table`` says."""
     import pandas
 
-    from ganatomy.evidence.report import to_dict
+    from ganatomy.reports.tabulated import to_dict
 
     rows = []
     left_out = ("trials", "patients", "parameters", "finding")

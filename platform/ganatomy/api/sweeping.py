@@ -16,7 +16,6 @@ from ganatomy.core.installation import workspace_of
 from ganatomy.core.plugins import allow
 from ganatomy.core.terminal import INTERRUPTED, detail, tell
 from ganatomy.evidence.ablation import Ablation
-from ganatomy.evidence.account import account, record, write_page
 from ganatomy.evidence.confirmed import Confirmed, came_to, picked_in
 from ganatomy.evidence.results import SweepPlan, outstanding, read_plan, read_results, sweep_directory, sweeps
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     import pandas
 
     from ganatomy.cohorts.cohort import Cohort
+    from ganatomy.exhibits.material import Material
     from ganatomy.promotion.promotion import Outlook, Promotion
     from ganatomy.sweeps.request import SweepRequest
 
@@ -62,9 +62,15 @@ class Sweep:
     def ablation(self) -> Ablation:
         """The ablation table as an object: rows, conclusion, caveats, the figures of papers beside it, and what has
         come of the sweep since (``.aftermath``): its confirmation, and its promotion."""
-        plan, results = self.plan, read_results(self.directory)
-        detail(f"{len(results)} of {plan.trials} trials are in {self.directory}")
-        return account(self.workspace, plan, results, lambda why: tell(f"note: {why}"))
+        return self.material().table
+
+    def material(self) -> Material:
+        """What its report is made of, read once: plan, results, and the table of ``ablation``."""
+        from ganatomy.reports.record import material_of
+
+        found = material_of(self.workspace, self.plan, lambda why: tell(f"note: {why}"))
+        detail(f"{len(found.results)} of {found.plan.trials} trials are in {self.directory}")
+        return found
 
     def table(self) -> pandas.DataFrame:
         """The ablation table, one row a configuration, the best first.
@@ -99,12 +105,18 @@ class Sweep:
 
         return trials_frame(self.ablation(), read_results(self.directory))
 
-    def report(self, path: Path | str, ablation: Ablation | None = None) -> Path:
-        """Write the report, one self-contained page with figures, to ``path`` (its folder is made); returns that.
+    def report(self, path: Path | str) -> Path:
+        """Write the report to ``path`` (its folder is made); returns that.
 
-        ablation: what it shows, where it is computed already.
+        What it is written as is told by its suffix: ``.html``, one self-contained page with figures; ``.md`` and
+        ``.tex``, with their figures in a folder beside; ``.json``, the table alone. InputError for another suffix, and
+        where it cannot be written.
         """
-        return write_page(ablation or self.ablation(), self.plan, Path(path))
+        from ganatomy.reports.record import check_place, kind_of, write
+
+        check_place(Path(path))
+        kind_of(Path(path))
+        return write(self.material(), Path(path))
 
     def resume(
         self,
@@ -158,6 +170,7 @@ class Sweep:
         number of trainings.
         """
         from ganatomy.promotion.confirmation import planned
+        from ganatomy.reports.record import record
         from ganatomy.tracking.runs import Tracking
 
         allow(*allow_dotted)
@@ -165,7 +178,7 @@ class Sweep:
         directory, plan = self.directory, self.plan
         if outstanding(self.workspace / "sweeps" / again.name, again):
             Sweep(self.workspace, again.name).resume(allow_dotted=allow_dotted, **where)
-        record(self.ablation(), plan, directory, Tracking(plan.tracking_uri or None, self.workspace))
+        record(self.material(), Tracking(plan.tracking_uri or None, self.workspace))
         return came_to(self.workspace, again, picked_in(directory, plan))
 
     def promote(
@@ -224,7 +237,7 @@ class Sweep:
 
     def __str__(self) -> str:
         """The table as text, as ``ganatomy report`` prints it."""
-        from ganatomy.evidence.report import render_text
+        from ganatomy.reports.text import render_text
 
         return render_text(self.ablation())
 

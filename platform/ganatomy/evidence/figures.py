@@ -1,4 +1,4 @@
-"""Figures of a report as PNG: effects with intervals, patients in pairs, cost against score."""
+"""Figures of a report as PNG: effects with intervals, trainings as dots, patients in pairs, cost against score."""
 
 from __future__ import annotations
 
@@ -42,8 +42,50 @@ def forest(findings: Sequence[tuple[str, Finding]], measure: str = "Dice") -> by
     return png_of(figure)
 
 
-def paired(first: tuple[str, Mapping[str, float]], second: tuple[str, Mapping[str, float]]) -> bytes:
-    """Dice of every patient under two configurations (name, patient -> Dice), joined by a line: blue where it rose."""
+def dots(rows: Sequence[tuple[str, Sequence[float], str]], measure: str = "Dice", reference: float = math.nan) -> bytes:
+    """Every training as a dot, those of a configuration (name, scores, reading) in a row, their mean a stroke: blue
+    where it helps, orange where it harms, else grey. reference: a score that a line goes through, the baseline's."""
+    names = [short(name) for name, _, _ in rows]
+    figure, (axes,) = canvas(8.6, 0.9 + sum(0.22 + 0.17 * (1 + name.count("\n")) for name in names))
+    for place, (_, scores, reading) in enumerate(rows):
+        colour = colour_of(reading)
+        axes.plot(scores, [place] * len(scores), "o", color=colour, ms=6.5, mec="white", alpha=0.85)
+        axes.plot(sum(scores) / len(scores), place, "|", color=INK, ms=15, mew=1.6)
+    if math.isfinite(reference):
+        axes.axvline(reference, color=INK, lw=0.9, ls=(0, (4, 3)))
+    axes.set_yticks(range(len(rows)), names)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(f"{measure} of a training, mean over patients")
+    return png_of(figure)
+
+
+def before_after(
+    sides: Sequence[tuple[str, Sequence[float], Sequence[float]]], measure: str = "Dice", reading: str = ""
+) -> bytes:
+    """(name, scores when it was chosen, scores trained again) of candidate and baseline: every training a dot, the
+    mean of each group a stroke. reading: of the first, which colours it."""
+    figure, (axes,) = canvas(8.6, 3.0)
+    labels = []
+    for place, (name, *groups) in enumerate(sides):
+        colour = colour_of(reading) if place == 0 else INK
+        for again, scores in enumerate(groups):
+            row = 2 * place + again + 0.35 * place
+            labels.append((row, f"{short(name, 40)}\n{('when it was chosen', 'trained again')[again]}"))
+            face = colour if again else "white"
+            axes.plot(scores, [row] * len(scores), "o", color=colour, mfc=face, ms=7.5, mew=1.4, alpha=0.85)
+            if scores:
+                axes.plot(sum(scores) / len(scores), row, "|", color=INK, ms=17, mew=1.6)
+    axes.set_yticks([row for row, _ in labels], [label for _, label in labels])
+    axes.set_ylim(labels[-1][0] + 0.6, -0.6)
+    axes.set_xlabel(f"{measure} of a training, mean over validation patients")
+    return png_of(figure)
+
+
+def paired(
+    first: tuple[str, Mapping[str, float]], second: tuple[str, Mapping[str, float]], measure: str = "Dice"
+) -> bytes:
+    """Score of every patient under two configurations (name, patient -> score), joined by a line: blue where it
+    rose."""
     figure, (axes,) = canvas(6.4, 4.6)
     for patient in sorted(first[1].keys() & second[1].keys()):
         values = [first[1][patient], second[1][patient]]
@@ -52,7 +94,7 @@ def paired(first: tuple[str, Mapping[str, float]], second: tuple[str, Mapping[st
         )
     axes.set_xticks([0, 1], [short(first[0], 30), short(second[0], 30)])
     axes.set_xlim(-0.35, 1.35)
-    axes.set_ylabel("Dice of a patient")
+    axes.set_ylabel(f"{measure} of a patient")
     return png_of(figure)
 
 

@@ -47,6 +47,7 @@ class SweepPlan:
     points, for a reader) that are compared with ``rule``, the baseline; None in earlier plans, which declared nothing.
     confirms: name of the sweep whose pick is trained again, and nothing else; pick: that, candidate and baseline.
     controls: values of trials that are run besides what the space lists or samples, each with its seed.
+    compare: as the family was asked for, NAME=VALUE; empty where it is all that the space lists.
     """
 
     name: str
@@ -75,6 +76,7 @@ class SweepPlan:
     confirms: str = ""
     pick: Mapping[str, Experiment] = field(default_factory=dict)
     controls: tuple[Mapping[str, Any], ...] = ()
+    compare: tuple[str, ...] = ()
 
     @property
     def validations(self) -> int:
@@ -169,6 +171,7 @@ def read_plan(directory: Path) -> SweepPlan:
     values["seeds"] = tuple(values["seeds"])
     values["pick"] = {side: Experiment.from_dict(picked) for side, picked in values.get("pick", {}).items()}
     values["controls"] = tuple(values.get("controls", ()))
+    values["compare"] = tuple(values.get("compare", ()))
     try:
         plan = SweepPlan(**values)
     except TypeError as error:

@@ -5,6 +5,7 @@ An exhibit knows neither HTML nor LaTeX; ``ganatomy.reports`` writes it as eithe
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -14,13 +15,24 @@ class Grid:
 
     headers: one a column, the first of them of what a row is about.  rows: cells as text, as many as headers; a line
     break in a cell stays one.  readings: one a row, ``helps``, ``harms``, ``undecided`` … or empty: what colours it.
-    strong: the places of rows that stand out, such as the candidate.
+    strong: the places of rows that stand out, such as the candidate.  caption: what the table shows, above it.
     """
 
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     readings: tuple[str, ...] = ()
     strong: frozenset[int] = frozenset()
+    caption: str = ""
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Of each column, whether its cells begin with numbers (or a dash for one that is not known): set to the right
+        where the first column, which names rows, never is."""
+        columns = list(zip(*self.rows)) or [()] * len(self.headers)
+        return tuple(place > 0 and all(map(_NUMBER.match, cells)) for place, cells in enumerate(columns))
+
+
+_NUMBER = re.compile(r"[+\-−–≥≤<>]?\d|[–-]?$")
 
 
 @dataclass(frozen=True)
@@ -36,9 +48,11 @@ class Exhibit:
     """One section of a report.
 
     heading: in a few words.  sentences: plain text, before what follows.  grids, pictures: shown in this order.
+    commands: what is typed, a line each, after them.
     """
 
     heading: str
     sentences: tuple[str, ...] = ()
     grids: tuple[Grid, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    commands: tuple[str, ...] = ()

@@ -17,7 +17,6 @@ from typing import Any
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import plain
 from ganatomy.evidence.ablation import Ablation, ablation_table
-from ganatomy.evidence.account import account, record
 from ganatomy.evidence.confirmed import (
     BASELINE,
     CANDIDATE,
@@ -31,12 +30,10 @@ from ganatomy.evidence.confirmed import (
     place_of,
     trainings_of,
 )
-from ganatomy.evidence.report import brief
 from ganatomy.evidence.results import (
     SweepPlan,
     outstanding,
     read_plan,
-    read_results,
     sweep_directory,
     sweeps,
     write_json,
@@ -51,6 +48,8 @@ from ganatomy.promotion.confirmation import left_out
 from ganatomy.promotion.examination import Bench
 from ganatomy.promotion.gate import Verdict
 from ganatomy.promotion.ledger import LEDGER, Ledger, Reading, earlier_readings, place
+from ganatomy.reports.record import material_of, record
+from ganatomy.reports.tabulated import brief
 from ganatomy.stores.store import open_store
 from ganatomy.tracking.runs import Tracking
 from ganatomy.training.models import scored_images
@@ -378,8 +377,7 @@ def _record(tracking: Tracking, case: _Case, verdict: Verdict, name: str, versio
     text = json.dumps(verdict.to_dict(), indent=1)
     for file, content in ((VERDICT, text), (f"verdicts/reading-{verdict.reading}.json", text), (LEDGER, ledger.text())):
         tracking.log_text(plan.run_id, file, content)
-    table = account(case.bench.workspace, plan, read_results(case.directory))
-    record(table, plan, case.directory, tracking)
+    record(material_of(case.bench.workspace, plan), tracking)
     tags: Mapping[str, Any] = {
         "verdict": verdict.sentence,
         "candidate": verdict.candidate,

@@ -146,12 +146,16 @@ class SweepProgress(tune.Callback):
         return "" if usual else f" --workspace {shlex.quote(os.path.relpath(workspace))}"
 
     def _record(self, results: Sequence[Any]) -> None:
-        from ganatomy.evidence.account import account, record
+        from ganatomy.evidence.account import account
+        from ganatomy.exhibits.material import Material
+        from ganatomy.reports.record import record
 
+        workspace = self.directory.parents[1]
+        table = account(workspace, self.plan, results)
+        record(Material(workspace, self.plan, tuple(results), table, self._say), self.tracking)
         if not any(result.status == "finished" for result in results):
             return
-        self.table = account(self.directory.parents[1], self.plan, results)
-        record(self.table, self.plan, self.directory, self.tracking)
+        self.table = table
         best = max(result.summary[self.plan.score] for result in results if result.status == "finished")
         self.tracking.log_metrics(self.plan.run_id, {f"best/{self.plan.score}": best})
 

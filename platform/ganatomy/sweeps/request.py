@@ -188,6 +188,7 @@ class SweepRequest(Options):
                 endpoint=experiments[0].downstream.score,
                 family=family,
                 controls=tuple(controls),
+                compare=self.compare,
             )
             _tell_family(plan)
             plan = settled(plan)

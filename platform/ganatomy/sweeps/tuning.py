@@ -36,7 +36,7 @@ def run_sweep(plan: SweepPlan, workspace: Path, tell: Callable[[str], object] = 
 
     Ray must have been started.
     """
-    from ganatomy.evidence.report import render_text
+    from ganatomy.reports.text import render_text
 
     directory = workspace / "sweeps" / plan.name
     tracking = Tracking(plan.tracking_uri or None, workspace)

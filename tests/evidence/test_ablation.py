@@ -8,18 +8,22 @@ import math
 
 import numpy as np
 import pytest
+from reports.materials import page_of
 
 from evidence.sweeps import LOST, experiment, sweep, trial
 from ganatomy.contracts import InputError
-from ganatomy.evidence import figures, report
+from ganatomy.evidence import figures
+from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.configurations import relevant
 from ganatomy.experiment import SYNTHETIC_ARMS, Score, TrialResult
 from ganatomy.measures.segmentation import patient_scores
 from ganatomy.measures.verdicts import compare, compare_all, of_scores
+from ganatomy.reports.tabulated import brief, to_json
+from ganatomy.reports.text import render_text
 
 
 def test_the_baseline_is_the_best_arm_without_synthetic_images_and_readings_follow_the_truth():
-    table = report.ablation_table(sweep())
+    table = ablation_table(sweep())
     by_name = {row.name: row for row in table.rows}
     assert table.row(table.baseline).name == "classical"
     assert table.row(table.candidate).name == "joint · ratio=0.5"
@@ -41,7 +45,7 @@ def own(results, arm, **values):
 
 def test_rows_are_judged_as_one_family_against_the_baseline():
     results = sweep()
-    rows = {row.name: row.finding for row in report.ablation_table(results).rows}
+    rows = {row.name: row.finding for row in ablation_table(results).rows}
     asked = {
         "joint · ratio=0.5": own(results, "joint", mixing__ratio=0.5),
         "joint · ratio=2": own(results, "joint", mixing__ratio=2.0),
@@ -63,9 +67,9 @@ def test_what_a_search_sampled_is_no_member_of_the_family():
     results = sweep()
     listed = {relevant(one.experiment).configuration() for one in results if one.experiment.arm in SYNTHETIC_ARMS}
     sampled = [trial(f"s{n}", experiment(arm="joint", mixing__ratio=1 + n / 32), 0.2) for n in range(30)]
-    table = report.ablation_table([*results, *sampled], declared=listed)
+    table = ablation_table([*results, *sampled], declared=listed)
     assert {row.reading for row in table.rows if row.synthetic and not row.declared} == {"searched"}
-    plain = report.ablation_table(results)
+    plain = ablation_table(results)
     assert table.row(plain.candidate).finding == plain.row(plain.candidate).finding  # however much was searched
     assert table.rows[0].reading == "searched"
     assert "a point that a search sampled" in table.conclusion
@@ -84,7 +88,7 @@ def test_a_patient_with_four_visits_counts_once_and_no_row_stands_above_another_
     results = [visited(f"r{seed}", "real", seed, 0.2, 0.8) for seed in range(3)]
     results += [visited(f"j{seed}", "joint", seed, 0.6, 0.7) for seed in range(3)]
     results += [visited(f"o{seed}", "offline", seed, 0.2, 0.81) for seed in range(3)]
-    table = report.ablation_table(results)
+    table = ablation_table(results)
     assert [row.arm for row in table.rows] == ["offline", "real", "joint"]
     baseline = table.row(table.baseline)
     for row in table.rows:
@@ -95,7 +99,7 @@ def test_a_patient_with_four_visits_counts_once_and_no_row_stands_above_another_
 
 
 def test_numbers_beside_the_score_are_means_over_trainings():
-    table = report.ablation_table(sweep())
+    table = ablation_table(sweep())
     row = table.row(table.candidate)
     assert row.seeds == (0, 1, 2)
     assert row.s_scores == pytest.approx({"mr": 0.9, "ct": 0.7})
@@ -114,13 +118,13 @@ def test_a_configuration_that_failed_under_a_hard_seed_has_no_verdict(status):
         if (arm, seed) != ("joint", 1)
     ]
     lost = TrialResult("x", experiment(arm="joint", seed=1), status, "keeps none")
-    rows = {row.arm: row for row in report.ablation_table([*results, lost]).rows}
+    rows = {row.arm: row for row in ablation_table([*results, lost]).rows}
     assert rows["joint"].dice > rows["real"].dice
     assert rows["joint"].reading == "no verdict"
     assert "seed 1 came to no end" in rows["joint"].finding.reason
     assert rows["offline"].reading == "undecided"  # the luck of a training is large here
     again = trial("y", experiment(arm="joint", seed=1), hard[1])
-    rows = {row.arm: row for row in report.ablation_table([*results, lost, again]).rows}
+    rows = {row.arm: row for row in ablation_table([*results, lost, again]).rows}
     assert rows["joint"].reading == "undecided"
 
 
@@ -128,11 +132,11 @@ def test_rows_that_nobody_can_compare_are_shown_and_said_to_be_so():
     results = [trial("a", experiment(arm="real")), trial("b", experiment(arm="joint"), 0.1)]
     elsewhere = tuple(Score(f"t{n}", f"q{n}", "dice", "lv", 0.5) for n in range(6))
     results[1] = TrialResult("b", results[1].experiment, "finished", scores=elsewhere)
-    table = report.ablation_table(results)
+    table = ablation_table(results)
     assert [row.reading for row in table.rows] == ["", ""]
     assert any("no patient was scored by all trainings" in caveat for caveat in table.caveats)
     assert "nothing can be compared" in table.conclusion
-    assert table.conclusion in report.render_text(table).replace("\n", " ")
+    assert table.conclusion in render_text(table).replace("\n", " ")
 
 
 def test_settings_of_the_generator_make_no_difference_to_an_arm_without_one():
@@ -142,7 +146,7 @@ def test_settings_of_the_generator_make_no_difference_to_an_arm_without_one():
         trial("c", experiment(arm="joint", method__shape_weight=1.0)),
         trial("d", experiment(arm="joint", method__shape_weight=0.0)),
     ]
-    table = report.ablation_table(results)
+    table = ablation_table(results)
     assert sorted(row.name for row in table.rows) == ["joint · shape_weight=0", "joint · shape_weight=1", "real"]
     assert table.row(table.baseline).seeds == (0, 1)
     joint = experiment(arm="joint", mixing__ratio=3.0)
@@ -151,7 +155,7 @@ def test_settings_of_the_generator_make_no_difference_to_an_arm_without_one():
 
 def test_the_same_experiment_run_twice_is_one_replicate():
     twice = [trial("a", experiment(arm="real")), trial("again", experiment(arm="real"), 0.2)]
-    (row,) = report.ablation_table(twice).rows
+    (row,) = ablation_table(twice).rows
     assert row.seeds == (0,)
     assert row.trials == ("a", "again")
     assert row.dice == pytest.approx(0.6, abs=0.01)
@@ -161,9 +165,9 @@ def test_the_strength_of_augmentation_is_in_the_names_of_those_that_have_any():
     made = [experiment(arm="classical", augmentation=strength) for strength in (1.0, 3.0)]
     results = [trial(str(n), one) for n, one in enumerate((*made, *map(experiment(arm="real").with_values, (
         {}, {"arm": "joint"}, {"augmentation": 2.0}))))]  # fmt: skip
-    names = {row.name for row in report.ablation_table(results).rows}
+    names = {row.name for row in ablation_table(results).rows}
     assert names == {"classical · augmentation=1", "classical · augmentation=3", "real", "joint"}
-    assert "classical" in {row.name for row in report.ablation_table([*results[:1], *results[2:]]).rows}
+    assert "classical" in {row.name for row in ablation_table([*results[:1], *results[2:]]).rows}
 
 
 def test_names_keep_the_prefix_that_tells_two_parameters_apart():
@@ -171,9 +175,9 @@ def test_names_keep_the_prefix_that_tells_two_parameters_apart():
         trial("a", experiment(arm="joint", labels__fraction=0.5, downstream__learning_rate=1e-3)),
         trial("b", experiment(arm="joint", labels__fraction=1.0, downstream__learning_rate=1e-4)),
     ]
-    names = {row.name for row in report.ablation_table(results).rows}
+    names = {row.name for row in ablation_table(results).rows}
     assert names == {"learning_rate=0.001 · fraction=0.5", "learning_rate=0.0001 · fraction=1"}
-    (only,) = report.ablation_table(results[:1]).rows
+    (only,) = ablation_table(results[:1]).rows
     assert only.name == "joint"
 
 
@@ -187,7 +191,7 @@ def test_naming_twice_as_many_configurations_is_twice_the_work(monkeypatch):
     for size in (10, 20):
         results = [trial(f"t{n}", experiment(arm="joint", mixing__ratio=1 + n / 64), patients=2) for n in range(size)]
         compared.clear()
-        table = report.ablation_table(results)
+        table = ablation_table(results)
         counts.append(len(compared))
         assert {row.name for row in table.rows} == {f"ratio={1 + n / 64:.4g}" for n in range(size)}
     assert counts[0] < counts[1] < 2.5 * counts[0]
@@ -198,7 +202,7 @@ def test_misses_and_the_worst_case_are_counted_and_missing_structures_are_not_ze
         Score("s0", "p0", "dice", "lv", 0.0, True), Score("s0", "p0", "dice", "rv", math.nan),
         Score("s1", "p1", "dice", "lv", 0.9), Score("s1", "p1", "dice", "rv", 0.7),
     )  # fmt: skip
-    (row,) = report.ablation_table([TrialResult("t", experiment(arm="real"), "finished", scores=scores)]).rows
+    (row,) = ablation_table([TrialResult("t", experiment(arm="real"), "finished", scores=scores)]).rows
     assert (row.missed, row.worst, row.worst_subject) == (1, 0, "s0")
     assert row.labels == pytest.approx({"lv": 0.45, "rv": 0.7})
     assert row.dice == pytest.approx(0.4)
@@ -206,38 +210,39 @@ def test_misses_and_the_worst_case_are_counted_and_missing_structures_are_not_ze
 
 
 def test_failed_pruned_and_scoreless_trials_are_listed_with_one_line():
-    table = report.ablation_table([*sweep(), *LOST, TrialResult("x3", experiment(arm="real"), "finished")])
+    table = ablation_table([*sweep(), *LOST, TrialResult("x3", experiment(arm="real"), "finished")])
     assert [(item.trial, item.status, item.error) for item in table.unfinished] == [
         ("x1", "failed", "out of memory"), ("x2", "pruned", ""), ("x3", "finished", "no scores"),
     ]  # fmt: skip
-    assert "failed: trial x1 (joint · ratio=1): out of memory" in report.render_text(table)
+    assert "failed: trial x1 (joint · ratio=1): out of memory" in render_text(table)
 
 
 @pytest.mark.parametrize(("patients", "seeds", "lacking"), [
     (5, (0, 1, 2), "5 patients of 6"), (12, (0, 1), "2 trainings a side of 3"), (4, (0,), "4 patients of 6"),
 ])  # fmt: skip
-def test_too_few_patients_or_trainings_are_shown_raw_and_without_a_verdict(patients, seeds, lacking, tmp_path):
-    table = report.ablation_table(sweep(patients, seeds))
+def test_too_few_patients_or_trainings_are_shown_raw_and_without_a_verdict(patients, seeds, lacking):
+    results = sweep(patients, seeds)
+    table = ablation_table(results)
     row = table.row(table.candidate)
     assert row.reading == "no verdict"
     assert lacking in table.conclusion
     assert math.isinf(row.finding.low)
-    text = report.render_text(table)
+    text = render_text(table)
     pairs = [f"{100 * (more - less):+.1f}" for _, more, less in row.finding.pairs]
     assert f"Δ of the patients {' '.join(pairs)}" in text.replace("\n", " ")
     assert f"{100 * row.dice:+.1f} [" not in text
     assert any("no verdict" in caveat for caveat in table.caveats)
-    page = report.write_html(table, tmp_path / "page.html").read_text()
+    page = page_of(results)
     assert " ".join(pairs) in page
-    assert 'class="conclusion no-verdict"' in page
+    assert 'class="answer no-verdict"' in page
 
 
 def test_undecided_says_what_such_a_study_could_have_shown():
     results = [trial(f"{arm}{seed}", experiment(arm=arm, seed=seed), lift, noise=0.05)
                for arm, lift in (("real", 0.0), ("joint", 0.01)) for seed in range(3)]  # fmt: skip
-    table = report.ablation_table(results)
+    table = ablation_table(results)
     finding = table.row(table.candidate).finding
-    assert f"undecided ({100 * finding.least_shown:+.1f})" in " ".join(report.render_text(table).split())
+    assert f"undecided (≥{100 * finding.least_shown:.1f})" in " ".join(render_text(table).split())
     assert "four times out of five" in table.conclusion
 
 
@@ -254,7 +259,7 @@ def colours(png):
 def test_an_interval_has_the_colour_of_its_reading(lift, seeds, reading, colour):
     results = [trial(f"{arm}{seed}", experiment(arm=arm, seed=seed), more)
                for arm, more in (("real", 0.0), ("joint", lift)) for seed in range(seeds)]  # fmt: skip
-    table = report.ablation_table(results)
+    table = ablation_table(results)
     row = table.row(table.candidate)
     assert row.reading == reading
     drawn = colours(figures.forest([(row.name, row.finding)]))
@@ -265,41 +270,41 @@ def test_an_interval_has_the_colour_of_its_reading(lift, seeds, reading, colour)
 
 @pytest.mark.parametrize("results", [[], LOST, sweep()[:2], [sweep()[3]]])
 def test_without_anything_to_compare_it_says_so(results):
-    table = report.ablation_table(results)
+    table = ablation_table(results)
     assert table.conclusion.startswith("No comparison: no trial with")
-    assert table.conclusion in report.render_text(table)
-    json.loads(report.to_json(table))
+    assert table.conclusion in render_text(table)
+    json.loads(to_json(table))
 
 
 def test_a_baseline_may_be_named_and_must_exist():
     results = sweep()
     real = results[0].experiment.configuration()
-    assert report.ablation_table(results, baseline=real).row(real).finding is None
+    assert ablation_table(results, baseline=real).row(real).finding is None
     with pytest.raises(InputError, match="nonsense"):
-        report.ablation_table(results, baseline="nonsense")
+        ablation_table(results, baseline="nonsense")
 
 
 def test_names_and_brief_rows_serve_whoever_writes_a_model_card():
     results = [*sweep(), *LOST]
-    table = report.ablation_table(results)
+    table = ablation_table(results)
     assert table.name_of(results[3].experiment) == "joint · ratio=0.5"
     assert table.name_of(LOST[0].experiment) == "joint · ratio=1"
-    rows = report.brief(table)
+    rows = brief(table)
     assert rows[0]["configuration"] == "joint · ratio=0.5"
     assert rows[0]["S-score"] == "ct 0.70/0.95, mr 0.90"
     assert all(isinstance(cell, str) and "\n" not in cell for row in rows for cell in row.values())
 
 
 def test_another_downstream_model_than_the_baselines_is_said_to_be_one():
-    assert not any("downstream model" in caveat for caveat in report.ablation_table(sweep()).caveats)
+    assert not any("downstream model" in caveat for caveat in ablation_table(sweep()).caveats)
     other = trial("q", experiment(arm="joint", downstream__network="pspnet"), -0.2)
-    assert any("downstream model" in caveat for caveat in report.ablation_table([*sweep(), other]).caveats)
+    assert any("downstream model" in caveat for caveat in ablation_table([*sweep(), other]).caveats)
 
 
 def test_healthiness_is_never_shown_without_identity():
     made = {"synthesis/healthiness": 0.98, "synthesis/identity": 0.875, "synthesis/healthiness_sd": 0.1}
-    table = report.ablation_table([*sweep(), trial("p", experiment(arm="offline", mixing__ratio=4.0), summary=made)])
-    (cell,) = [row["healthy"] for row in report.brief(table) if row["healthy"] != "–"]
+    table = ablation_table([*sweep(), trial("p", experiment(arm="offline", mixing__ratio=4.0), summary=made)])
+    (cell,) = [row["healthy"] for row in brief(table) if row["healthy"] != "–"]
     assert cell == "h 0.98, id 0.88"
-    assert max(map(len, report.render_text(table).splitlines())) <= 120
-    assert "healthy" not in report.brief(report.ablation_table(sweep()))[0]
+    assert max(map(len, render_text(table).splitlines())) <= 120
+    assert "healthy" not in brief(ablation_table(sweep()))[0]

@@ -1,0 +1,144 @@
+"""What a sweep was: declared before it began, of which cohort, with what software, by which commands."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import sys
+import textwrap
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ganatomy.core.installation import UNKNOWN, commit, release
+from ganatomy.core.standstill import USUAL_S
+from ganatomy.evidence.configurations import LONG_REAL, STRONG_CLASSICAL
+from ganatomy.evidence.results import SweepPlan
+from ganatomy.exhibits.exhibit import Exhibit, Grid
+from ganatomy.exhibits.material import Material
+from ganatomy.measures.statistics import counted
+from ganatomy.stores.store import Store
+
+SPLITS = ("train", "val", "test")
+SOFTWARE = ("torch", "ray", "mlflow", "monai", "optuna", "numpy", "scipy")
+
+
+def facts(material: Material) -> tuple[tuple[str, str], ...]:
+    """What a sweep is of, in few words. Pages are given away and stand in MLflow: where a cohort lies is nobody's
+    business there."""
+    plan = material.plan
+    said = {"cohort": Path(plan.cohort).name, "digest": plan.cohort_digest, "search space": plan.space}
+    if plan.full:
+        said["size"] = "the paper's"
+    said["trials"] = f"{plan.trials}"
+    said["written"] = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d} by ganatomy {release()}"
+    return tuple((name, value) for name, value in said.items() if value)
+
+
+def declaration(material: Material) -> Exhibit:
+    """Endpoint and family as the plan declares them."""
+    plan = material.plan
+    heading = "Declared before it began"
+    if plan.family is None:
+        return Exhibit(heading, ("Nothing: the sweep was planned by a version that declared nothing.",))
+    endpoint = f"Endpoint: {plan.endpoint or plan.score}, on validation patients. Compared with: {plan.rule}."
+    if not plan.family:
+        return Exhibit(heading, (endpoint, "Family: no comparison. What is sampled is searched."))
+    named = {row.configuration: row.name for row in material.table.rows}
+    rows = tuple((named.get(key, "(none has finished)"), point) for key, point in plan.family.items())
+    family = f"Family: {counted(len(rows), 'comparison')}, whose intervals hold together."
+    return Exhibit(heading, (endpoint, family), (Grid(("configuration", "point"), rows),))
+
+
+def cohort(material: Material) -> Exhibit:
+    """Patients and images by domain and split, as they were prepared. InputError where the store cannot be read."""
+    store, name = Store(Path(material.plan.store)), Path(material.plan.cohort).name
+    people = {record.patient for record in store.records()}
+    labels = ", ".join(f"{number} {label}" for number, label in sorted(store.labels.items())) or "none"
+    said = (
+        f"Cohort {name}, digest {material.plan.cohort_digest}: {counted(len(people), 'patient')}, "
+        f"{counted(len(store), 'image')}. Labels: {labels}.",
+        "Splits go by patient: no patient is in two of them. Training patients train, validation patients choose and "
+        "are what this report is of, test patients are read by a promotion alone.",
+    )
+    headers = ("domain", *(f"{split}: {what}" for split in SPLITS for what in ("patients", "images", "labelled")))
+    return Exhibit("Cohort and splits", said, (Grid(headers, tuple(_domains(store))),))
+
+
+def _domains(store: Store) -> Iterator[tuple[str, ...]]:
+    for domain in [*store.domains, None]:
+        counts: list[str] = []
+        for split in SPLITS:
+            records = store.records(domain, split)
+            of = (len({one.patient for one in records}), len(records), sum(one.labelled for one in records))
+            counts += map(str, of)
+        if domain is not None or len(store.domains) > 1:
+            yield (domain or "all", *counts)
+
+
+def software(material: Material) -> Exhibit:
+    """Versions and commit of what wrote the report, and the commands that make it again."""
+    plan = material.plan
+    rows = [("ganatomy", release().split(" (")[0]), ("commit", commit()), ("python", sys.version.split()[0])]
+    rows += [(name, _version(name)) for name in SOFTWARE]
+    said = (
+        "Versions of what wrote this report, which may be later than what ran the sweep. Beneath: what runs the sweep "
+        "again, where --cohort takes the folder of the cohort, and what wrote this report.",
+    )
+    again = confirming(plan) if plan.confirms else rerun(plan)
+    commands = (again, f"ganatomy report {shlex.quote(plan.name)} --html report.html")
+    return Exhibit("Versions and commands", said, (Grid(("what", "version"), tuple(rows)),), commands=commands)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return UNKNOWN
+
+
+def confirming(plan: SweepPlan) -> str:
+    """The command that runs the confirmation ``plan`` again."""
+    return f"ganatomy confirm {shlex.quote(plan.confirms)} --trainings {len(plan.seeds)}"
+
+
+def rerun(plan: SweepPlan) -> str:
+    """The command that plans the same sweep again, with the cohort's name where its folder is to stand. Where trials
+    run, and how many at a time, is left to whoever runs it."""
+    words = ["ganatomy sweep", f"--space {shlex.quote(plan.space)}", f"--cohort {shlex.quote(Path(plan.cohort).name)}"]
+    words += ["--full"] * plan.full
+    listed = plan.trials - len(plan.controls)
+    words += [f"--trials {listed}", f"--seeds {' '.join(map(str, plan.seeds))}"]
+    if plan.fixed:
+        words.append("--set " + " ".join(shlex.quote(f"{name}={value}") for name, value in plan.fixed.items()))
+    if plan.compare:
+        words.append("--compare " + " ".join(map(shlex.quote, plan.compare)))
+    if named := _controls(plan):
+        words.append(f"--controls {' '.join(named)}")
+    if plan.base.domains:
+        cast = " ".join(shlex.quote(f"{role}={domain}") for role, domain in plan.base.domains.items())
+        words.append(f"--domains {cast}")
+    words += [f"--workers-per-trial {plan.workers}"] * (plan.workers != 1)
+    words += [f"--cpus-per-worker {plan.cpus:g}"] * (plan.cpus != 1)
+    words += [f"--gpus-per-worker {plan.gpus:g}"] * bool(plan.gpus)
+    words += [f"--scheduler {plan.scheduler}", f"--seed {plan.sampler_seed}"]
+    words += [f"--standstill-s {plan.standstill_s:g}"] * (plan.standstill_s != USUAL_S)
+    return _wrapped(words)
+
+
+def _controls(plan: SweepPlan) -> list[str]:
+    """The names of the controls that a plan has, by what they are."""
+    arms = {control.get("arm") for control in plan.controls}
+    return [name for name, arm in ((LONG_REAL, "real"), (STRONG_CLASSICAL, "classical")) if arm in arms]
+
+
+def _wrapped(words: list[str], width: int = 90) -> str:
+    """A command over as many lines as it takes, each but the last ended by a backslash; no option is torn apart."""
+    lines = [""]
+    for word in words:
+        joined = f"{lines[-1]} {word}".strip()
+        if len(joined) > width and lines[-1]:
+            lines.append(word)
+        else:
+            lines[-1] = joined
+    return " \\\n".join([lines[0], *(textwrap.indent(line, "    ") for line in lines[1:])])

@@ -1,0 +1,250 @@
+"""The ablation table as cells: what each row says, in the words and the places of every writer; and as plain values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ganatomy.core.plain_values import plain
+from ganatomy.downstream.task import Column, task_named
+from ganatomy.evidence.ablation import CONTROL, REAL, SEARCHED, Ablation, Row, Unfinished, difference
+from ganatomy.evidence.published import INCOMPARABLE, Comparison, Figure, Finding
+from ganatomy.exhibits.exhibit import Grid
+from ganatomy.measures import verdicts
+from ganatomy.measures.statistics import counted, finite
+from ganatomy.measures.verdicts import UNDECIDED
+
+TRAININGS = "trainings"
+
+LEGEND = (
+    "Δ: points against the baseline, over patients and trainings; all intervals of the table hold together with 95 %, "
+    "p is corrected likewise. Undecided: in brackets the effect that a study like this shows four times out of five."
+)
+
+BASELINE = "baseline"
+"""Reading of the row that the others are compared with."""
+
+COLUMNS = ("HD95 mm", "missed", "worst", "S-score", "healthy")
+RARE = (SEARCHED, REAL, CONTROL, "no verdict")
+TERMS = (
+    ("configuration", "Trials that differ in nothing but the seed, called by the settings that vary in this sweep."),
+    (TRAININGS, "How often a configuration was trained, each time under another seed. The luck of a training is part "
+     "of its result, so a training is drawn at random as a patient is, and both are in every interval."),
+    ("patient", "Counts once, however many images there are of him, and appears as a pseudonym."),
+    (BASELINE, "The best configuration without synthetic data, chosen on validation patients."),
+    ("candidate", "The best configuration with synthetic data, in bold type; chosen on the same patients."),
+    ("Δ", "The difference to the baseline on the same patients, in points: hundredths of the score. In brackets its "
+     "interval, over patients and trainings; all intervals of the table hold together with 95 %."),
+    ("p", "How easily chance alone gives such a difference, corrected for all comparisons of the table: below 0.05 "
+     "exactly where the interval leaves out 0."),
+    ("reading", "helps: the whole interval is above 0. harms: it is below. undecided: 0 is in it; in brackets the "
+     "smallest effect, in points, that a study like this one shows four times out of five."),
+    ("no verdict", "Too few patients or trainings, unequal work downstream, or a training that came to no end."),
+    (SEARCHED, "Sampled by a search and not declared before it: ranked, and no comparison."),
+    (REAL, "A configuration without synthetic data that is not the best of them."),
+    (CONTROL, "More downstream work than the baseline, without synthetic data: what else the effort could buy."),
+    ("HD95 mm", "95th percentile of the distance between surfaces: less is better."),
+    ("missed", "Structures of which the model found no voxel, a training; they count as Dice 0."),
+    ("worst", "The least score of any subject under any training."),
+    ("S-score", "How well a segmentor that learnt from real images finds the label that a synthetic image carries, by "
+     "domain; after the stroke what it reaches on real images."),
+    ("healthy", "h: share of the lesion that is gone; id: how much outside of it is as before."),
+    ("device s", "Device seconds: time inside training steps times workers, waiting left out; what a trial alone would "
+     "have cost, stages included that it shares with others."),
+)  # fmt: skip
+"""Term -> what it means to a reader of the page."""
+
+HEALTHY = "healthy"
+"""Header of healthiness and identity: in one cell, for neither says anything without the other."""
+
+
+def headers(table: Ablation) -> list[str]:
+    """What stands above the columns of the table; the first is ``configuration``, the last ``reading``."""
+    synthesis = ["S-score"] if any(row.s_scores for row in table.rows) else []
+    synthesis += [HEALTHY] if any(row.synthesis for row in table.rows) else []
+    own = [column.header for column in task_named(table.task).columns]
+    return ["configuration", TRAININGS, table.measure, "Δ [95 % interval]", "p", *own, *synthesis, "device s",
+            "reading"]  # fmt: skip
+
+
+def cells(table: Ablation, row: Row) -> list[str]:
+    """A row of the table as text; a cell may be of several lines."""
+    finding, reading = row.finding, read(table, row)
+    if finding is not None and finding.answer == UNDECIDED:
+        reading += f" (≥{100 * finding.least_shown:.1f})"
+    return [
+        row.name, str(len(row.seeds)), number(row.dice, 3),
+        difference(finding), p_value(math.nan if finding is None else finding.p),
+        *(_own(row, column) for column in task_named(table.task).columns),
+        *([_s_scores(row) or "–"] if any(other.s_scores for other in table.rows) else []),
+        *([_healthy(row) or "–"] if any(other.synthesis for other in table.rows) else []), f"{row.device_seconds:.0f}",
+        reading,
+    ]  # fmt: skip
+
+
+def p_value(p: float) -> str:
+    """Three places, ``<0.001`` below; a dash for none."""
+    return "<0.001" if p < 0.0005 else number(p, 3)
+
+
+def nothing_of(table: Ablation) -> str:
+    """Why a table has no row, in a sentence; empty where it has one."""
+    if table.rows:
+        return ""
+    ended = [trial for trial in table.unfinished if trial.status != "running"]
+    failed = sum(trial.status == "failed" for trial in ended)
+    if not ended:
+        return "No answer: no trial has ended yet."
+    if failed == len(table.unfinished):
+        return f"No answer: {'its only trial' if failed == 1 else f'all {failed} trials'} failed; why stands below."
+    return "No answer: no trial has finished; what became of them stands below."
+
+
+def read(table: Ablation, row: Row) -> str:
+    """What a row comes to, in a word or two."""
+    return BASELINE if row.configuration == table.baseline else row.reading
+
+
+def table_grid(table: Ablation) -> Grid:
+    """The table, its candidate standing out."""
+    strong = frozenset(place for place, row in enumerate(table.rows) if row.configuration == table.candidate)
+    rows = tuple(tuple(cells(table, row)) for row in table.rows)
+    return Grid(tuple(headers(table)), rows, tuple(read(table, row) for row in table.rows), strong)
+
+
+def brief(table: Ablation) -> list[dict[str, str]]:
+    """The rows as they are shown, header -> text: for a model card."""
+    shown = headers(table)
+    return [dict(zip(shown, (cell.replace("\n", ", ") for cell in cells(table, row)))) for row in table.rows]
+
+
+def state_of(trial: Unfinished) -> str:
+    """A trial that has no end yet may be running, or wait for its interrupted sweep to be resumed."""
+    return "unfinished (--resume goes on with it)" if trial.status == "running" else trial.status
+
+
+def traceback_of(trial: Unfinished) -> str:
+    """The file that holds the traceback of a trial that failed, from the workspace; empty where none was kept."""
+    return str(getattr(trial, "traceback", ""))
+
+
+def legend(table: Ablation) -> tuple[tuple[str, str], ...]:
+    """Terms of a report, and what they mean; those of columns that the table has not are left out."""
+    return tuple((term, meaning) for term, meaning in TERMS if _asked_for(term, table))
+
+
+def _asked_for(term: str, table: Ablation) -> bool:
+    readings, shown = {read(table, row) for row in table.rows}, headers(table)
+    return (term not in COLUMNS or term in shown) and (term not in RARE or term in readings)
+
+
+WORK = {
+    "updates": "work/updates", "real seen": "work/real_samples", "synthetic seen": "work/synthetic_samples",
+    "images made": "work/synthetic_images", "kept": "work/kept_images", "generator updates": "generator/updates",
+    "its samples": "generator/samples", "its device s": "generator/device_seconds",
+}  # fmt: skip
+"""Header -> what was spent: by the downstream model, on it, and by what made the images."""
+
+
+def work_table(table: Ablation) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of what every configuration took; no rows where no trial recorded it."""
+    rows = [[row.name, *(number(row.work.get(name, math.nan), 0) for name in WORK.values())]
+            for row in table.rows if row.work]  # fmt: skip
+    return ["configuration", *WORK], rows
+
+
+def _own(row: Row, column: Column) -> str:
+    """A number that is a column of the row's task."""
+    value = row.further[column.of] if column.of in row.further else getattr(row, column.of, math.nan)
+    return format(value, column.form) if math.isfinite(value) else "–"
+
+
+def _s_scores(row: Row) -> str:
+    return "\n".join(
+        f"{domain} {number(value, 2)}" + (f"/{row.s_references[domain]:.2f}" if domain in row.s_references else "")
+        for domain, value in sorted(row.s_scores.items())
+    )
+
+
+def _healthy(row: Row) -> str:
+    shown = (("h", "healthiness"), ("id", "identity"))
+    return "\n".join(f"{short} {number(row.synthesis[name], 2)}" for short, name in shown if name in row.synthesis)
+
+
+def number(value: float, places: int) -> str:
+    """With so many places, or a dash."""
+    return f"{value:.{places}f}" if math.isfinite(value) else "–"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else finite(value)
+
+
+# --- the papers' figures -----------------------------------------------------------------------------------------
+
+
+def comparison_tables(published: Comparison) -> list[tuple[list[str], list[list[str]]]]:
+    """Headers and rows of the figures, and of the claims where the paper makes some."""
+    figures = (
+        ["in the paper", "metric", "paper", "ours (± SD over trainings)"],
+        [_figure_cells(f) for f in published.figures],
+    )
+    claims = (
+        ["the paper's claim", "metric", "paper Δ", "our Δ [95 % interval]", "p", "here"],
+        [_finding_cells(f) for f in published.findings],
+    )
+    return [part for part in (figures, claims) if part[1]]
+
+
+def _figure_cells(figure: Figure) -> list[str]:
+    ours = number(figure.ours, 3)
+    if math.isfinite(figure.deviation):
+        ours += f" ± {figure.deviation:.3f}"
+    seeds = f" ({counted(figure.seeds, 'training')})" if figure.seeds else ""
+    return [figure.name, figure.metric, f"{figure.paper:.3f} {figure.spread}".rstrip(), ours + seeds]
+
+
+def _finding_cells(finding: Finding) -> list[str]:
+    found = finding.found
+    ours, p = "–", math.nan
+    if found is not None:
+        limits = f" [{found.low:+.3f}, {found.high:+.3f}]" if math.isfinite(found.low) else ""
+        ours, p = f"{found.estimate:+.3f}{limits}, {finding.units}", found.p
+    paper = f"{finding.paper:+.3f}" if math.isfinite(finding.paper) else "–"
+    return [finding.says, finding.metric, paper, ours, p_value(p), finding.reading]
+
+
+def comparison_caveats(published: Comparison) -> list[str]:
+    """What a reader of the table must know, how much of it this sweep lacks among it."""
+    lacking = f"{published.absent} more of the table's figures are of configurations that this sweep does not have."
+    return [*published.caveats, *([lacking] if published.absent else [])]
+
+
+def _comparison_dict(published: Comparison) -> dict[str, Any]:
+    findings = [{**plain(finding), "found": finding.found and _told(finding.found), "reading": finding.reading}
+                for finding in published.findings]  # fmt: skip
+    return {**plain(published), "findings": findings, "warning": INCOMPARABLE}
+
+
+def to_dict(table: Ablation) -> dict[str, Any]:
+    """Everything in the table as plain values for JSON; numbers it does not know are None."""
+    rows = [{**plain(row), "synthetic": row.synthetic, "reading": row.reading,
+             "finding": row.finding and _told(row.finding)} for row in table.rows]  # fmt: skip
+    published = [_comparison_dict(printed) for printed in table.published]
+    whole = {"state": "", **plain(table), "measure": table.measure, "rows": rows, "conclusion": table.conclusion,
+             "published": published}  # fmt: skip
+    del whole["names"]  # every row and unfinished trial has its own
+    return {key: _finite(value) for key, value in whole.items()}
+
+
+def _told(finding: verdicts.Finding) -> dict[str, Any]:
+    return {**finding.to_dict(), "p": finite(finding.p), "sentence": finding.sentence}
+
+
+def to_json(table: Ablation) -> str:
+    """``to_dict`` as standard JSON text."""
+    return json.dumps(to_dict(table), indent=2, ensure_ascii=False, allow_nan=False)
