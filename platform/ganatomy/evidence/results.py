@@ -47,6 +47,7 @@ class SweepPlan:
     points, for a reader) that are compared with ``rule``, the baseline; None in earlier plans, which declared nothing.
     confirms: name of the sweep whose pick is trained again, and nothing else; pick: that, candidate and baseline.
     controls: values of trials that are run besides what the space lists or samples, each with its seed.
+    objectives: names of ``measures.objectives`` that the sampler looks for; none in earlier plans: utility alone.
     """
 
     name: str
@@ -75,6 +76,7 @@ class SweepPlan:
     confirms: str = ""
     pick: Mapping[str, Experiment] = field(default_factory=dict)
     controls: tuple[Mapping[str, Any], ...] = ()
+    objectives: tuple[str, ...] = ()
 
     @property
     def validations(self) -> int:
@@ -168,7 +170,7 @@ def read_plan(directory: Path) -> SweepPlan:
     values["base"] = Experiment.from_dict(values["base"])
     values["seeds"] = tuple(values["seeds"])
     values["pick"] = {side: Experiment.from_dict(picked) for side, picked in values.get("pick", {}).items()}
-    values["controls"] = tuple(values.get("controls", ()))
+    values |= {name: tuple(values.get(name, ())) for name in ("controls", "objectives")}
     try:
         plan = SweepPlan(**values)
     except TypeError as error:
