@@ -67,7 +67,7 @@ def fidelity(measured: Mapping[str, float]) -> float:
 def unbeaten(points: Sequence[Mapping[str, float]]) -> list[bool]:
     """Of each point (objective -> value, the same objectives in all), whether it is in the Pareto set: no other is as
     good in all objectives and better in one. A value that is no number counts as the worst."""
-    ranks = [tuple(_upwards(name, value) for name, value in point.items()) for point in points]
+    ranks = [tuple(_upwards(name, point[name]) for name in OBJECTIVES if name in point) for point in points]
     if any(point.keys() != other.keys() for point, other in pairwise(points)):
         raise ValueError("points of different objectives")
     return [not any(_beats(other, own) for other in ranks) for own in ranks]
