@@ -186,7 +186,7 @@ def _standing(workspace: Path, swept: Sequence[Swept], shared: int) -> list[str]
         said.append(f"Sweep {one.name} ({one.plan.space}): {many}{state}.")
     if shared:
         said.append(
-            f"{counted(shared, 'training')} of the same configuration and seed in several sweeps: counted once."
+            f"{counted(shared, 'training')} of the same configuration and seed in several sweeps: each counts once."
         )
     return said
 
