@@ -6,7 +6,7 @@ One no-op trial (`no_op_spaces.py`) is run; its result is copied under other set
 - read: all results, as a report, a resumed sweep and a sweep's end do once;
 - table: the ablation table of so many configurations, as text;
 - outboxes: what every run has had to say, looked through, as a sweep's beginning and end do once;
-- on record again: Optuna told of all of them, as a resumed sweep does once.
+- on record again: Optuna told of all of them, and its study written, as a resumed sweep does once.
 
     python benchmarks/bench_growth.py [--trials 500 1000 2000]
 """
@@ -32,7 +32,7 @@ from ganatomy.evidence.results import SweepPlan, conclude, read_results, write_r
 from ganatomy.experiment import TrialResult
 from ganatomy.phantoms.hearts import make_cohort
 from ganatomy.reports.text import render_text
-from ganatomy.sweeps.proposals import ASKED, TRIAL, Proposals, search_algorithm
+from ganatomy.sweeps.proposals import ASKED, TRIAL, Proposals, study_of
 from ganatomy.sweeps.trial import run_trial
 from ganatomy.tracking.outbox import Entry, Outbox, now
 from ganatomy.tracking.runs import Tracking
@@ -48,19 +48,21 @@ def one_trial(folder: Path) -> tuple[SweepPlan, TrialResult]:
 
 
 def proposals(plan: SweepPlan, counts: list[int]) -> None:
-    search, rng, start = search_algorithm(plan), random.Random(0), 0.0
+    study, sample = study_of(plan), plan.search_space().sampler(plan.fixed, plan.seeds)
+    rng, start = random.Random(0), 0.0
     for number in range(max(counts)):
         if number + 50 in counts:
             start = time.process_time()
-        search.suggest(str(number))
-        search.on_trial_complete(str(number), {"val/dice": rng.random()})
+        sample(trial := study.ask())
+        study.tell(trial, rng.random())
         if number + 1 in counts:
             print(f"{number + 1} trials: propose {(time.process_time() - start) / 50:.4f} s", flush=True)
 
 
 def copies(folder: Path, plan: SweepPlan, some: TrialResult, count: int) -> None:
     """As many trials that have ended: on record, with results, and with outboxes with all they held sent."""
-    rng, search, asked = random.Random(0), search_algorithm(plan), []
+    study, sample = study_of(plan), plan.search_space().sampler(plan.fixed, plan.seeds)
+    rng, asked = random.Random(0), []
     for number in range(count):
         values = {"downstream.learning_rate": 10 ** rng.uniform(-5, -2)}
         scores = tuple(replace(row, value=rng.random()) for row in some.scores)
@@ -71,7 +73,8 @@ def copies(folder: Path, plan: SweepPlan, some: TrialResult, count: int) -> None
         outbox.append(Entry("status", now(), {"status": "FINISHED"}))
         outbox.drain(lambda entries, root: None)
         conclude(folder, result.trial)
-        asked.append(json.dumps({TRIAL: result.trial, "values": search.suggest(result.trial)}) + "\n")
+        sample(trial := study.ask())
+        asked.append(json.dumps({TRIAL: result.trial, "values": trial.params}) + "\n")
     (folder / ASKED).write_text("".join(asked))
 
 

@@ -211,7 +211,9 @@ def test_the_words_of_a_sweep_are_in_the_glossary_and_the_readme_leads_there():
     defined = re.findall(r"^\| ([^|]+) \|", (HOUSE / "docs" / "glossary.md").read_text(), re.MULTILINE)
     words = {word.strip() for cell in defined for word in cell.split(",")}
     for word in ("arm", "downstream model", "stage", "store", "S-score", "missed", "device seconds", "reading",
-                 "mixing", "filter", "trial", "sweep", "gate", "champion"):  # fmt: skip
+                 "mixing", "filter", "trial", "sweep", "gate", "champion", "training", "family", "level",
+                 "configuration", "baseline", "undecided", "smallest detectable effect", "confirmation", "reading *n*",
+                 "healthiness", "identity", "Pareto set", "fidelity"):  # fmt: skip
         assert word in words
 
 

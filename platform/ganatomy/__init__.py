@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from ganatomy.api.cohorts import phantom, who
+    from ganatomy.api.comparing import Sweeps, compare
     from ganatomy.api.generating import audit, generate, load_generator, rollback
     from ganatomy.api.images import ImageDataset, dataset
     from ganatomy.api.sweeping import Sweep, list_sweeps, load_sweep, sweep
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _ROOMS = {
     "api.cohorts": ("phantom", "who"),
+    "api.comparing": ("Sweeps", "compare"),
     "api.generating": ("audit", "generate", "load_generator", "rollback"),
     "api.images": ("ImageDataset", "dataset"),
     "api.sweeping": ("Sweep", "list_sweeps", "load_sweep", "sweep"),
@@ -53,8 +55,9 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "Audit", "Cohort", "Findings", "Generated", "Generator", "ImageDataset", "InputError", "Outlook", "Promotion",
-    "Sweep", "__version__", "audit", "check_cohort", "dataset", "generate", "import_cohort", "list_sweeps",
-    "load_generator", "load_sweep", "phantom", "prepare_image", "read_cohort", "rollback", "sweep", "who",
+    "Sweep", "Sweeps", "__version__", "audit", "check_cohort", "compare", "dataset", "generate", "import_cohort",
+    "list_sweeps", "load_generator", "load_sweep", "phantom", "prepare_image", "read_cohort", "rollback", "sweep",
+    "who",
 ]  # fmt: skip
 
 if not TYPE_CHECKING:  # which would take every name for one of these

@@ -62,15 +62,17 @@ class Report(Command):
     """Print the ablation table of a sweep: every configuration with its interval, test, misses and cost.
 
     $ ganatomy report latest
+    $ ganatomy report my-cohort-shape_consistent my-cohort-cyclegan
     $ ganatomy report my-cohort-shape_consistent --html report.html
     $ ganatomy report latest --markdown report.md --latex report.tex
     $ ganatomy report latest --json > table.json
 
-    Validation patients only. A sweep that is still running is reported as far as it has come.
+    Validation patients only. A sweep that is still running is reported as far as it has come. Several sweeps over one
+    cohort are compared in one table: one baseline, one family of all that they declared, a training of several once.
     """
 
-    sweep: Positional[str]
-    """Name of the sweep, or latest."""
+    sweeps: Positional[tuple[str, ...]]
+    """Name of the sweep, or latest; or the names of several over one cohort."""
     json: bool = False
     """Print JSON."""
     html: Path | None = None
@@ -85,7 +87,7 @@ class Report(Command):
 
     def run(self) -> int:
         """Print, and write the page."""
-        from ganatomy.api.sweeping import load_sweep
+        from ganatomy.api.comparing import of_names
         from ganatomy.core.terminal import tell
         from ganatomy.reports.record import check_place, compose, write_as
         from ganatomy.reports.tabulated import to_json
@@ -95,8 +97,7 @@ class Report(Command):
         files = [(path, kind) for path, kind in asked if path is not None]
         for path, _ in files:
             check_place(path)
-        sweep = load_sweep(self.sweep, self.workspace, allow_dotted=self.allow_dotted)
-        material = sweep.material()
+        material = of_names(self.sweeps, self.workspace, allow_dotted=self.allow_dotted).material()
         print(to_json(material.table) if self.json else render_text(material.table))
         if files:
             report = compose(material)

@@ -55,6 +55,7 @@ def cohort(tmp_path_factory):
         ({"name": "../../x"}, ["--name", "../../x"]),
         ({"trials": -1}, ["--trials", "-1"]),
         ({"domains": {"A": "pet"}}, ["--domains", "A=pet"]),
+        ({"objectives": ["cost"]}, ["--objectives", "cost"]),
     ],
 )
 def test_what_cannot_run_is_refused_in_the_words_of_the_command(cohort, tmp_path, capsys, options, typed):

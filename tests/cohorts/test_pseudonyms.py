@@ -262,6 +262,8 @@ def test_whoever_has_the_cohort_is_told_whom_a_pseudonym_stands_for(tmp_path, ca
     ]
     assert cli.main(["cohort", "who", str(cohort.path), Pseudonyms(b"another")(name)]) == 2
     assert "stands for nobody" in capsys.readouterr().err
+    assert cli.main(["cohort", "who", str(cohort.path)]) == 2
+    assert "no pseudonym to look up" in capsys.readouterr().err
     (cohort.path / KEY).unlink()
     assert cli.main(["cohort", "who", str(cohort.path), names(name)]) == 2
     assert "has no key" in capsys.readouterr().err

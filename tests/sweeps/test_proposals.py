@@ -13,7 +13,7 @@ from ganatomy.contracts import InputError
 from ganatomy.core.plugins import resolve
 from ganatomy.evidence.results import conclude, write_result
 from ganatomy.experiment import TrialResult
-from ganatomy.sweeps.proposals import ASKED, TRIAL, Proposals, read_asked, search_algorithm
+from ganatomy.sweeps.proposals import ASKED, TRIAL, Proposals, read_asked, study_of
 from sweeps.test_tuning import plan_of
 
 SPACE = "shape_consistent_small"
@@ -76,7 +76,7 @@ def test_optuna_knows_what_came_of_the_trials_before(directory):
     end(first, "first-0", "first-0", score=0.25)
     end(first, "first-1", "first-1", "failed", score=0.75)
     for proposals in (first, Proposals(PLAN, directory)):
-        trials = proposals.optuna._ot_study.get_trials(deepcopy=False)
+        trials = proposals.study.get_trials(deepcopy=False)
         asked = [trial for trial in trials if trial.params]
         assert [trial.state for trial in asked[:3]] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
         assert [trial.value for trial in asked[:2]] == [0.25, None], "what failed came to nothing"
@@ -133,13 +133,13 @@ def test_controls_are_asked_once_and_optuna_neither_proposes_nor_hears_of_them(t
     assert sum(values in CONTROLS for values in tried) == len(CONTROLS)
     assert tried[2 : 2 + len(LISTED)] == LISTED
     assert len(tried) == plan.trials
-    known = [trial for trial in again.optuna._ot_study.get_trials(deepcopy=False) if trial.params]
+    known = [trial for trial in again.study.get_trials(deepcopy=False) if trial.params]
     assert len(known) == PLAN.trials
     assert [trial.value for trial in known if trial.state == TrialState.COMPLETE] == [0.5]
 
 
 def test_the_ten_thousandth_trial_can_be_proposed():
-    search_algorithm(PLAN, [{}] * 10_000)
+    study_of(PLAN, [{}] * 10_000)
 
 
 class Own:

@@ -23,6 +23,7 @@ from ganatomy.experiment import Choice
 from ganatomy.phantoms.hearts import make_cohort
 from ganatomy.sweeps import tuning
 from ganatomy.sweeps.tuning import AsManyAsFit
+from sweeps.studies import assert_agrees
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +62,9 @@ def phantom(tmp_path_factory) -> Path:
         ({"cohort": Path("nowhere")}, "nowhere"),
         ({"resume": "phantom"}, "no sweep 'phantom'"),
         ({"resume": "../../phantom"}, "no sweep '../../phantom'"),
+        ({"objectives": ("utility", "speed")}, "speed"),
+        ({"objectives": ("cost", "fidelity")}, "utility among them"),
+        ({"objectives": ("utility", "cost"), "scheduler": "asha"}, "ASHA stops trials by one number"),
         ({"name": "../../x"}, "sweep name '../../x'"),
         ({"name": "/tmp/x"}, "sweep name '/tmp/x'"),
         ({"name": "latest"}, "a sweep called latest"),
@@ -226,6 +230,7 @@ def test_a_driver_that_is_killed_twice_goes_on_then_moved_and_to_more_trials_and
     assert all(result.status in ("finished", "pruned") for result in results)
     after = finished(workspace)
     assert_kept(after, before)
+    assert len(assert_agrees(workspace / "sweeps" / "killed")) == 6
 
     tracking = Tracking(None, workspace)
     runs = tracking.client.search_runs([tracking.experiment_id], "tags.kind = 'trial'")
@@ -242,6 +247,7 @@ def test_a_driver_that_is_killed_twice_goes_on_then_moved_and_to_more_trials_and
     assert len(read_results(moved / "sweeps" / "killed")) == read_plan(moved / "sweeps" / "killed").trials == 8
     assert all(when for _, when in after.values())
     assert_kept(finished(moved), after)
+    assert len(assert_agrees(moved / "sweeps" / "killed")) == 8
     assert not workspace.exists()
 
 

@@ -23,6 +23,8 @@ def who(cohort: Cohort | Path | str, pseudonyms: str | Sequence[str]) -> dict[st
     pseudonyms: one or several; whatever stands around them, as in names of files, does not matter. Raises InputError
     for one that stands for nobody, and where the cohort's key is not there: whoever has not got it cannot.
     """
+    if not pseudonyms:
+        raise InputError("no pseudonym to look up", expected="one at least, such as p0123456789abcdef")
     found = read_cohort(cohort, require_files=False) if isinstance(cohort, Path | str) else cohort
     known, answers = who_is(found), {}
     for asked in [pseudonyms] if isinstance(pseudonyms, str) else pseudonyms:

@@ -256,6 +256,7 @@ def sweep(
     set: Mapping[str, Any] | Sequence[str] = (),
     compare: Mapping[str, Any] | Sequence[str] = (),
     controls: Sequence[Literal["long_real", "strong_classical"]] = (),
+    objectives: Sequence[Literal["utility", "cost", "fidelity"]] = (),
     source: str = "",
     target: str = "",
     domains: Mapping[str, str] | Sequence[str] = (),
@@ -283,6 +284,7 @@ def sweep(
     full: at the paper's size.  set: fixed parameters, ``{"budget.batch": 8}``, or texts ``"budget.batch=8"``.
     compare: which listed points are declared to be compared, likewise, by what one must have; all by default.
     controls: run beside the space: longer real training, the strongest ordinary augmentation.
+    objectives: what the sampler looks for, utility alone if not given; what is picked is so by utility all the same.
     source, target: domains that images are translated from, and that the downstream model works in; domains:
     ``{"P": "flair:lesion"}``, role -> domain, where these two do not say it.
     workers_per_trial, cpus_per_worker, gpus_per_worker: of one trial, of one worker; a fraction of a GPU is shared.
@@ -309,6 +311,7 @@ def sweep(
         set=_pairs(set),
         compare=_pairs(compare),
         controls=tuple(controls),
+        objectives=tuple(objectives),
         source=source,
         target=target,
         domains=_pairs(domains),

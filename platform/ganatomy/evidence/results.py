@@ -48,6 +48,7 @@ class SweepPlan:
     confirms: name of the sweep whose pick is trained again, and nothing else; pick: that, candidate and baseline.
     controls: values of trials that are run besides what the space lists or samples, each with its seed.
     compare: as the family was asked for, NAME=VALUE; empty where it is all that the space lists.
+    objectives: names of ``measures.objectives`` that the sampler looks for; none in earlier plans: utility alone.
     """
 
     name: str
@@ -77,6 +78,7 @@ class SweepPlan:
     pick: Mapping[str, Experiment] = field(default_factory=dict)
     controls: tuple[Mapping[str, Any], ...] = ()
     compare: tuple[str, ...] = ()
+    objectives: tuple[str, ...] = ()
 
     @property
     def validations(self) -> int:
@@ -170,8 +172,7 @@ def read_plan(directory: Path) -> SweepPlan:
     values["base"] = Experiment.from_dict(values["base"])
     values["seeds"] = tuple(values["seeds"])
     values["pick"] = {side: Experiment.from_dict(picked) for side, picked in values.get("pick", {}).items()}
-    values["controls"] = tuple(values.get("controls", ()))
-    values["compare"] = tuple(values.get("compare", ()))
+    values |= {name: tuple(values.get(name, ())) for name in ("controls", "compare", "objectives")}
     try:
         plan = SweepPlan(**values)
     except TypeError as error:

@@ -9,12 +9,13 @@ from ganatomy.exhibits.cost import cost
 from ganatomy.exhibits.exhibit import Exhibit
 from ganatomy.exhibits.importance import importance
 from ganatomy.exhibits.material import Material
+from ganatomy.exhibits.objectives import objectives
 from ganatomy.exhibits.patients import patients
 from ganatomy.exhibits.responses import responses
 from ganatomy.exhibits.structures import structures
 from ganatomy.exhibits.trainings import learning_curves
 
 EXHIBITS: tuple[Callable[[Material], Exhibit | None], ...] = (
-    structures, patients, cases, responses, importance, learning_curves, cost,
+    structures, patients, cases, responses, importance, learning_curves, cost, objectives,
 )  # fmt: skip
 """In the order in which they are read: what was found, on whom, of what it depends, what it took."""

@@ -125,8 +125,8 @@ def plan_of(plan: SweepPlan, picked: Pick, trainings: int, used: set[int]) -> Sw
     first = max(used, default=-1) + 1
     return replace(
         plan, name=f"{plan.name}{SUFFIX}", confirms=plan.name, pick=picked.experiments,
-        base=picked.experiments[CANDIDATE], fixed={}, family=picked.family, controls=(), scheduler="none", run_id="",
-        seeds=tuple(range(first, first + trainings)), trials=2 * trainings,
+        base=picked.experiments[CANDIDATE], fixed={}, family=picked.family, controls=(), objectives=(),
+        scheduler="none", run_id="", seeds=tuple(range(first, first + trainings)), trials=2 * trainings,
     )  # fmt: skip
 
 

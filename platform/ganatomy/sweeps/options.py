@@ -38,6 +38,10 @@ class Options:
     many updates as generator and downstream model took together, of each listed point (where none is listed, of the
     base); it has more downstream work, and no verdict unless --compare names it. strong_classical: ordinary
     augmentation at its strongest, one more candidate for the baseline."""
+    objectives: tuple[Literal["utility", "cost", "fidelity"], ...] = ()
+    """What the sampler looks for; utility, the score, alone if not given. cost: device seconds, the fewer the better.
+    fidelity: healthiness times identity of pseudo-healthy images, else the mean S-score; 0 without synthetic images.
+    Of several it seeks what no other beats in all; what is picked and judged is so by utility all the same."""
     source: str = ""
     """Domain that images are translated from; by default the one with more labelled training patients."""
     target: str = ""

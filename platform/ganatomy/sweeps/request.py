@@ -23,9 +23,11 @@ from ganatomy.core.names import checked_name
 from ganatomy.core.plugins import allow, available
 from ganatomy.core.standstill import STANDSTILL, USUAL_S
 from ganatomy.core.terminal import detail, tell, warn
+from ganatomy.downstream.task import task_of
 from ganatomy.evidence.configurations import control_points, declared_family
 from ganatomy.evidence.results import LATEST, PLAN, SweepPlan, read_plan, sweep_directory
 from ganatomy.experiment import Experiment
+from ganatomy.measures.objectives import check_objectives
 from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import MINIMUM_TRAININGS
 from ganatomy.search_space import SearchSpace, load_space, named_in, parse_settings
@@ -154,6 +156,7 @@ class SweepRequest(Options):
             check_share(experiment.budget.batch, self.workers_per_trial)
         if not (self.trials or listed):
             raise InputError(f"space {self.space} lists no points", expected="--trials N")
+        check_objectives(self.objectives, self.scheduler, segments=task_of(experiments[0]).segments)
         family = declared_family(space, fixed, listed, self.compare, controls)
         workspace = self.workspace.absolute()
         with _reserved_name(workspace, name, given=bool(self.name)) as name:
@@ -189,6 +192,7 @@ class SweepRequest(Options):
                 family=family,
                 controls=tuple(controls),
                 compare=self.compare,
+                objectives=self.objectives,
             )
             _tell_family(plan)
             plan = settled(plan)
@@ -215,7 +219,7 @@ class SweepRequest(Options):
 
     def _scheduler(self, listed: int) -> str:
         if self.scheduler == "auto":
-            return "asha" if self.trials > listed else "none"
+            return "asha" if self.trials > listed and len(self.objectives) < 2 else "none"
         return self.scheduler
 
 
