@@ -325,6 +325,7 @@ class Score:
 @dataclass(frozen=True)
 class TrialResult:
     """What one trial left behind. ``status``: finished, pruned, failed or running; ``error`` is one line.
+    ``diverged``: whether it failed because its training did, which is a finding and no accident.
 
     stages: stage kind -> key.  scores: rows on the validation split, of the downstream model and of what is measured on
     synthetic images (``synthesis/identity`` …).  summary: metric name -> number, as logged.
@@ -339,6 +340,7 @@ class TrialResult:
     summary: Mapping[str, float] = field(default_factory=dict)
     device_seconds: float = 0.0
     run_id: str = ""
+    diverged: bool = False
 
 
 def replicates(trials: Iterable[TrialResult]) -> dict[int, TrialResult]:

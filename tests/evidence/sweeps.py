@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from contextlib import contextmanager
+
 import numpy as np
 
 from ganatomy.experiment import Experiment, Score, TrialResult
@@ -46,3 +50,17 @@ LOST = [
     TrialResult("x1", experiment(arm="joint", seed=7), "failed", "out of memory\nat line 3"),
     TrialResult("x2", experiment(arm="offline", seed=7), "pruned"),
 ]
+
+
+@contextmanager
+def driven(workspace, name):
+    """Another process has the sweep, as its driver would."""
+    program = (
+        "import sys; from pathlib import Path; from ganatomy.cohorts.claims import alone_in\n"
+        "with alone_in(Path(sys.argv[1])): print('here', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(workspace / "sweeps" / name)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "here\n"
+        yield process
+        process.stdin.close()

@@ -8,18 +8,29 @@ from dataclasses import replace
 
 import pytest
 import tiny
+from evidence.sweeps import driven
 
+from ganatomy import cli
 from ganatomy.api.sweeping import Sweep
 from ganatomy.contracts import InputError
 from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.account import account
 from ganatomy.evidence.confirmed import came_to, lost_of, picked_in, trainings_of
-from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps, write_result
+from ganatomy.evidence.results import (
+    SweepPlan,
+    outstanding,
+    read_plan,
+    read_results,
+    sweep_directory,
+    sweeps,
+    write_result,
+)
 from ganatomy.experiment import Score, TrialResult
 from ganatomy.measures.families import reading_level
 from ganatomy.promotion.confirmation import planned
 from ganatomy.promotion.promotion import outlook, promote
 from ganatomy.sweeps.request import SweepRequest
+from ganatomy.sweeps.resuming import run_again
 
 PATIENTS = [f"p{number}" for number in range(8)]
 ARMS = {
@@ -240,6 +251,65 @@ def test_what_is_not_confirmed_is_not_promoted_and_nothing_is_read(laboratory):
     with pytest.raises(InputError, match="is a confirmation; expected the sweep that it confirms: helps"):
         promote(workspace, plan.name, "squares")
     assert not (workspace / "cohort" / "test-readings.jsonl").exists()
+
+
+def test_while_its_confirmation_runs_nothing_is_promoted_by_any_door(laboratory, capsys):
+    plan = planned(laboratory, "helps", trainings=3)
+    trained_again(laboratory, plan, (0.9, 0.91, 0.92), (0.5, 0.51, 0.52))
+    shutil.rmtree(laboratory / "sweeps" / plan.name / "trials" / f"again-real-{plan.seeds[2]}")
+    says = f"Sweep {plan.name} is running: 5 of 6 trainings have ended, none is training, one is waiting"
+    sweep = Sweep(laboratory, "helps")
+    doors = [
+        lambda: promote(laboratory, "helps", "squares"),
+        lambda: promote(laboratory, "helps", "squares", force="a demonstration"),
+        lambda: sweep.promote("squares"),
+        lambda: sweep.promote("squares", force="a demonstration"),
+        lambda: sweep.confirm(),
+        lambda: sweep.confirm(retry_failed=True),
+        lambda: sweep.outlook(),
+        lambda: planned(laboratory, "helps"),
+    ]
+    with driven(laboratory, plan.name):
+        for door in doors:
+            with pytest.raises(InputError, match=says):
+                door()
+        for command in (
+            ["promote", "helps", "--name", "squares"],
+            ["promote", "helps", "--dry-run"],
+            ["confirm", "helps"],
+        ):
+            assert cli.main([*command, "--workspace", str(laboratory)]) == 2
+            [line] = capsys.readouterr().err.strip().splitlines()
+            assert line.startswith(f"error: {says}")
+            assert "--resume" not in line
+    with driven(laboratory, "helps"):  # all its trials have ended
+        assert not outlook(laboratory, "helps").confirmed
+    assert not (laboratory / "cohort" / "test-readings.jsonl").exists()
+
+
+def test_nothing_is_planned_where_nothing_failed_that_could_be_trained_again(found):
+    with pytest.raises(InputError, match="'found' has no confirmation, so that nothing of it failed"):
+        Sweep(found, "found").confirm(retry_failed=True)
+    assert sweeps(found) == ["found"]
+    plan = planned(found, "found", trainings=3)
+    trained_again(found, plan, (0.53, 0.55, 0.54), (0.51, 0.50, 0.52))
+    with pytest.raises(InputError, match="'found-confirmation' has no failed trial to run again"):
+        Sweep(found, "found").confirm(retry_failed=True)
+
+
+def test_a_training_that_failed_bars_no_verdict_for_ever(found):
+    """Put back, it is outstanding: nothing is judged before it has ended, whatever comes of it."""
+    plan = planned(found, "found", trainings=4)
+    trained_again(found, plan, (0.9, None, 0.91, 0.92), (0.5, 0.51, 0.52, 0.53))
+    picked = picked_in(found / "sweeps" / "found", read_plan(found / "sweeps" / "found"))
+    assert came_to(found, plan, picked).finding.answer == "no verdict"
+    run_again(found / "sweeps" / plan.name, plan)
+    assert outstanding(found / "sweeps" / plan.name, plan) == 1
+    assert any("1 of 8 trainings outstanding" in line for line in since(found, read_plan(found / "sweeps" / "found")))
+    trained_again(found, plan, (0.9, 0.89, 0.91, 0.92), (0.5, 0.51, 0.52, 0.53))
+    result = came_to(found, plan, picked)
+    assert (result.failed, result.finding.answer) == ((0, 0), "helps")
+    assert "1 of them failed before, and was run again" in Sweep(found, plan.name).state.sentence
 
 
 def test_who_confirmed_until_it_pleased_is_judged_by_the_level_of_so_many_readings(laboratory):

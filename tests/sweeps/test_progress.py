@@ -11,7 +11,15 @@ from types import SimpleNamespace
 import ray
 
 from ganatomy.core import terminal
-from ganatomy.evidence.results import SweepPlan, conclude, read_results, write_result
+from ganatomy.evidence.results import (
+    TRACEBACK,
+    SweepPlan,
+    conclude,
+    outstanding,
+    put_back,
+    read_results,
+    write_result,
+)
 from ganatomy.experiment import Experiment, TrialResult
 from ganatomy.sweeps import progress
 from ganatomy.sweeps.progress import SweepProgress
@@ -133,6 +141,76 @@ def test_before_any_trial_has_finished_no_best_is_claimed(workspace, capsys):
     progress.on_trial_error(1, [], SimpleNamespace(config={TRIAL: sweeping.trials[0]}, get_error=lambda: None))
     said = capsys.readouterr().err
     assert "failed before it began: its process died; none finished yet" in said
+
+
+def status(sweeping, run_id):
+    return sweeping.tracking.client.get_run(run_id).info.status
+
+
+def test_a_sweep_is_recorded_as_what_it_came_to(workspace, capsys):
+    """Interrupted, failed where no trial has finished, else finished; and running again as soon as it goes on."""
+    sweeping = Sweeping(workspace, 2)
+    sweeping.plan.save(sweeping.directory)
+    first, second = sweeping.trials
+    driving = sweeping.drive()
+    failing(driving, first)
+    assert driving.conclude(0.0) == 1
+    assert status(sweeping, sweeping.plan.run_id) == "KILLED"
+    assert "Sweep of-2 is not running: 1 of 2 trials has ended (1 failed), one is waiting" in driving.table.state
+    driving = sweeping.drive()
+    driving.setup()
+    assert status(sweeping, sweeping.plan.run_id) == "RUNNING"
+    failing(driving, second)
+    assert driving.conclude(0.0) == 0
+    assert (status(sweeping, sweeping.plan.run_id), driving.finished) == ("FAILED", False)
+    assert "all 2 trials failed" in driving.table.state
+    said = capsys.readouterr().err
+    assert "no trial of sweep of-2 has finished; ganatomy report of-2 --workspace" in said
+    assert "done in" not in said
+    put_back(sweeping.directory, read_results(sweeping.directory)[0])
+    sweeping.finish(first, 0.5)
+    end(driving := sweeping.drive(), first)
+    assert driving.conclude(0.0) == 0
+    assert (status(sweeping, sweeping.plan.run_id), driving.finished) == ("FINISHED", True)
+
+
+def test_what_a_trial_failed_by_before_it_began_is_said_without_rays_wrapper(workspace, capsys):
+    sweeping = Sweeping(workspace, 1)
+    [trial] = sweeping.trials
+    told = """ray::ImplicitFunc.train() (pid=7, ip=10.0.0.7)
+  File "/opt/ray/tune/trainable.py", line 330, in train
+    raise skipped from exception_cause(skipped)
+  File "/lab/plugin.py", line 12, in choose
+    return widths["C"]
+           ~~~~~~^^^^^
+KeyError: 'C'
+"""
+    failing(sweeping.drive(), trial, told)
+    path = sweeping.directory / "trials" / trial / TRACEBACK
+    assert path.read_text() == told
+    [result] = read_results(sweeping.directory)
+    assert (result.status, result.error) == ("failed", "KeyError: 'C'")
+    assert f"failed before it began: KeyError: 'C'; traceback: {path};" in capsys.readouterr().err
+
+
+def test_what_fails_after_the_sweep_was_told_to_end_is_run_again(workspace, capsys, monkeypatch):
+    """A batch system ends all processes of a job at once, and workers may be gone before their driver."""
+    sweeping = Sweeping(workspace, 2)
+    sweeping.plan.save(sweeping.directory)
+    first, second = sweeping.trials
+    driving = sweeping.drive()
+    failing(driving, first)
+    monkeypatch.setattr(terminal, "_told_to_end", True)
+    write_result(sweeping.directory / "trials" / second, TrialResult(second, EXPERIMENT, "failed", "its process died"))
+    end(driving, second)
+    assert driving.conclude(0.0) == 1
+    said = capsys.readouterr().err
+    assert "interrupted with 1 of 2 trials to go; nothing is lost: ganatomy sweep --resume of-2" in said
+    assert outstanding(sweeping.directory, sweeping.plan) == 1
+
+
+def failing(driving, trial, told=None):
+    driving.on_trial_error(1, [], SimpleNamespace(config={TRIAL: trial}, get_error=lambda: told))
 
 
 def test_a_trial_that_failed_because_it_hung_says_where(workspace, capsys):

@@ -155,6 +155,28 @@ def test_a_trial_that_failed_before_it_began_has_no_run(workspace):
     assert driving.run("t1") is None
 
 
+def test_no_run_stays_as_if_it_ran_where_the_sweep_is_cut_short_and_it_goes_on_when_resumed(workspace):
+    driving = Driving(workspace)
+    recording = driving.recording()
+    for name in ("t1", "t2"):
+        recording.begin(name)
+        driving.trial(name).metrics({"train/loss": 0.5}, 3)
+    recording.begin("t3")  # whose process has not come so far
+    before = driving.result("t1")
+    assert recording.send("t1")
+    ended = driving.finish("t2")
+    assert recording.finish(10, [before, ended]) == 0
+    assert (driving.run("t1").info.status, driving.run("t1").data.tags["status"]) == ("KILLED", "interrupted")
+    assert (driving.run("t2").info.status, driving.run("t2").data.metrics) == ("FINISHED", {"train/loss": 0.5})
+    assert (driving.result("t1"), driving.run("t3")) == (before, None)
+    again = driving.recording()
+    again.begin("t1")
+    until(lambda: driving.run("t1").info.status == "RUNNING")
+    again.end(driving.finish("t1"))
+    assert (driving.run("t1").info.status, driving.run("t1").data.tags["status"]) == ("FINISHED", "finished")
+    assert again.finish(10) == 0
+
+
 @pytest.fixture(autouse=True)
 def _present():
     yield

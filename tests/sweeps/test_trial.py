@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 from mlflow import MlflowClient
 
+from ganatomy.contracts import InputError
 from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.configurations import CONTROLS, control_points
-from ganatomy.evidence.results import SweepPlan, read_result, read_results
+from ganatomy.evidence.results import TRACEBACK, SweepPlan, conclude, outstanding, read_result, read_results
 from ganatomy.experiment import Labels
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages.stages import Stages
 from ganatomy.stores.store import open_store
 from ganatomy.sweeps import trial
+from ganatomy.sweeps.proposals import ASKED
 from ganatomy.sweeps.recording import Recording
+from ganatomy.sweeps.resuming import run_again
 from ganatomy.sweeps.trial import VALIDATION, run_trial, workers_of
 from ganatomy.tracking.runs import Tracking
 from ganatomy.training import tasks
@@ -270,6 +275,66 @@ def test_an_unexpected_error_is_named(workspace, plan, monkeypatch):
         run(workspace, plan, {"arm": "real"})
     (result,) = read_results(workspace / "sweeps" / "sweep")
     assert (result.status, result.error) == ("failed", "ZeroDivisionError: the machine is on fire")
+
+
+def test_a_failed_trial_keeps_its_traceback(workspace, plan, monkeypatch):
+    """In its folder, among the artefacts of its run; its log says where to look."""
+
+    def a_plugins_step(*_, **__):
+        return {}["C"]
+
+    monkeypatch.setattr(trial, "outcome_of", a_plugins_step)
+    with pytest.raises(KeyError):
+        run(workspace, plan, {"arm": "real"})
+    folder = workspace / "sweeps" / "sweep" / "trials" / "t1"
+    told = (folder / TRACEBACK).read_text()
+    assert told.startswith("Traceback (most recent call last)")
+    assert told.rstrip().endswith("KeyError: 'C'")
+    line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if 'return {}["C"]' in text)
+    said = (folder / "log.txt").read_text()
+    assert f"failed: KeyError at {__file__}, line {line}, in a_plugins_step (traceback.txt)" in said
+    found = Mlflow(workspace, plan)
+    [kept] = [item.path for item in found.client.list_artifacts(found.run_id) if item.path == TRACEBACK]
+    assert Path(found.client.download_artifacts(found.run_id, kept, str(workspace))).read_text() == told
+
+
+def test_a_trial_that_failed_by_a_fault_of_the_machine_is_trained_again_as_it_was_planned(workspace, plan, monkeypatch):
+    directory, asked = workspace / "sweeps" / "sweep", {"t1": {"arm": "real"}, "t2": {"arm": "classical"}}
+    directory.mkdir(parents=True)
+    (directory / ASKED).write_text("".join(json.dumps({"trial": t, "values": v}) + "\n" for t, v in asked.items()))
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "outcome_of", full_disc)
+        with pytest.raises(OSError, match="No space left"):
+            run(workspace, plan, asked["t1"])
+    wild = {"arm": "classical", "downstream.learning_rate": 1e30}
+    with pytest.raises(Diverged):
+        run(workspace, plan, wild, "t2")
+    for name in asked:
+        conclude(directory, name)
+    failed, diverged = read_results(directory)
+    before, plan = Mlflow(workspace, plan), replace(plan, trials=2)
+    assert outstanding(directory, plan) == 0
+
+    run_again(directory, plan)
+    assert outstanding(directory, plan) == 1
+    run(workspace, plan, asked["t1"])
+    conclude(directory, "t1")
+    again, still = read_results(directory)
+    assert (failed.status, again.status, again.experiment) == ("failed", "finished", failed.experiment)
+    assert (still, still.diverged) == (diverged, True)
+    assert not (directory / "trials" / "t1" / TRACEBACK).exists()
+    after = Mlflow(workspace, plan)
+    assert (after.run_id, after.run.info.status) == (before.run_id, "FINISHED")
+    assert (after.run.data.tags["error"], after.run.data.tags["failed_before"]) == ("", failed.error)
+    # The same training as one that nothing happened to.
+    never = run(workspace, plan, asked["t1"], "t3")
+    assert never[-1][SCORE] == again.summary[SCORE]
+    with pytest.raises(InputError, match="no failed trial to run again; 1 training that diverged is a finding"):
+        run_again(directory, plan)
+
+
+def full_disc(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_validation_patients_without_a_structure_are_no_score(workspace, plan):

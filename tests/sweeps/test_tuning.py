@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,6 +25,8 @@ from ganatomy.phantoms.hearts import make_cohort
 from ganatomy.sweeps import tuning
 from ganatomy.sweeps.tuning import AsManyAsFit
 from sweeps.studies import assert_agrees
+
+from . import breaking
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,7 +168,10 @@ def test_the_segmentor_is_chosen_on_the_command_line(phantom, workspace):
 
 def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ROOT / "sweep.py"), "--workspace", str(workspace), "--address", "local", *arguments]
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1",
+                   "PYTHONPATH": os.pathsep.join([*os.environ.get("PYTHONPATH", "").split(os.pathsep),
+                                                  str(Path(__file__).parent)]),
+                   breaking.PASSED: str(workspace / "passed")}  # fmt: skip
     with (workspace / "output.txt").open("a") as output:
         return subprocess.Popen(command, stdout=output, stderr=output, env=environment, text=True)
 
@@ -189,7 +195,8 @@ def assert_kept(after: dict[str, tuple[str, float]], before: dict[str, tuple[str
 
 
 def kill(driver: subprocess.Popen[str], workspace: Path, by: signal.Signals) -> None:
-    """Send the signal to the sweep's driver when one more trial has finished."""
+    """Send the signal to the sweep's driver when one more trial has finished; where it is the end of a job's time, to
+    all that it has started too."""
     output = workspace / "output.txt"
     said, before = len(output.read_text()), len(finished(workspace))
     deadline = time.monotonic() + 400
@@ -197,9 +204,33 @@ def kill(driver: subprocess.Popen[str], workspace: Path, by: signal.Signals) -> 
         assert driver.poll() is None, output.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    os.kill(driver.pid, by)
-    driver.wait()
+    for pid in [driver.pid, *(started_by(driver.pid) if by == signal.SIGTERM else [])]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, by)
+    code = driver.wait(timeout=60)
     assert ("interrupted with" in output.read_text()[said:]) == (by != signal.SIGKILL)
+    if by != signal.SIGKILL:
+        assert code == 130
+        assert "RUNNING" not in statuses(workspace)
+
+
+def started_by(pid: int) -> list[int]:
+    """All processes below one, as far as this system tells."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found += [int(stat.parent.name), *started_by(int(stat.parent.name))]
+    return found
+
+
+def statuses(workspace: Path) -> list[str]:
+    """How the runs in MLflow ended, the sweep's first."""
+    from ganatomy.tracking.runs import Tracking
+
+    tracking = Tracking(None, workspace)
+    runs = tracking.client.search_runs([tracking.experiment_id], order_by=["attributes.start_time ASC"])
+    return [run.info.status for run in runs]
 
 
 @pytest.mark.slow
@@ -264,6 +295,7 @@ def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(phantom, workspace):
     assert "filter.min_dice = 1 keeps none" in results["offline"].error
     output = (workspace / "output.txt").read_text()
     assert "lower filter.min_dice" in output
+    assert f"trials/{results['offline'].trial}/traceback.txt" in output
     assert "Traceback" not in output
     log = workspace / "sweeps" / "failing" / "trials" / results["offline"].trial / "log.txt"
     assert log.read_text().count("filter") == 1, "what fails is tried once"
@@ -271,6 +303,44 @@ def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(phantom, workspace):
     run = tracking.client.get_run(results["offline"].run_id)
     assert run.info.status == "FAILED"
     assert "keeps none" in run.data.tags["error"]
+    assert "traceback.txt" in [item.path for item in tracking.client.list_artifacts(run.info.run_id)]
+
+
+@pytest.mark.slow
+def test_where_all_trials_failed_the_sweep_did_and_all_of_them_are_run_again(phantom, workspace):
+    """In a task of Ray's and in a group of two workers: what the plug-in raised is said, and where."""
+    name = "breaking:Net"
+    settings = (*TINY, f"downstream.network={name}", "arm=joint")
+    arguments = ("--space", "phantom_demo", "--cohort", str(phantom), "--name", "broken", "--seeds", "0")
+    assert start(workspace, *arguments, "--set", *settings).wait(timeout=500) == 1
+    assert statuses(workspace) == ["FAILED"] * 3
+    directory, output = workspace / "sweeps" / "broken", workspace / "output.txt"
+    failed = {result.trial: result for result in read_results(directory)}
+    assert {(result.status, result.error) for result in failed.values()} == {("failed", "KeyError: 'C'")}
+    for trial in failed:
+        folder = directory / "trials" / trial
+        assert f"traceback: {folder / 'traceback.txt'}" in output.read_text()
+        assert f"failed: KeyError at {breaking.__file__}, line " in (folder / "log.txt").read_text()
+        assert (folder / "traceback.txt").read_text().rstrip().endswith("KeyError: 'C'")
+    said = output.read_text()
+    assert "no trial of sweep broken has finished" in said
+    assert "Sweep broken has ended: all 2 trials failed; ganatomy sweep --resume broken --retry-failed" in said
+
+    Path(workspace / "passed").touch()
+    assert start(workspace, "--resume", "latest").wait(timeout=100) == 2
+    assert "anything left to do" in output.read_text().splitlines()[-1]
+    again = ("--resume", "latest", "--retry-failed", "--allow-dotted", name)
+    assert start(workspace, *again).wait(timeout=500) == 0, output.read_text()
+    results = {result.trial: result for result in read_results(directory)}
+    assert {trial: (one.experiment, one.run_id) for trial, one in results.items()} == {
+        trial: (one.experiment, one.run_id) for trial, one in failed.items()
+    }
+    assert {result.status for result in results.values()} == {"finished"}
+    assert statuses(workspace) == ["FINISHED"] * 3
+    assert not [*directory.glob("trials/*/traceback.txt")]
+    assert "2 of 2 trials finished. 2 of them failed before, and were run again." in output.read_text()
+    assert start(workspace, *again).wait(timeout=100) == 2
+    assert "has a failed trial to run again" in output.read_text().splitlines()[-1]
 
 
 @pytest.mark.parametrize(("options", "says"), [

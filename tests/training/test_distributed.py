@@ -20,6 +20,7 @@ from torch import nn
 from ganatomy.contracts import Images, Task
 from ganatomy.core.installation import WrongNode
 from ganatomy.core.single_flight import LeaseLost
+from ganatomy.core.terminal import one_line, raised_at, whole_traceback
 from ganatomy.experiment import Training
 from ganatomy.training.distributed import (
     NETWORKS,
@@ -244,3 +245,39 @@ def test_work_that_came_to_a_node_with_other_sources_is_handed_out_again(
     else:
         run_task(work, Workers(here=False), tmp_path)
         assert len(list(tmp_path.iterdir())) == wrong + 1
+
+
+def a_plugins_step():
+    return {}["C"]
+
+
+def assert_raised_in_a_plugin(error):
+    """The error is the plug-in's own, and its traceback the worker's, of whose machine nothing is said."""
+    assert one_line(error) == "KeyError: 'C'"
+    told = whole_traceback(error)
+    assert raised_at(told).startswith(f"{__file__}, line ")
+    assert raised_at(told).endswith(", in a_plugins_step")
+    assert "\x1b" not in told
+    assert "ip=" not in told
+
+
+def test_what_a_task_raised_comes_with_the_traceback_of_the_worker(tmp_path, ray_cluster):
+    with pytest.raises(KeyError) as raised:
+        run_task(a_plugins_step, Workers(here=False), tmp_path)
+    assert_raised_in_a_plugin(raised.value)
+
+
+@pytest.mark.slow
+def test_what_one_of_a_group_raised_comes_with_the_traceback_of_the_worker(tmp_path, ray_cluster):
+    def build(**_):
+        a_plugins_step()
+
+    with pytest.raises(KeyError) as raised:
+        train(build, tmp_path / "stage", Workers(count=2, here=False, max_failures=0), lambda: None)
+    assert_raised_in_a_plugin(raised.value)
+
+
+def test_a_wrapper_of_rays_speaks_as_what_is_in_it(ray_cluster):
+    with pytest.raises(ray.exceptions.RayTaskError) as raised:
+        ray.get(ray.remote(num_cpus=0)(a_plugins_step).remote())
+    assert one_line(raised.value) == "KeyError: 'C'"

@@ -15,7 +15,7 @@ from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import plain
-from ganatomy.core.terminal import INTERRUPTED
+from ganatomy.core.terminal import INTERRUPTED, heed_termination, signals_as_before
 from ganatomy.sweeps.request import SweepRequest
 
 _PATHS = ("workspace", "cohort")
@@ -36,7 +36,8 @@ def carried_out_apart(request: SweepRequest, typed: Collection[str], address: st
         asked.write_text(json.dumps({"request": plain(values), "typed": sorted(typed)}))
         command = [sys.executable, "-m", "ganatomy.api.apart", str(asked), str(answer)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
-        last = _followed(command, environment)
+        with signals_as_before():
+            last = _followed(command, environment)
         found = json.loads(answer.read_text()) if answer.exists() else {"failed": last}
     if "refused" in found:
         raise InputError(found["refused"][0], expected=found["refused"][1], remedy=found["refused"][2])
@@ -48,6 +49,7 @@ def carried_out_apart(request: SweepRequest, typed: Collection[str], address: st
 def _followed(command: list[str], environment: dict[str, str]) -> str:
     """Run it, with all that it says on our standard error; returns the last line."""
     last = "it said nothing"
+    heed_termination()
     # A session of its own: Ctrl-C at a terminal reaches it through us alone, once.
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

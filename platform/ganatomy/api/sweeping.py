@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import signal
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
@@ -14,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from ganatomy.contracts import InputError
 from ganatomy.core.installation import workspace_of
 from ganatomy.core.plugins import allow
-from ganatomy.core.terminal import INTERRUPTED, detail, tell
+from ganatomy.core.terminal import INTERRUPTED, detail, signals_as_before, tell
 from ganatomy.evidence.ablation import Ablation
 from ganatomy.evidence.confirmed import Confirmed, came_to, picked_in
-from ganatomy.evidence.results import SweepPlan, outstanding, read_plan, read_results, sweep_directory, sweeps
+from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps
+from ganatomy.evidence.state import SweepState, state_of
 
 if TYPE_CHECKING:
     import pandas
@@ -58,6 +56,11 @@ class Sweep:
     def plan(self) -> SweepPlan:
         """What was planned: space, cohort, trials, seeds, resources. InputError where another version wrote it."""
         return read_plan(self.directory)
+
+    @property
+    def state(self) -> SweepState:
+        """How far it is: what has ended, and how; whether it is running (``.driven``); in words, ``.sentence``."""
+        return state_of(self.directory, self.plan)
 
     def ablation(self) -> Ablation:
         """The ablation table as an object: rows, conclusion, caveats, the figures of papers beside it, and what has
@@ -124,6 +127,7 @@ class Sweep:
         trials: int | None = None,
         concurrent: int | None = None,
         standstill_s: float | None = None,
+        retry_failed: bool = False,
         address: str = "",
         nodes: int = 0,
         store_cache: str = "",
@@ -132,8 +136,9 @@ class Sweep:
     ) -> Sweep:
         """Go on with it, interrupted, or ended and to have more ``trials``; finished trials are not repeated.
 
-        What is not given is as the sweep began. allow_dotted: code that it was begun with and that is not installed
-        under a name. Returns itself. Raises as ``sweep`` does.
+        What is not given is as the sweep began. retry_failed: run all trials again that failed, but those whose
+        training diverged, as they were to run, under the same seeds. allow_dotted: code that it was begun with and that
+        is not installed under a name. Returns itself. Raises as ``sweep`` does.
         """
         from ganatomy.sweeps.request import SweepRequest
 
@@ -141,6 +146,7 @@ class Sweep:
         given: dict[str, Any] = {name: value for name, value in anew.items() if value is not None}
         request = SweepRequest(
             resume=self.name,
+            retry_failed=retry_failed,
             workspace=self.workspace,
             address=address,
             nodes=nodes,
@@ -156,6 +162,7 @@ class Sweep:
         *,
         trainings: int | None = None,
         as_it_stands: str | None = None,
+        retry_failed: bool = False,
         allow_dotted: Sequence[str] = (),
         say: Callable[[str], None] = tell,
         **where: Unpack[Where],
@@ -164,22 +171,22 @@ class Sweep:
         verdict, which the scores of a search are not. Goes on where an earlier call was cut short.
 
         trainings: of each of the two; 5 if not given, 3 at least.  as_it_stands: a reason to confirm a sweep that will
-        never be finished.  where: as ``resume`` takes it (``address``, ``concurrent``, …).
-        Returns scores before and after, and what the fresh trainings show on validation patients (``.finding``). Raises
-        InputError where trials are outstanding, where there is nothing to confirm, and where it was begun with another
-        number of trainings.
+        never be finished.  retry_failed, where: as ``resume`` takes them (``address``, ``concurrent``, …).
+        Returns scores before and after, and what the fresh trainings show on validation patients (``.finding``).
+        InputError where trials are outstanding, nothing is to be confirmed, or it was begun with other ``trainings``.
         """
         from ganatomy.promotion.confirmation import planned
         from ganatomy.reports.record import record
         from ganatomy.tracking.runs import Tracking
 
         allow(*allow_dotted)
-        again = planned(self.workspace, self.name, trainings=trainings, as_it_stands=as_it_stands, say=say)
-        directory, plan = self.directory, self.plan
-        if outstanding(self.workspace / "sweeps" / again.name, again):
-            Sweep(self.workspace, again.name).resume(allow_dotted=allow_dotted, **where)
-        record(self.material(), Tracking(plan.tracking_uri or None, self.workspace))
-        return came_to(self.workspace, again, picked_in(directory, plan))
+        judged = {"trainings": trainings, "as_it_stands": as_it_stands, "begun": retry_failed}
+        again = planned(self.workspace, self.name, **judged, say=say)
+        fresh = Sweep(self.workspace, again.name)
+        if retry_failed or fresh.state.left:
+            fresh.resume(retry_failed=retry_failed, allow_dotted=allow_dotted, **where)
+        record(self.material(), Tracking(self.plan.tracking_uri or None, self.workspace))
+        return came_to(self.workspace, again, picked_in(self.directory, self.plan))
 
     def promote(
         self,
@@ -362,26 +369,12 @@ def _carried_out(request: SweepRequest, typed: Collection[str] = ()) -> Sweep:
     if there := connected():
         name, code = carried_out_apart(request, typed, there)
     else:
-        with _signals_as_before():
+        with signals_as_before():
             plan, code = request.carried_out(typed, show=lambda table: None)
         name = plan.name
     if code == INTERRUPTED:
         raise KeyboardInterrupt(*[f"load_sweep({name!r}).resume() goes on with it"] * bool(name))
     return Sweep(workspace, name)
-
-
-@contextlib.contextmanager
-def _signals_as_before() -> Iterator[None]:
-    """A sweep heeds SIGTERM, as batch systems end a job; whoever called it from Python has its own handlers back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def _folder(cohort: Cohort | Path | str) -> Path:

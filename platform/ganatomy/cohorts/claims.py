@@ -129,6 +129,13 @@ def alone_in(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process has ``folder`` to itself now. Of one on another host its latest sign of life tells, for a
+    minute: nothing is waited for."""
+    note = folder / IN_USE
+    return note.exists() and not is_abandoned(note)
+
+
 def _enter(note: Path, mine: Holder) -> None:
     for _ in range(2):
         try:

@@ -41,6 +41,9 @@ class Confirm(Saying):
     """Of each of the two; 5 if not given, 3 at least."""
     as_it_stands: Annotated[str | None, arg(metavar="REASON")] = None
     """Confirm a sweep with trials outstanding that will never be finished, for this reason."""
+    retry_failed: bool = False
+    """Train all those again that failed, as planned, under the same seeds: after a fault of the machine, such as a full
+    disc. A training that diverged is a finding, and not repeated."""
     address: str = ""
     """Ray cluster; RAY_ADDRESS, else one on this machine, else one of its own (local: always)."""
     allow_dotted: tuple[str, ...] = ()
@@ -54,6 +57,7 @@ class Confirm(Saying):
         confirmed = sweep.confirm(
             trainings=self.trainings,
             as_it_stands=self.as_it_stands,
+            retry_failed=self.retry_failed,
             allow_dotted=self.allow_dotted,
             address=self.address,
             say=self._say,

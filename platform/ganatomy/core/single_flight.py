@@ -165,11 +165,20 @@ def read_holder(lease: Path) -> Holder | None:
 def _silence(lease: Path) -> float:
     """Seconds since the last heartbeat, by the file system's own clock: clocks of nodes may disagree."""
     try:
-        with tempfile.NamedTemporaryFile(dir=lease.parent, prefix=".clock-") as probe:
-            now = os.fstat(probe.fileno()).st_mtime
-        return now - lease.stat().st_mtime
+        return _now(lease.parent) - lease.stat().st_mtime
     except OSError:  # the lease is gone, or the folder that it lay in has been taken away
         return float("inf")
+
+
+def _now(folder: Path) -> float:
+    """By the clock of the file system; by our own, where the folder can only be read, as one of somebody else's."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as probe:
+            return os.fstat(probe.fileno()).st_mtime
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return time.time()
 
 
 @contextlib.contextmanager

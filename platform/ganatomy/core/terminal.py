@@ -7,15 +7,17 @@ more, and ``warn``, which ``-q`` leaves with results and errors.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ganatomy.contracts import InputError, shortened
@@ -27,6 +29,7 @@ DONE, UNDONE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 QUIET, USUAL, MORE = 0, 1, 2
 _amount = USUAL
+_told_to_end = False
 
 
 def amount() -> int:
@@ -87,25 +90,87 @@ def _ended(run: Callable[[], int], workspace: Path, debug: bool, *, contradictin
 
 def heed_termination() -> None:
     """Take SIGTERM, by which batch systems end a job, for a Ctrl-C. To be called again when Ray has set its own."""
+    global _told_to_end
     if threading.current_thread() is threading.main_thread():
+        _told_to_end = False
         signal.signal(signal.SIGTERM, _end)
 
 
+def told_to_end() -> bool:
+    """SIGTERM has come. A batch system sends it to all processes of a job: what fails from now on fails by that."""
+    return _told_to_end
+
+
 def _end(number: int, frame: object) -> None:
+    global _told_to_end
+    _told_to_end = True
     if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):  # as shells start what runs in the background
         raise KeyboardInterrupt
     os.kill(os.getpid(), signal.SIGINT)  # Tune has a handler of its own, which ends trials in order
 
 
+@contextlib.contextmanager
+def signals_as_before() -> Iterator[None]:
+    """What runs inside heeds SIGTERM, as batch systems end a job; whoever called it from Python has its own handlers
+    back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
 def one_line(error: BaseException) -> str:
     """An error as one line: an InputError speaks for itself, any other is named."""
+    error = innermost(error)
     text = on_one_line(str(error))
     return text if isinstance(error, InputError) else shortened(f"{type(error).__name__}: {text}", 3000)
 
 
+def innermost(error: BaseException) -> BaseException:
+    """What a worker raised, where Ray hands it over in a wrapper of its own, whose text is a traceback."""
+    while any(kind.__name__ == "RayTaskError" for kind in type(error).__mro__):  # known by its name: Ray is not loaded
+        cause = getattr(error, "cause", None)
+        if not isinstance(cause, BaseException):
+            break
+        error = cause
+    return error
+
+
+def whole_traceback(error: BaseException) -> str:
+    """The traceback of an error, with what it came of; what a worker noted of its own (``note_elsewhere``) ends it."""
+    return "".join(traceback.format_exception(error))
+
+
+def note_elsewhere(error: BaseException, told: str) -> BaseException:
+    """``error``, which was raised in another process, with the traceback that was ``told`` of it there: exceptions
+    leave theirs behind when they travel. Who ran it where is left out."""
+    plainly = re.sub(r"\x1b\[[0-9;]*m", "", told)
+    error.add_note("\n".join(line for line in plainly.splitlines() if not line.startswith("ray::")))
+    return error
+
+
+def last_words(told: str) -> str:
+    """What the error was that a traceback is of, as one line; any other text as one."""
+    lines = told.rstrip().splitlines()
+    frames = [number for number, line in enumerate(lines) if re.match(r'\s+File ".+", line \d+, in ', line)]
+    after = [line for line in lines[frames[-1] + 1 :] if not line.startswith("    ")] if frames else lines
+    return shortened(on_one_line(" ".join(after)), 3000)
+
+
+def raised_at(told: str) -> str:
+    """``FILE, line N, in FUNCTION``: where the error was raised that a traceback is of; often the line to look at."""
+    frames = re.findall(r'File "(.+)", line (\d+), in (.+)', told)
+    return "{}, line {}, in {}".format(*frames[-1]) if frames else ""
+
+
 def _explain(error: Exception, workspace: Path | None) -> int:
     """One line on standard error; the rest goes into a file in ``workspace`` where the user did not cause it."""
-    if isinstance(error, InputError):
+    if isinstance(innermost(error), InputError):
         print(f"error: {one_line(error)}", file=sys.stderr)
         return BAD_INPUT
     log = _write_log(workspace) if workspace is not None else None

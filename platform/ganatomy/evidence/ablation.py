@@ -97,12 +97,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A trial that is not in the table, and why."""
+    """A trial that is not in the table, and why. traceback: the file that holds it, from the workspace."""
 
     trial: str
     name: str
     status: str
     error: str
+    traceback: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class Ablation:
     names: configuration of the ``relevant`` part of every trial's experiment -> its name.
     published: tables of papers beside what this sweep found.
     task: downstream task of all rows, whose score their ``dice`` is.
-    aftermath: what has come of the sweep since, in sentences: its confirmation, and its promotion."""
+    aftermath: what has come of the sweep since, in sentences: its confirmation, and its promotion.
+    state: how far the sweep is, in a sentence; empty where no sweep is known."""
 
     rows: tuple[Row, ...]
     baseline: str
@@ -125,6 +127,7 @@ class Ablation:
     published: tuple[Comparison, ...] = ()
     task: str = Downstream.task
     aftermath: tuple[str, ...] = ()
+    state: str = ""
 
     @property
     def measure(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ganatomy.contracts import InputError
+from ganatomy.core.durable import append_line
 from ganatomy.core.names import checked_name, on_one_line, shortened
 from ganatomy.core.plain_files import read_json
 from ganatomy.core.plain_values import plain
@@ -26,6 +28,9 @@ T = TypeVar("T")
 PLAN = "sweep.json"
 RESULT = "result.json"
 CONCLUDED = "concluded"
+RETRIED = "retried.jsonl"
+TRACEBACK = "traceback.txt"
+"""In a trial's folder: that it has come to its end; when it was put back, and why; what it failed by, and where."""
 
 BASELINE = "the best training without synthetic data"
 """What candidates are compared with: chosen as they are, on validation patients."""
@@ -168,11 +173,15 @@ def _latest(workspace: Path, known: list[str]) -> str:
 
 def read_plan(directory: Path) -> SweepPlan:
     """The plan of the sweep in ``directory``; InputError where another version wrote it, or where it is another's."""
-    values = read_json(directory / PLAN)
-    values["base"] = Experiment.from_dict(values["base"])
-    values["seeds"] = tuple(values["seeds"])
-    values["pick"] = {side: Experiment.from_dict(picked) for side, picked in values.get("pick", {}).items()}
-    values |= {name: tuple(values.get(name, ())) for name in ("controls", "compare", "objectives")}
+    try:
+        values = read_json(directory / PLAN)
+        values["base"] = Experiment.from_dict(values["base"])
+        values["seeds"] = tuple(values["seeds"])
+        values["pick"] = {side: Experiment.from_dict(picked) for side, picked in values.get("pick", {}).items()}
+        values |= {name: tuple(values.get(name, ())) for name in ("controls", "compare", "objectives")}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = f"{type(error).__name__}: {on_one_line(str(error))}"
+        raise InputError(f"{directory / PLAN} is damaged: {why}", remedy="run it anew") from error
     try:
         plan = SweepPlan(**values)
     except TypeError as error:
@@ -232,6 +241,7 @@ def read_result(path: Path) -> TrialResult:
     values = read_json(path)
     values["experiment"] = Experiment.from_dict(values["experiment"])
     values["scores"] = tuple(Score(**row) for row in values["scores"])
+    values.setdefault("diverged", "the training diverged" in values.get("error", ""))  # as earlier versions said it
     result = TrialResult(**values)
     for what, name in {"trial": result.trial, "run_id": result.run_id, **dict(result.stages)}.items():
         if name:
@@ -263,9 +273,32 @@ def is_concluded(directory: Path, trial: str) -> bool:
 def outstanding(directory: Path, plan: SweepPlan) -> int:
     """How many trials of the sweep in ``directory`` have yet to come to their end, as ``--resume`` counts them: one
     that failed has ended once the sweep has noted it, until then it is tried again."""
-    ended = (result.status in ("finished", "pruned") or is_concluded(directory, result.trial)
-             for result in read_results(directory))  # fmt: skip
-    return max(0, plan.trials - sum(ended))
+    return max(0, plan.trials - sum(has_ended(directory, result) for result in read_results(directory)))
+
+
+def has_ended(directory: Path, result: TrialResult) -> bool:
+    """A trial of the sweep in ``directory`` is not to be run any more, as ``outstanding`` counts."""
+    return result.status in ("finished", "pruned") or is_concluded(directory, result.trial)
+
+
+def retriable(directory: Path) -> tuple[list[TrialResult], list[TrialResult]]:
+    """The trials of the sweep in ``directory`` that have ended as failed: those that may be run again, and those whose
+    training diverged, which is what there is to find under such a seed."""
+    failed = [one for one in read_results(directory) if one.status == "failed" and has_ended(directory, one)]
+    return [one for one in failed if not one.diverged], [one for one in failed if one.diverged]
+
+
+def put_back(directory: Path, result: TrialResult) -> None:
+    """Have a failed trial of the sweep in ``directory`` run again, as it was to run; that it failed stays on record."""
+    folder = directory / "trials" / result.trial
+    append_line(folder / RETRIED, json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                                              "error": result.error}))  # fmt: skip
+    (folder / CONCLUDED).unlink(missing_ok=True)
+
+
+def is_retried(directory: Path, trial: str) -> bool:
+    """A trial of the sweep in ``directory`` has failed before, and was put back."""
+    return (directory / "trials" / trial / RETRIED).exists()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -23,10 +23,13 @@ from ganatomy.evidence.confirmed import (
     confirmations,
     picked_in,
 )
-from ganatomy.evidence.results import PLAN, SweepPlan, outstanding, read_plan, read_results, sweep_directory, sweeps
+from ganatomy.evidence.results import PLAN, SweepPlan, read_plan, read_results, sweep_directory, sweeps
+from ganatomy.evidence.state import state_of
 from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import MINIMUM_TRAININGS
 from ganatomy.tracking.runs import Tracking
+
+ALL_ENDED = "a sweep whose trials have all ended: what it picks is trained again, and the test patients are read, once"
 
 TRAININGS = 5
 """Of each side, unless told otherwise."""
@@ -38,15 +41,16 @@ def planned(
     *,
     trainings: int | None = None,
     as_it_stands: str | None = None,
+    begun: bool = False,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> SweepPlan:
     """The plan of the confirmation of a sweep's pick, to be resumed as a sweep: the one that there is, or a new one,
     whose cost is said.
 
     trainings: of each side, under fresh seeds; None for as many as were planned, or ``TRAININGS``.  as_it_stands: why a
-    sweep whose trials have not all ended is confirmed all the same. InputError where they have not and nobody said
-    why, where there is nothing to confirm, where its work is unequal, or where it was begun with another number of
-    trainings.
+    sweep whose trials have not all ended is confirmed all the same.  begun: it must be there. InputError where they
+    have not and nobody said why, or are being run; where there is nothing to confirm, where its work is unequal, where
+    the confirmation is running, or where it was begun with another number of trainings.
     """
     if trainings is not None and trainings < MINIMUM_TRAININGS:
         raise InputError(f"{counted(trainings, 'training')} a side",
@@ -59,25 +63,39 @@ def planned(
     picked = picked_in(directory, plan)
     check_equal_work(picked, plan.name)
     with alone_in(directory):
-        return _begun(workspace, plan, picked, trainings) or _begin(
-            workspace, plan, picked, trainings or TRAININGS, say
-        )
+        found = _begun(workspace, plan, picked, trainings)
+        check_still(workspace, found)
+        if begun and found is None:
+            raise InputError(f"sweep {plan.name!r} has no confirmation, so that nothing of it failed",
+                             expected="one of what it picks now", remedy="leave --retry-failed out")  # fmt: skip
+        return found or _begin(workspace, plan, picked, trainings or TRAININGS, say)
 
 
 def left_out(directory: Path, plan: SweepPlan, as_it_stands: str | None) -> int:
     """How many trials a pick does without. InputError where there are any, and nobody said why."""
     if as_it_stands is not None and not as_it_stands.strip():
         raise InputError("a sweep judged as it stands without a reason", expected="why it will never be finished")
-    left = outstanding(directory, plan)
-    if left and as_it_stands is None:
+    state = state_of(directory, plan)
+    if state.left and state.driven:  # whatever the reason: it will be finished, and what it will pick is not known
         raise InputError(
-            f"sweep {plan.name!r} has {left} of {plan.trials} trials outstanding",
-            expected="a sweep whose trials have all ended: what it picks is trained again, and the test patients are "
-            "read, once",
-            remedy=f"wait for it, or ganatomy sweep --resume {plan.name}; of one that will never be finished, "
-            "--as-it-stands REASON judges what is there",
+            f"{counted(state.left, 'trial')} outstanding: {state.sentence}", expected=ALL_ENDED, remedy="wait for it"
         )
-    return left
+    if state.left and as_it_stands is None:
+        raise InputError(
+            f"sweep {plan.name!r} has {state.left} of {plan.trials} trials outstanding",
+            expected=ALL_ENDED,
+            remedy=f"ganatomy sweep --resume {plan.name}; of one that will never be finished, --as-it-stands REASON "
+            "judges what is there",
+        )
+    return state.left
+
+
+def check_still(workspace: Path, again: SweepPlan | None) -> None:
+    """InputError while a confirmation runs: nobody looks at its trainings before all of them are there, forced or
+    not."""
+    if again is not None and (state := state_of(workspace / "sweeps" / again.name, again)).driven:
+        raise InputError(state.sentence, expected="a confirmation that has ended: the test patients are read once",
+                         remedy="wait for it")  # fmt: skip
 
 
 def _begun(workspace: Path, plan: SweepPlan, picked: Pick, trainings: int | None) -> SweepPlan | None:

@@ -44,7 +44,7 @@ from ganatomy.generators.registry import Registry, check_name
 from ganatomy.measures.families import reading_level
 from ganatomy.measures.statistics import counted
 from ganatomy.promotion import gate
-from ganatomy.promotion.confirmation import left_out
+from ganatomy.promotion.confirmation import check_still, left_out
 from ganatomy.promotion.examination import Bench
 from ganatomy.promotion.gate import Verdict
 from ganatomy.promotion.ledger import LEDGER, Ledger, Reading, earlier_readings, place
@@ -299,6 +299,7 @@ def _prepared(workspace: Path, sweep: str, as_it_stands: str | None, say: Callab
     table, bench = ablation_table(results, declared=plan.family), Bench(workspace, plan, say)
     picked = pick(table, results, plan.name)
     again = confirmation_of(workspace, plan.name, picked)
+    check_still(workspace, again)
     fresh = trainings_of(workspace, again) if again else ([], [])
     for result in (*picked.candidate, *picked.baseline, *fresh[0], *fresh[1]):
         result.experiment.validate()  # what it names may not be here, or not be allowed

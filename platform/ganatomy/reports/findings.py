@@ -17,9 +17,7 @@ from ganatomy.reports.tabulated import (
     comparison_tables,
     number,
     read,
-    state_of,
     table_grid,
-    traceback_of,
     work_table,
 )
 
@@ -168,6 +166,6 @@ def lost(material: Material) -> Exhibit:
         some = "None of those that have begun." if left > 0 else "None: every trial finished."
         return Exhibit(heading, (some,))
     headers = ("trial", "configuration", "came to", "why", "traceback")
-    rows = [(one.trial, one.name, state_of(one), one.error, traceback_of(one)) for one in unfinished]
-    kept = len(headers) if any(map(traceback_of, unfinished)) else len(headers) - 1
+    rows = [(one.trial, one.name, one.status, one.error, one.traceback) for one in unfinished]
+    kept = len(headers) if any(one.traceback for one in unfinished) else len(headers) - 1
     return Exhibit(heading, grids=(Grid(headers[:kept], tuple(row[:kept] for row in rows)),))

@@ -85,7 +85,7 @@ def compose(
         title=f"Sweep {material.plan.name}",
         answer=said,
         reading=reading,
-        state=getattr(table, "state", ""),
+        state=table.state,
         sentences=(*caveats, *left_out),
         facts=origins.facts(material),
         links=tuple(links),

@@ -9,7 +9,7 @@ from typing import Any
 
 from ganatomy.core.plain_values import plain
 from ganatomy.downstream.task import Column, task_named
-from ganatomy.evidence.ablation import CONTROL, REAL, SEARCHED, Ablation, Row, Unfinished, difference
+from ganatomy.evidence.ablation import CONTROL, REAL, SEARCHED, Ablation, Row, difference
 from ganatomy.evidence.published import INCOMPARABLE, Comparison, Figure, Finding
 from ganatomy.exhibits.exhibit import Grid
 from ganatomy.measures import verdicts
@@ -120,16 +120,6 @@ def brief(table: Ablation) -> list[dict[str, str]]:
     return [dict(zip(shown, (cell.replace("\n", ", ") for cell in cells(table, row)))) for row in table.rows]
 
 
-def state_of(trial: Unfinished) -> str:
-    """A trial that has no end yet may be running, or wait for its interrupted sweep to be resumed."""
-    return "unfinished (--resume goes on with it)" if trial.status == "running" else trial.status
-
-
-def traceback_of(trial: Unfinished) -> str:
-    """The file that holds the traceback of a trial that failed, from the workspace; empty where none was kept."""
-    return str(getattr(trial, "traceback", ""))
-
-
 def legend(table: Ablation) -> tuple[tuple[str, str], ...]:
     """Terms of a report, and what they mean; those of columns that the table has not are left out."""
     return tuple((term, meaning) for term, meaning in TERMS if _asked_for(term, table))
@@ -235,8 +225,8 @@ def to_dict(table: Ablation) -> dict[str, Any]:
     rows = [{**plain(row), "synthetic": row.synthetic, "reading": row.reading,
              "finding": row.finding and _told(row.finding)} for row in table.rows]  # fmt: skip
     published = [_comparison_dict(printed) for printed in table.published]
-    whole = {"state": "", **plain(table), "measure": table.measure, "rows": rows, "conclusion": table.conclusion,
-             "published": published}  # fmt: skip
+    whole = {"state": table.state, **plain(table), "measure": table.measure, "rows": rows,
+             "conclusion": table.conclusion, "published": published}  # fmt: skip
     del whole["names"]  # every row and unfinished trial has its own
     return {key: _finite(value) for key, value in whole.items()}
 

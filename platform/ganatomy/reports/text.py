@@ -20,8 +20,6 @@ from ganatomy.reports.tabulated import (
     comparison_tables,
     headers,
     nothing_of,
-    state_of,
-    traceback_of,
     work_table,
 )
 
@@ -49,8 +47,8 @@ def _stacked(header: str) -> str:
 def render_text(table: Ablation, width: int = 120) -> str:
     """Conclusion, table, caveats and the trials that did not finish, as plain text of at most ``width`` columns."""
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False, emoji=False)
-    if state := getattr(table, "state", ""):
-        console.print(f"{state}\n")
+    if table.state:
+        console.print(f"{table.state}\n")
     console.print(nothing_of(table) or table.conclusion)
     if table.rows:
         console.print()
@@ -71,8 +69,8 @@ def render_text(table: Ablation, width: int = 120) -> str:
         console.print(sentence)
     for trial in table.unfinished:
         why = f": {trial.error}" if trial.error else ""
-        where = f"; traceback: {traceback_of(trial)}" if traceback_of(trial) else ""
-        console.print(f"{state_of(trial)}: trial {trial.trial} ({trial.name}){why}{where}")
+        where = f"; traceback: {trial.traceback}" if trial.traceback else ""
+        console.print(f"{trial.status}: trial {trial.trial} ({trial.name}){why}{where}")
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 

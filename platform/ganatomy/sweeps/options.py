@@ -64,8 +64,11 @@ class Options:
     name: str = ""
     """Name of the sweep; COHORT-SPACE[-full] if not given, with a number if that is taken."""
     resume: str = ""
-    """Name of a sweep to go on with (`latest`: the newest), interrupted, or ended and to have more --trials; finished
-    trials are not repeated. What would make it another sweep is refused beside it."""
+    """Name of a sweep to go on with (`latest`: the newest that has something left to do), interrupted, or ended and to
+    have more --trials; finished trials are not repeated. What would make it another sweep is refused beside it."""
+    retry_failed: bool = False
+    """With --resume: run all trials again that failed, as they were to run, under the same seeds: after a fault of the
+    machine, such as a full disc. A training that diverged is a finding, and not run again."""
     tracking_uri: str = ""
     """MLflow server or store; MLFLOW_TRACKING_URI, else an SQLite store in the workspace."""
     address: str = ""

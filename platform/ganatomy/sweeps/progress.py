@@ -16,9 +16,10 @@ from ray import tune
 
 from ganatomy.cluster.roll import working
 from ganatomy.core.standstill import noted
-from ganatomy.core.terminal import MORE, QUIET, amount, one_line
+from ganatomy.core.terminal import MORE, QUIET, amount, last_words, raised_at, told_to_end
 from ganatomy.evidence.results import (
     RESULT,
+    TRACEBACK,
     SweepPlan,
     conclude,
     is_concluded,
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
 QUIET_S = 20.0
 """A line about running trials at least this often, so that nobody wonders whether anything happens."""
+
+FINISH_S, LEAVE_S = 60.0, 10.0
+"""How long a sweep's end waits for what is unsent; and that of an interrupted one, which a batch system may have given
+half a minute before it is killed."""
 
 FOLLOWED_S = 1.0
 """How often ``-v`` looks for what running trials say that they do."""
@@ -64,7 +69,9 @@ class SweepProgress(tune.Callback):
         self.best = max((r.summary[plan.score] for r in results if r.status == "finished"), default=-math.inf)
         self.ended = 0
         self.table: Ablation | None = None
-        """Of the sweep at its end; None before that, and where no trial has finished."""
+        """Of the sweep at its end; None before that, and where no trial has begun."""
+        self.finished = False
+        """Whether any trial has, known at the end."""
         self.recording = Recording(plan, directory, tracking, self._say, results)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -79,6 +86,7 @@ class SweepProgress(tune.Callback):
         self._say(
             f"sweep {self.plan.name}: {self.plan.trials} trials{waiting}; watch them with `ganatomy ui{self._where()}`"
         )
+        self.tracking.go_on(self.plan.run_id)
         self.tracking.drain_all(timeout=5.0)  # what an earlier driver could not say
         self.recording.start()
 
@@ -115,19 +123,32 @@ class SweepProgress(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **_: Any) -> None:
         """A trial failed; the sweep goes on."""
-        error = trial.get_error()
-        why = one_line(error) if error else "its process died"
-        self._end(trial.config[TRIAL], "failed", why + self._stood(trial.config[TRIAL]))
+        told, name = trial.get_error() or "", trial.config[TRIAL]
+        if raised_at(told) and not self._traceback(name).exists():  # before the trial itself could keep it
+            self._traceback(name).parent.mkdir(parents=True, exist_ok=True)
+            self._traceback(name).write_text(told)
+        self._end(name, "failed", (last_words(told) or "its process died") + self._stood(name))
 
     # --- after the sweep -----------------------------------------------------------------------------------------
 
     def conclude(self, began: float) -> int:
-        """Send what is unsent, end the sweep's run, and say how it went. Returns the number of unfinished trials."""
+        """Send what is unsent, end the sweep's run, and say how it went. Returns the number of unfinished trials.
+
+        Of an interrupted one the runs are ended first, and what to do is said: whoever ends it may not wait for its
+        page.
+        """
         results = read_results(self.directory)
-        missing = self.plan.trials - sum(is_concluded(self.directory, result.trial) for result in results)
-        late = self.recording.finish(timeout=60.0)
+        missing = self.end_runs(results, began)
         self._record(results)
-        self.tracking.terminate(self.plan.run_id, "KILLED" if missing else "FINISHED")
+        return missing
+
+    def end_runs(self, results: Sequence[TrialResult], began: float) -> int:
+        """The first part of that: all but the sweep's page. results: of all trials that have one."""
+        open_still = [result for result in results if not is_concluded(self.directory, result.trial)]
+        missing = self.plan.trials - len(results) + len(open_still)
+        late = self.recording.finish(LEAVE_S if missing else FINISH_S, open_still if missing else ())
+        self.finished = any(result.status == "finished" for result in results)
+        self.tracking.terminate(self.plan.run_id, "KILLED" if missing else "FINISHED" if self.finished else "FAILED")
         if late:
             self._warn(f"tracking server away: {late} runs have metrics to send; --resume {self.plan.name} sends them")
         if missing:
@@ -135,6 +156,9 @@ class SweepProgress(tune.Callback):
                 f"interrupted with {missing} of {self.plan.trials} trials to go; nothing is lost: "
                 f"ganatomy sweep --resume {self.plan.name}{self._where()}"
             )
+        elif not self.finished:
+            self._warn(f"no trial of sweep {self.plan.name} has finished; ganatomy report {self.plan.name}"
+                       f"{self._where()} says why")  # fmt: skip
         else:
             self._say(f"sweep {self.plan.name} done in {_duration(time.time() - began)}")
         return missing
@@ -151,9 +175,9 @@ class SweepProgress(tune.Callback):
         from ganatomy.reports.record import record
 
         workspace = self.directory.parents[1]
-        table = account(workspace, self.plan, results)
+        table = account(workspace, self.plan, results, driven=False)
         record(Material(workspace, self.plan, tuple(results), table, self._say), self.tracking)
-        if not any(result.status == "finished" for result in results):
+        if not self.finished:
             return
         self.table = table
         best = max(result.summary[self.plan.score] for result in results if result.status == "finished")
@@ -164,13 +188,16 @@ class SweepProgress(tune.Callback):
     def _end(self, trial: str, status: Any, error: str = "") -> None:
         folder = self.directory / "trials" / trial
         self._follow(trial)
+        if told_to_end() and self._failed(folder, status):
+            return  # perhaps by what ended the sweep: it is run again when that goes on
         if not (folder / RESULT).exists():  # no experiment could be made of its values, or no run for it
             result = TrialResult(trial, self.plan.base, status, error)
             write_result(folder, result)
             self.recording.end(result)
             conclude(self.directory, trial)
             self._count(trial)
-            self._warn(f"{self._counts()}; trial {trial} failed before it began: {error}; {self._outlook()}")
+            self._warn(f"{self._counts()}; trial {trial} failed before it began: {error}{self._kept(trial)}; "
+                       f"{self._outlook()}")  # fmt: skip
             return
         result = read_result(folder / RESULT)
         if result.status == "running":
@@ -185,8 +212,14 @@ class SweepProgress(tune.Callback):
         ranked_by = self.plan.score
         score = f" {ranked_by} {result.summary[ranked_by]:.3f}" if ranked_by in result.summary else ""
         reason = f": {result.error}" if result.error else ""
+        reason += self._kept(trial) if result.status == "failed" else ""
         tell = self._warn if result.status == "failed" else self._say
         tell(f"{self._counts()}; {result.status}{score} [{self._name(trial)}]{reason}; {self._outlook()}")
+
+    def _failed(self, folder: Path, status: str) -> bool:
+        """Whether a trial has, by its own account or, where it gave none, by ``status``."""
+        own = read_result(folder / RESULT).status if (folder / RESULT).exists() else "running"
+        return (status if own == "running" else own) == "failed"
 
     def _count(self, trial: str) -> None:
         """A trial that ended before the driver was killed may end once more, where Tune had not written it down."""
@@ -236,6 +269,13 @@ class SweepProgress(tune.Callback):
         said = log.read_text().splitlines() if log.exists() else []
         folders = [folder for line in said if (folder := self._computed(line.partition(" ")[2]))]
         return noted(folders[-1]) if folders else ""
+
+    def _traceback(self, trial: str) -> Path:
+        return self.directory / "trials" / trial / TRACEBACK
+
+    def _kept(self, trial: str) -> str:
+        """Where the traceback of a failed trial is, to end a sentence; nothing where there is none."""
+        return f"; traceback: {self._traceback(trial)}" if self._traceback(trial).exists() else ""
 
     def _name(self, trial: str) -> str:
         path = self.directory / "trials" / trial / NAME

@@ -76,10 +76,14 @@ class Recording:
         self._ended[result.trial] = result
         self._close_all([result], END_S)
 
-    def finish(self, timeout: float) -> int:
-        """End the thread, and send what is left. Returns how many runs still have something to say."""
+    def finish(self, timeout: float, cut_short: Sequence[TrialResult] = ()) -> int:
+        """End the thread, and send what is left. Returns how many runs still have something to say.
+
+        cut_short: trials that the sweep left before their end, whose runs must not stay as if they ran.
+        """
         self._stop.set()
         self._close_all(list(self._ended.values()), timeout)
+        self._each(self._leave, cut_short, timeout)
         return len(self._ended) + len(self.tracking.drain_all(self.directory / "trials", timeout))
 
     # How.
@@ -91,13 +95,16 @@ class Recording:
                 failures = 0 if self._send_all() else failures + 1
 
     def _close_all(self, results: Sequence[TrialResult], timeout: float) -> None:
+        self._each(lambda result: result.trial not in self._ended or self._close(result), results, timeout)
+
+    def _each(self, work: Callable[[TrialResult], bool], results: Sequence[TrialResult], timeout: float) -> None:
         deadline = time.monotonic() + timeout
         if not self._guard.acquire(timeout=timeout):  # the thread is at it, with a server that keeps it waiting
             return
         try:
             for result in results:
-                if result.trial in self._ended and time.monotonic() < deadline:
-                    self._try(lambda result=result: self._close(result))  # type: ignore[misc]
+                if time.monotonic() < deadline:
+                    self._try(lambda result=result: work(result))  # type: ignore[misc]
         finally:
             self._guard.release()
 
@@ -134,6 +141,19 @@ class Recording:
             self.tracking.terminate(run, STATUS[result.status], tags)
         self._begun.pop(result.trial, None)
         self._ended.pop(result.trial, None)
+        return True
+
+    def _leave(self, result: TrialResult) -> bool:
+        """What a trial has said so far is sent. Its result stays as it is: it is taken up from there."""
+        folder = self._folder(result.trial)
+        if (folder / JOURNAL).exists():
+            run = self._begun.get(result.trial) or result.run_id or self._open(result)
+            Outbox(folder / JOURNAL, run)
+            self.tracking.drain(folder, timeout=END_S)
+            over = result.status in ("finished", "pruned")
+            self.tracking.terminate(run, STATUS[result.status] if over else "KILLED",
+                                    {"status": result.status if over else "interrupted"})  # fmt: skip
+        self._begun.pop(result.trial, None)
         return True
 
     def _unrecorded(self, result: TrialResult) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ganatomy.cluster import nodes, roll
 from ganatomy.cluster.joining import leave_ray, start_ray
-from ganatomy.cohorts.claims import alone_in, assert_reserved, numbered, reserved
+from ganatomy.cohorts.claims import assert_reserved, numbered, reserved
 from ganatomy.cohorts.reading import read_cohort
 from ganatomy.cohorts.roles import cast_roles
 from ganatomy.contracts import InputError
@@ -25,7 +25,7 @@ from ganatomy.core.standstill import STANDSTILL, USUAL_S
 from ganatomy.core.terminal import detail, tell, warn
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.configurations import control_points, declared_family
-from ganatomy.evidence.results import LATEST, PLAN, SweepPlan, read_plan, sweep_directory
+from ganatomy.evidence.results import LATEST, PLAN, SweepPlan, read_plan
 from ganatomy.experiment import Experiment
 from ganatomy.measures.objectives import check_objectives
 from ganatomy.measures.statistics import counted
@@ -35,6 +35,7 @@ from ganatomy.stores.preparation import prepare
 from ganatomy.stores.store import URL, Store, publish_store
 from ganatomy.sweeps.options import Options
 from ganatomy.sweeps.proposals import read_asked
+from ganatomy.sweeps.resuming import check_retriable, driving, run_again, to_resume
 from ganatomy.sweeps.tuning import fitting, run_sweep
 from ganatomy.tracking.runs import Tracking
 from ganatomy.tracking.server import refuse_password
@@ -43,8 +44,8 @@ from ganatomy.training.models import scored_images
 from ganatomy.training.tasks import generator_updates, labelled_patients
 
 OF_A_RUN = frozenset(
-    ("resume", "trials", "concurrent", "standstill_s", "address", "nodes", "workspace", "store_cache", "store_url",
-     "allow_dotted", "debug", "verbose", "quiet")
+    ("resume", "retry_failed", "trials", "concurrent", "standstill_s", "address", "nodes", "workspace", "store_cache",
+     "store_url", "allow_dotted", "debug", "verbose", "quiet")
 )  # fmt: skip
 """Options that a resumed sweep may be given anew; the rest is what it is."""
 
@@ -63,9 +64,11 @@ class SweepRequest(Options):
             settled = partial(self._settled, running)
             plan = self.resumed(typed) if self.resume else self.planned(settled)
             directory = self.workspace.absolute() / "sweeps" / plan.name
-            running.enter_context(alone_in(directory))
+            running.enter_context(driving(directory, plan))
             if self.resume:
                 plan = settled(plan)
+                if self.retry_failed:
+                    run_again(directory, plan)
                 if plan.trials > (begun := read_plan(directory)).trials:
                     replace(begun, trials=plan.trials).save(directory)
             detail(f"plan: {directory / PLAN}; cohort: {plan.cohort}; store: {plan.store}; runs: {plan.tracking_uri}")
@@ -78,7 +81,7 @@ class SweepRequest(Options):
         """
         self._refuse()
         allow(*self.allow_dotted)
-        directory = sweep_directory(self.workspace.absolute(), self.resume)
+        directory = to_resume(self.workspace.absolute(), self.resume, self.trials, retry=self.retry_failed)
         if fixed := [f"--{name.replace('_', '-')}" for name in sorted(set(typed) - OF_A_RUN)]:
             raise InputError(f"{', '.join(fixed)} cannot be changed in a sweep that has begun",
                              expected="what is of this run: --trials, --concurrent, --standstill-s, where it runs",
@@ -90,6 +93,8 @@ class SweepRequest(Options):
             raise InputError(f"--trials {self.trials} of {plan.name}, a confirmation by {plan.trials} trainings",
                              expected="those that were planned: what may be added to is added to until it pleases",
                              remedy="leave it out")  # fmt: skip
+        if self.retry_failed:
+            check_retriable(directory, plan)
         read_asked(directory)  # what it cannot go on with is said before anything is started
         plan.check_named()
         for sentence in plan.elsewhere(self.workspace.absolute()):
@@ -208,6 +213,8 @@ class SweepRequest(Options):
 
     def _refuse(self) -> None:
         """InputError for what no sweep can be given, before anything is read or started."""
+        if self.retry_failed and not self.resume:
+            raise InputError("--retry-failed of a sweep that has yet to begin", expected="--resume NAME beside it")
         refuse_password(self.tracking_uri, "tracking store")
         refuse_password(self.store_url, "--store-url")
         least = {"trials": 0, "workers_per_trial": 1, "cpus_per_worker": 0.01, "gpus_per_worker": 0, "concurrent": 0,

@@ -5,6 +5,7 @@ Nothing here needs MLflow: the sweep's driver sends what the journal holds (``Re
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,8 +14,8 @@ from typing import Any
 
 from ganatomy.core.plain_values import plain
 from ganatomy.core.standstill import watched
-from ganatomy.core.terminal import one_line
-from ganatomy.evidence.results import RESULT, SweepPlan, read_result, write_result
+from ganatomy.core.terminal import one_line, raised_at, whole_traceback
+from ganatomy.evidence.results import RESULT, TRACEBACK, SweepPlan, is_retried, read_result, write_result
 from ganatomy.experiment import Experiment, TrialResult
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages.artefacts import Stage
@@ -23,6 +24,7 @@ from ganatomy.stages.stages import Stages
 from ganatomy.tracking.journal import RunLog
 from ganatomy.training.distributed import Workers
 from ganatomy.training.loop import Record
+from ganatomy.training.optimisation import Diverged
 from ganatomy.training.tasks import PANELS
 
 Report = Callable[[Mapping[str, float]], None]
@@ -108,6 +110,8 @@ def run_trial(
     directory.mkdir(parents=True, exist_ok=True)
     (directory / NAME).write_text(label)
     journal = RunLog(directory / JOURNAL)
+    if is_retried(workspace / "sweeps" / plan.name, trial):
+        _begin_again(directory, journal, say)
     result = TrialResult(trial, experiment)
     write_result(directory, result)
     # A control validates after other work than the rest, against which ASHA would hold it, and it against them.
@@ -129,9 +133,29 @@ def run_trial(
         report({score: outcome.summary[score]} | ({} if beside else {VALIDATION: log.validation + 1}))
     except Exception as error:
         line = one_line(error)
-        write_result(directory, replace(result, status="failed", error=line))
+        write_result(directory, replace(result, status="failed", error=line, diverged=isinstance(error, Diverged)))
         journal.tags({"error": line})
+        _keep_traceback(error, directory, journal, say)
         raise
+
+
+def _keep_traceback(error: Exception, directory: Path, journal: RunLog, say: Callable[[str], None]) -> None:
+    """In a file of the trial's folder and among its run's artefacts; where it was raised, in its log."""
+    told = whole_traceback(error)
+    with contextlib.suppress(OSError):  # a full disc is why many a trial fails
+        (directory / TRACEBACK).write_text(told)
+        say(f"failed: {type(error).__name__} at {raised_at(told)} ({TRACEBACK})")
+        journal.text(TRACEBACK, told)
+
+
+def _begin_again(directory: Path, journal: RunLog, say: Callable[[str], None]) -> None:
+    """A trial that was put back is what it was before it failed, but that its run says so."""
+    path = directory / RESULT
+    earlier = read_result(path) if path.exists() else None
+    (directory / TRACEBACK).unlink(missing_ok=True)
+    if earlier is not None and earlier.status == "failed":
+        say("begun again, as it had failed")
+        journal.tags({"error": "", "failed_before": earlier.error})
 
 
 def _ended(directory: Path, experiment: Experiment) -> TrialResult | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +17,8 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 from ganatomy.cluster import roll
 from ganatomy.cluster.joining import leave_ray
 from ganatomy.contracts import InputError
-from ganatomy.evidence.results import SweepPlan, read_status
+from ganatomy.core.terminal import DONE, INTERRUPTED, UNDONE, told_to_end
+from ganatomy.evidence.results import SweepPlan, read_results, read_status
 from ganatomy.sweeps.progress import SweepProgress
 from ganatomy.sweeps.proposals import TRIAL, Proposals
 from ganatomy.sweeps.trial import VALIDATION, run_trial
@@ -25,6 +29,9 @@ EMPTY_HANDED = {roll.HEAD: 0.001}
 
 TUNE = "tune"
 """Folder of a sweep that Tune has for itself: nothing in it is ever read."""
+
+PATIENCE_S = 10.0
+"""How long Tune and Ray may take to end in order after SIGTERM. Slurm kills what is left after 30 s."""
 
 DRIVER_DEATHS = 3
 """How often a trial whose driver died is taken up again: one that dies every time must not keep the sweep for ever."""
@@ -43,14 +50,37 @@ def run_sweep(plan: SweepPlan, workspace: Path, tell: Callable[[str], object] = 
     progress = SweepProgress(plan, directory, tracking)
     began = time.time()
     proposals = Proposals(plan, directory)
-    if proposals.left > 0:
-        shutil.rmtree(directory / TUNE, ignore_errors=True)  # of a driver that was killed
-        _tuner(plan, workspace, proposals, progress).fit()
-    leave_ray()
+    with _ended_in_time(progress, directory, began):
+        if proposals.left > 0:
+            shutil.rmtree(directory / TUNE, ignore_errors=True)  # of a driver that was killed
+            with contextlib.suppress(KeyboardInterrupt):  # where Tune has yet to heed it, or does no more
+                _tuner(plan, workspace, proposals, progress).fit()
+        leave_ray()
     unfinished = progress.conclude(began)
     if (table := progress.table) is not None:
         tell(render_text(table))
-    return 130 if unfinished else int(table is None)
+    return INTERRUPTED if unfinished else DONE if progress.finished else UNDONE
+
+
+@contextlib.contextmanager
+def _ended_in_time(progress: SweepProgress, directory: Path, began: float) -> Iterator[None]:
+    """Told to end, end within ``PATIENCE_S`` what runs inside: a batch system ends Ray's processes with this one, which
+    may then wait for them until it is killed."""
+    over = threading.Event()
+
+    def watch() -> None:
+        since = 0.0
+        while not over.wait(0.5):
+            since += 0.5 * told_to_end()
+            if since > PATIENCE_S:
+                progress.end_runs(read_results(directory), began)
+                os._exit(INTERRUPTED)
+
+    threading.Thread(target=watch, daemon=True, name="patience").start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def trainable(plan: SweepPlan, workspace: Path) -> Any:

@@ -151,6 +151,10 @@ class Tracking:
             self._report(run_id, Entry("tags", now(), {name: str(value) for name, value in tags.items()}))
         self._report(run_id, Entry("status", now(), {"status": status}))
 
+    def go_on(self, run_id: str) -> None:
+        """A run that may have ended is running again. As ``terminate``, never waits."""
+        self._report(run_id, Entry("status", now(), {"status": "RUNNING"}))
+
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
         """Metrics of a run that has no journal of its own (a sweep's). As ``terminate``, never waits."""
         self._report(run_id, Entry("metrics", now(), {name: float(value) for name, value in values.items()}, step))

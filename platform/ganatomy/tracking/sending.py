@@ -47,7 +47,9 @@ def sender(uri: str, run_id: str) -> Callable[[Sequence[Entry], Path], None]:
             if entries[0].kind in LIGHT:
                 _send_light(client_of(uri), run_id, entries)
             for entry in entries:
-                if entry.kind == "status":
+                if entry.kind == "status" and entry.values["status"] == "RUNNING":
+                    client_of(uri).update_run(run_id, status="RUNNING")
+                elif entry.kind == "status":
                     client_of(uri).set_terminated(run_id, entry.values["status"], end_time=entry.time)
                 elif entry.kind == "image":
                     _send_image(client_of(uri), run_id, entry, root / entry.folder / "image.png")

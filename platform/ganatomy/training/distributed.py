@@ -26,9 +26,10 @@ from safetensors.torch import save
 
 from ganatomy.contracts import InputError
 from ganatomy.core.installation import CACHE, WrongNode, check_sources
-from ganatomy.core.single_flight import LeaseLost, Turn
+from ganatomy.core.single_flight import Turn
 from ganatomy.core.standstill import limit, noted, paused, watched
 from ganatomy.core.tables import write_atomically
+from ganatomy.core.terminal import innermost, note_elsewhere, one_line
 from ganatomy.stores.staging import NoRoom
 from ganatomy.training.loop import Loop, Record
 
@@ -176,7 +177,7 @@ def run_task(
         except ray.exceptions.RayTaskError as error:
             cause = error.cause or error
             if not (chance and isinstance(cause, WrongNode)):
-                raise cause from None
+                raise note_elsewhere(cause, str(error)) from None
         time.sleep(WRONG_NODE_S)
 
 
@@ -350,16 +351,16 @@ def _train_on_ray(build: Build, directory: Path, workers: Workers, published: Ca
         running.join(0.5)
         published()
     if failure:
-        raise _root_cause(failure[0], directory) from failure[0]
+        raise _root_cause(failure[0], directory) from None
 
 
 def _root_cause(error: BaseException, directory: Path) -> BaseException:
-    """The first worker's own exception, which says more than the group's."""
+    """The first worker's own exception, which says more than the group's; where it raised none, why it ended."""
+    from ray.exceptions import RayError
+
     for worker_error in (getattr(error, "worker_failures", None) or {}).values():
-        cause = getattr(worker_error, "cause", worker_error)
-        return (
-            cause
-            if isinstance(cause, InputError | WrongNode | LeaseLost)
-            else RuntimeError(f"a worker failed: {cause}{noted(directory)}")
-        )
+        cause = innermost(worker_error)
+        if isinstance(cause, RayError):
+            cause = RuntimeError(f"a worker failed: {one_line(cause)}{noted(directory)}")
+        return note_elsewhere(cause, str(error))
     return error

@@ -28,8 +28,10 @@ class Diverged(InputError):
         super().__init__(what, expected=expected, remedy=remedy or REMEDY)
 
     def within(self, place: str) -> Diverged:
-        """The same, saying first where."""
-        return Diverged(f"{place}: {self.what}", expected=self.expected, remedy=self.remedy)
+        """The same, saying first where; it was raised where this was."""
+        other = Diverged(f"{place}: {self.what}", expected=self.expected, remedy=self.remedy)
+        other.__notes__ = list(getattr(self, "__notes__", ()))
+        return other.with_traceback(self.__traceback__)
 
 
 class OptimisationStep:
