@@ -59,7 +59,7 @@ class Sweep:
 
     @property
     def state(self) -> SweepState:
-        """How far it is: what has ended, and how; whether it is running (``.driven``); in words, ``.sentence``."""
+        """How far it is: what has ended, and how; whether it is running; in words, ``.sentence``."""
         return state_of(self.directory, self.plan)
 
     def ablation(self) -> Ablation:
@@ -136,9 +136,8 @@ class Sweep:
     ) -> Sweep:
         """Go on with it, interrupted, or ended and to have more ``trials``; finished trials are not repeated.
 
-        What is not given is as the sweep began. retry_failed: run all trials again that failed, but those whose
-        training diverged, as they were to run, under the same seeds. allow_dotted: code that it was begun with and that
-        is not installed under a name. Returns itself. Raises as ``sweep`` does.
+        What is not given is as the sweep began. retry_failed: run failed trials again under the same seeds, but those
+        that diverged. allow_dotted: code that it was begun with. Returns itself; raises as ``sweep`` does.
         """
         from ganatomy.sweeps.request import SweepRequest
 
@@ -180,8 +179,8 @@ class Sweep:
         from ganatomy.tracking.runs import Tracking
 
         allow(*allow_dotted)
-        judged = {"trainings": trainings, "as_it_stands": as_it_stands, "begun": retry_failed}
-        again = planned(self.workspace, self.name, **judged, say=say)
+        again = planned(self.workspace, self.name, trainings=trainings, as_it_stands=as_it_stands,
+                        begun=retry_failed, say=say)  # fmt: skip
         fresh = Sweep(self.workspace, again.name)
         if retry_failed or fresh.state.left:
             fresh.resume(retry_failed=retry_failed, allow_dotted=allow_dotted, **where)

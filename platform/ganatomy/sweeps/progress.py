@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 QUIET_S = 20.0
 """A line about running trials at least this often, so that nobody wonders whether anything happens."""
 
-FINISH_S, LEAVE_S = 60.0, 10.0
+FINISH_S, LEAVE_S = 60.0, 5.0
 """How long a sweep's end waits for what is unsent; and that of an interrupted one, which a batch system may have given
 half a minute before it is killed."""
 
@@ -146,20 +146,20 @@ class SweepProgress(tune.Callback):
         """The first part of that: all but the sweep's page. results: of all trials that have one."""
         open_still = [result for result in results if not is_concluded(self.directory, result.trial)]
         missing = self.plan.trials - len(results) + len(open_still)
+        if missing:  # first: whoever is killed meanwhile has said it
+            self._warn(
+                f"interrupted with {missing} of {self.plan.trials} trials to go; nothing is lost: "
+                f"ganatomy sweep --resume {self.plan.name}{self._where()}"
+            )
         late = self.recording.finish(LEAVE_S if missing else FINISH_S, open_still if missing else ())
         self.finished = any(result.status == "finished" for result in results)
         self.tracking.terminate(self.plan.run_id, "KILLED" if missing else "FINISHED" if self.finished else "FAILED")
         if late:
             self._warn(f"tracking server away: {late} runs have metrics to send; --resume {self.plan.name} sends them")
-        if missing:
-            self._warn(
-                f"interrupted with {missing} of {self.plan.trials} trials to go; nothing is lost: "
-                f"ganatomy sweep --resume {self.plan.name}{self._where()}"
-            )
-        elif not self.finished:
+        if not missing and not self.finished:
             self._warn(f"no trial of sweep {self.plan.name} has finished; ganatomy report {self.plan.name}"
                        f"{self._where()} says why")  # fmt: skip
-        else:
+        elif not missing:
             self._say(f"sweep {self.plan.name} done in {_duration(time.time() - began)}")
         return missing
 

@@ -73,8 +73,10 @@ def _ended_in_time(progress: SweepProgress, directory: Path, began: float) -> It
         while not over.wait(0.5):
             since += 0.5 * told_to_end()
             if since > PATIENCE_S:
-                progress.end_runs(read_results(directory), began)
-                os._exit(INTERRUPTED)
+                try:
+                    progress.end_runs(read_results(directory), began)
+                finally:
+                    os._exit(INTERRUPTED)
 
     threading.Thread(target=watch, daemon=True, name="patience").start()
     try:

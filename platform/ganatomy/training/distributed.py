@@ -26,7 +26,7 @@ from safetensors.torch import save
 
 from ganatomy.contracts import InputError
 from ganatomy.core.installation import CACHE, WrongNode, check_sources
-from ganatomy.core.single_flight import Turn
+from ganatomy.core.single_flight import LeaseLost, Turn
 from ganatomy.core.standstill import limit, noted, paused, watched
 from ganatomy.core.tables import write_atomically
 from ganatomy.core.terminal import innermost, note_elsewhere, one_line
@@ -359,8 +359,8 @@ def _root_cause(error: BaseException, directory: Path) -> BaseException:
     from ray.exceptions import RayError
 
     for worker_error in (getattr(error, "worker_failures", None) or {}).values():
-        cause = innermost(worker_error)
-        if isinstance(cause, RayError):
-            cause = RuntimeError(f"a worker failed: {one_line(cause)}{noted(directory)}")
+        cause, stood = innermost(worker_error), noted(directory)
+        if isinstance(cause, RayError) or (stood and not isinstance(cause, InputError | WrongNode | LeaseLost)):
+            cause = RuntimeError(f"a worker failed: {one_line(cause)}{stood}")
         return note_elsewhere(cause, str(error))
     return error
