@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from exhibits.materials import material_of, size_of
 from ganatomy.downstream.segmentation import SEGMENTATION
 from ganatomy.evidence.panels import sheet
 from ganatomy.exhibits import EXHIBITS, cases
-from ganatomy.exhibits.cases import _columns, _models, middle, ranked
+from ganatomy.exhibits.cases import _columns, _models, middle, ranked, source_of
 from ganatomy.experiment import TrialResult
 from ganatomy.stages.outcome import work_of
 from ganatomy.stages.stages import Stages
 from ganatomy.training import tasks
+from ganatomy.training.distributed import NETWORKS
 from ganatomy.training.downstream import segment
 
 ARMS = {
@@ -113,6 +115,27 @@ def test_the_training_that_is_shown_is_neither_the_luckiest_nor_the_worst(swept)
     for row in given.table.rows:
         scores = sorted(result.summary["val/dice"] for result in given.results if result.trial in row.trials)
         assert middle(given, row).summary["val/dice"] == scores[1]
+
+
+def test_what_an_image_was_made_of_is_found_where_a_subject_has_one_in_every_domain(swept):
+    given, (any_one, *_) = experiment(arm="offline"), swept[1].records()
+    ct, mr = (replace(any_one, subject="s", domain=domain, parents=(), kind="") for domain in ("ct", "mr"))
+    stranger, cohort = replace(ct, subject="t"), [replace(ct, subject="t"), ct, mr]
+    made = replace(mr, subject="s-translated", parents=("s",), kind="translated")
+    assert source_of(made, given, cohort) is ct
+    assert source_of(replace(made, kind="reconstructed"), given, cohort) is mr
+    assert source_of(replace(made, kind="drawn"), given, cohort) is None
+    assert source_of(made, given, [stranger, mr]) is None
+
+
+def test_a_damaged_model_costs_its_own_column(swept, tmp_path):
+    shutil.copytree(swept[0] / "stages", tmp_path / "stages")
+    heard = []
+    given = material(swept, "offline", heard, tmp_path)
+    row = given.table.row(given.table.baseline)
+    (tmp_path / "stages" / "downstream" / middle(given, row).stages["downstream"] / NETWORKS).write_bytes(b"cut")
+    assert len(cases(given).pictures) == 2
+    assert [sentence.partition(" makes ")[0] for sentence in heard] == ["what the baseline"]
 
 
 def test_ranks():

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from ganatomy.contracts import InputError
 from ganatomy.core.names import on_one_line
@@ -23,7 +24,7 @@ from ganatomy.evidence.panels import Column, sheet
 from ganatomy.exhibits.exhibit import Exhibit, Picture
 from ganatomy.exhibits.material import Material
 from ganatomy.exhibits.trainings import model_folder, stage_folder, trainings_of
-from ganatomy.experiment import TrialResult
+from ganatomy.experiment import Experiment, TrialResult
 from ganatomy.measures.segmentation import case_scores
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ SHOWN = ("best", "median", "worst")
 LAST_SEEN = "What the candidate's downstream model makes of images, as its training showed it last"
 LAST_MADE = "Images as the candidate's generator made them at its last validation"
 
-UNREADABLE = (InputError, OSError, KeyError, ValueError, RuntimeError)
+UNREADABLE = (InputError, OSError, KeyError, ValueError, RuntimeError, SafetensorError)
 """What a stage that was removed, cut short or made by another version comes to: a picture less, never a page less."""
 
 
@@ -203,13 +204,12 @@ def _synthetic(material: Material, row: Row) -> list[Picture]:
         said = kept.get(task_of(training.experiment).judged_by) or {}
     images = {image.index: image for image in store.records() if image.index in set(kept["kept"])}
     shown = _spread(images, {int(index): value for index, value in said.items()})
-    parents = _parents(material) if shown else {}
-    subjects = {}
+    subjects, cohort = {}, open_store(material.plan.store)
     for what, index in shown.items():
-        columns = _made(store, images[index], parents)
-        if index_said := said.get(str(index)):
-            columns[-1] = Column(columns[-1].title, columns[-1].image, columns[-1].label,
-                                 caption=f"judged {index_said:.2f}")  # fmt: skip
+        source = source_of(images[index], training.experiment, cohort.records())
+        columns = _made(store, images[index], cohort, source)
+        if str(index) in said:
+            columns[-1] = replace(columns[-1], caption=f"judged {said[str(index)]:.2f}")
         subjects[what] = columns
     if not subjects:
         return []
@@ -233,19 +233,21 @@ def _spread(images: Mapping[int, Any], said: Mapping[int, float]) -> dict[str, i
     return {f"number {order[place]}": order[place] for place in places}
 
 
-def _parents(material: Material) -> dict[str, tuple[Store, Record]]:
-    """Subject -> its image in the cohort's store."""
-    from ganatomy.stores.store import open_store
+def source_of(image: Record, experiment: Experiment, cohort: Iterable[Record]) -> Record | None:
+    """The image of the cohort that a synthetic one was made of; None for one that was drawn, or made of another
+    cohort's. A subject may have an image in each domain: what was translated came from another than its own."""
+    if image.kind == "drawn":
+        return None
+    others = {experiment.domain(role) for role in experiment.method_class().roles} - {image.domain}
+    domains = others if image.kind == "translated" and others else {image.domain}
+    found = [record for record in cohort if record.subject in image.parents and record.domain in domains]
+    return found[0] if len(found) == 1 else None
 
-    store = open_store(material.plan.store)
-    return {record.subject: (store, record) for record in store.records()}
 
-
-def _made(store: Store, image: Record, parents: Mapping[str, tuple[Store, Record]]) -> list[Column]:
+def _made(store: Store, image: Record, cohort: Store, source: Record | None) -> list[Column]:
     columns, whole = [], store.image(image)
-    source = next((parents[name] for name in image.parents if name in parents), None)
-    if source is not None and (of := source[0].image(source[1])).shape == whole.shape:
-        columns.append(Column("made of", of))
+    if source is not None and source.shape == image.shape:  # not where slices were made one by one
+        columns.append(Column("made of", cohort.image(source)))
     columns.append(Column("synthetic", whole))
     if image.labelled:
         columns.append(Column("its label", whole, store.label(image)))
