@@ -132,7 +132,8 @@ def traceback_of(trial: Unfinished) -> str:
 
 def legend(table: Ablation) -> tuple[tuple[str, str], ...]:
     """Terms of a report, and what they mean; those of columns that the table has not are left out."""
-    return tuple((term, meaning) for term, meaning in TERMS if _asked_for(term, table))
+    own = (table.measure, task_named(table.task).legend)
+    return (own, *((term, meaning) for term, meaning in TERMS if _asked_for(term, table)))
 
 
 def _asked_for(term: str, table: Ablation) -> bool:
