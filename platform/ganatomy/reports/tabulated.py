@@ -98,7 +98,8 @@ def nothing_of(table: Ablation) -> str:
     if not ended:
         return "No answer: no trial has ended yet."
     if failed == len(table.unfinished):
-        return f"No answer: {'its only trial' if failed == 1 else f'all {failed} trials'} failed; why stands below."
+        who = {1: "its only trial", 2: "both trials"}.get(failed, f"all {failed} trials")
+        return f"No answer: {who} failed; why stands below."
     return "No answer: no trial has finished; what became of them stands below."
 
 
