@@ -47,14 +47,14 @@ def test_the_answer_is_one_sentence_with_its_reading(lift, noise, reading, said)
     assert report.answer.startswith(said)
     assert "12 validation patients" in report.answer
     assert f"{100 * finding.low:+.1f} to {100 * finding.high:+.1f}" in report.answer
-    shown = f"could have shown an effect of ≥ {100 * finding.least_shown:.1f} points"
+    shown = f"could have shown an effect of ≥\u00a0{100 * finding.least_shown:.1f} points"
     assert (shown in report.answer) == (reading == "undecided")
 
 
 @pytest.mark.parametrize(("results", "said"), [
     ([], "No answer: no trial has ended yet."),
     ([replace(LOST[0], status="running", error="")], "No answer: no trial has ended yet."),
-    ([LOST[0], replace(LOST[0], trial="x4")], "No answer: all 2 trials failed; why stands below."),
+    ([LOST[0], replace(LOST[0], trial="x4")], "No answer: both trials failed; why stands below."),
     ([LOST[0]], "No answer: its only trial failed; why stands below."),
     (LOST, "No answer: no trial has finished; what became of them stands below."),
     (sweep()[:2], "No comparison: no trial with synthetic data has finished."),
@@ -111,6 +111,12 @@ def test_test_patients_answer_in_the_place_of_all_others_and_each_gate_stands_th
     assert [row[:2] for row in shown.grids[0].rows] == [("utility", "FAILED"), ("lineage", "passed")]
     assert ("utility", "difference", "+4.0 Dice points") in shown.grids[1].rows
     assert "Not promoted." in shown.sentences
+    assert "trained again" not in report.answer  # nothing was
+    path.write_text(json.dumps({**verdict, "confirmation": 1}))
+    assert "trained again under seeds that chose nothing" in compose(Sweep(found, "found").material()).answer
+    gates[0]["figures"] = {"answer": "helps"}  # as another version might have written it
+    path.write_text(json.dumps(verdict))
+    assert "9 test patients" not in compose(Sweep(found, "found").material()).answer
     path.write_text("{")
     assert "verdict.json of sweep found is damaged" in " ".join(compose(Sweep(found, "found").material()).sentences)
 
@@ -164,12 +170,14 @@ def test_patients_and_images_are_counted_by_domain_and_split(tmp_path):
     report = compose(material([], tmp_path, store=str(store.path)))
     shown = exhibit_of(report, "Cohort and splits")
     (grid,) = shown.grids
-    counts = {row[0]: dict(zip(grid.headers[1:], row[1:])) for row in grid.rows}
+    assert grid.headers == ("domain", "split", "patients", "images", "labelled")
+    counts = {row[:2]: row[2:] for row in grid.rows}
+    assert len(counts) == len(grid.rows) == 9
     for domain in ("ct", "mr"):
         for split in ("train", "val", "test"):
             records = store.records(domain, split)
-            assert counts[domain][f"{split}: images"] == str(len(records))
-            assert counts[domain][f"{split}: patients"] == str(len({one.patient for one in records}))
+            patients, labelled = {one.patient for one in records}, [one for one in records if one.labelled]
+            assert counts[domain, split] == tuple(map(str, map(len, (patients, records, labelled))))
     assert all(str(tmp_path) not in sentence for sentence in shown.sentences)
 
 

@@ -12,7 +12,6 @@ from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
 from ganatomy.exhibits.material import Material
 from ganatomy.experiment import TrialResult, replicates
 from ganatomy.reports.tabulated import (
-    LEGEND,
     comparison_caveats,
     comparison_tables,
     number,
@@ -27,7 +26,7 @@ def configurations(material: Material) -> Exhibit | None:
     table = material.table
     if not table.rows:
         return None
-    said = (table.conclusion, f"{task_named(table.task).legend} {LEGEND}", *measured_of(table))
+    said = (table.conclusion, *measured_of(table))
     return Exhibit("Configurations", said, (table_grid(table),))
 
 

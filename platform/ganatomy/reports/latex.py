@@ -26,9 +26,6 @@ PREAMBLE = r"""\documentclass[a4paper,10pt]{article}
 \setlength{\emergencystretch}{3em}
 """
 
-WIDE = 7
-"""Tables of more columns are set across."""
-
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -93,32 +90,50 @@ def _itemized(items: Sequence[str]) -> str:
 
 
 def _grid(grid: Grid) -> str:
-    """A table that may break over pages, its head on each; a wide one across the page."""
-    wide, size = len(grid.headers) > WIDE, r"\footnotesize" if len(grid.headers) > WIDE - 2 else r"\small"
+    """A table that may break over pages, its head on each; one that is too wide for the page across it."""
+    needs = [_need(grid, place) for place in range(len(grid.headers))]
+    size, across = next(((size, across) for size, across in SIZES if _fits(grid, needs, size, across)), SIZES[-1])
     rows = [_row(row, strong=place in grid.strong) for place, row in enumerate(grid.rows)]
-    head = _row(grid.headers)
     caption = [say(grid.caption) + r"\par"] if grid.caption else []
     lines = [
-        "{" + (r"\scriptsize" if wide else size), r"\setlength{\tabcolsep}{3pt}", *caption,
-        rf"\begin{{longtable}}{{@{{}}{_columns(grid)}@{{}}}}",
-        r"\toprule", head, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot", *rows, r"\end{longtable}", "}",
+        rf"{{\{size}", r"\setlength{\tabcolsep}{3pt}", *caption,
+        rf"\begin{{longtable}}{{@{{}}{_columns(grid, needs, size, across)}@{{}}}}",
+        r"\toprule", _row(grid.headers), r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot", *rows, r"\end{longtable}",
+        "}",
     ]  # fmt: skip
-    return "\n".join([r"\begin{landscape}", *lines, r"\end{landscape}"] if wide else lines)
+    return "\n".join([r"\begin{landscape}", *lines, r"\end{landscape}"] if across else lines)
 
 
-def _columns(grid: Grid) -> str:
-    """Numbers to the right; words in columns that share what is left of the line, by what they hold."""
-    widths = [min(60, max([*(_longest(row[place]) for row in grid.rows), 6])) for place in range(len(grid.headers))]
-    words = sum(width for width, number in zip(widths, grid.numeric) if not number) or 1
-    room = max(0.35, 0.98 - 0.07 * sum(grid.numeric) - 0.012 * len(widths))
+CHARACTER = {"small": 0.0112, "footnotesize": 0.0101, "scriptsize": 0.0088}
+"""Size of type -> what a character takes of a line of 17 cm, bold ones too."""
+
+SIZES = (("small", False), ("footnotesize", False), ("scriptsize", False), ("scriptsize", True))
+GAP, ACROSS, SENTENCE, NARROW = 0.0125, 17 / 25.7, 60, 16
+"""Of the line: between two columns; of it, when the page lies across. Characters: of a cell whose sentence may be
+broken, and of the narrowest column of words that is still read."""
+
+
+def _need(grid: Grid, place: int) -> int:
+    """Characters that a column wants."""
+    lines = [line for row in grid.rows for line in row[place].splitlines()]
+    return min(SENTENCE, max([len(grid.headers[place]), *map(len, lines)]))
+
+
+def _fits(grid: Grid, needs: Sequence[int], size: str, across: bool) -> bool:
+    least = [need if number else min(need, NARROW) for need, number in zip(needs, grid.numeric)]
+    return sum(least) * CHARACTER[size] * (ACROSS if across else 1) + GAP * len(least) < 1
+
+
+def _columns(grid: Grid, needs: Sequence[int], size: str, across: bool) -> str:
+    """Numbers to the right; words in columns that share what is left of the line, by what they want."""
+    each = CHARACTER[size] * (ACROSS if across else 1)
+    left = 1 - GAP * len(needs) - each * sum(need for need, number in zip(needs, grid.numeric) if number)
+    wanted = each * sum(need for need, number in zip(needs, grid.numeric) if not number)
+    share = each * min(1.0, max(left, 0.2) / wanted) if wanted else 0.0
     return "".join(
-        "r" if number else rf">{{\raggedright\arraybackslash}}p{{{room * width / words:.3f}\linewidth}}"
-        for width, number in zip(widths, grid.numeric)
+        "r" if number else rf">{{\raggedright\arraybackslash}}p{{{share * need:.3f}\linewidth}}"
+        for need, number in zip(needs, grid.numeric)
     )
-
-
-def _longest(cell: str) -> int:
-    return max((len(line) for line in cell.splitlines()), default=0)
 
 
 def _row(cells: Sequence[str], *, strong: bool = False) -> str:

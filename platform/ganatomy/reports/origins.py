@@ -61,19 +61,17 @@ def cohort(material: Material) -> Exhibit:
         "Splits go by patient: no patient is in two of them. Training patients train, validation patients choose and "
         "are what this report is of, test patients are read by a promotion alone.",
     )
-    headers = ("domain", *(f"{split}: {what}" for split in SPLITS for what in ("patients", "images", "labelled")))
-    return Exhibit("Cohort and splits", said, (Grid(headers, tuple(_domains(store))),))
+    headers = ("domain", "split", "patients", "images", "labelled")
+    return Exhibit("Cohort and splits", said, (Grid(headers, tuple(_counts(store))),))
 
 
-def _domains(store: Store) -> Iterator[tuple[str, ...]]:
-    for domain in [*store.domains, None]:
-        counts: list[str] = []
+def _counts(store: Store) -> Iterator[tuple[str, ...]]:
+    """A row a domain and split; of all domains together where there are several."""
+    for domain in [*store.domains, *([None] if len(store.domains) > 1 else [])]:
         for split in SPLITS:
             records = store.records(domain, split)
-            of = (len({one.patient for one in records}), len(records), sum(one.labelled for one in records))
-            counts += map(str, of)
-        if domain is not None or len(store.domains) > 1:
-            yield (domain or "all", *counts)
+            of = len({one.patient for one in records}), len(records), sum(one.labelled for one in records)
+            yield (domain or "all", split, *map(str, of))
 
 
 def software(material: Material) -> Exhibit:

@@ -24,7 +24,6 @@ p, li { max-width: 78ch }
 .answer { background: #fff; border-left: 5px solid GREY; padding: .9rem 1.1rem; font-size: 1.1rem; max-width: none }
 .answer.helps { border-color: BLUE }
 .answer.harms { border-color: ORANGE }
-.answer b { display: block; text-transform: capitalize }
 .helps > td:last-child, .answer.helps b { color: BLUE; font-weight: 600 }
 .harms > td:last-child, .answer.harms b { color: #a84800; font-weight: 600 }
 .undecided > td:last-child { color: #56606e }
@@ -37,9 +36,10 @@ th, td { padding: .4rem .6rem; text-align: left; border-bottom: 1px solid #e3e7e
 td { overflow-wrap: normal }
 th { position: sticky; top: 0; background: #eef1f4; font-weight: 600; color: #414b58; white-space: nowrap; z-index: 1 }
 .n { text-align: right; white-space: nowrap }
-td:first-child { min-width: 13em; overflow-wrap: anywhere }
+.s { white-space: nowrap }
+td:first-child { min-width: 12em; overflow-wrap: anywhere }
 .long { min-width: 18em }
-td:first-child { border-left: 4px solid transparent }
+th:first-child, td:first-child { border-left: 4px solid transparent }
 .helps > td:first-child { border-left-color: BLUE }
 .harms > td:first-child { border-left-color: ORANGE }
 .undecided > td:first-child { border-left-color: GREY }
@@ -50,6 +50,7 @@ th.sorts:focus-visible { outline: 2px solid BLUE; outline-offset: -2px }
 th[aria-sort=ascending]::after { content: " ▲" }
 th[aria-sort=descending]::after { content: " ▼" }
 figure { margin: 0 0 1.4rem }
+figure div { overflow-x: auto }
 img { max-width: 100%; height: auto; border-radius: 4px; background: #fff }
 figcaption { color: #56606e; font-size: .9rem; max-width: 78ch }
 pre { background: #fff; border: 1px solid #dfe3e8; border-radius: 4px; padding: .7rem .9rem; overflow-x: auto }
@@ -59,7 +60,8 @@ dd { margin: 0 0 0 1.2rem; max-width: 76ch }
   main { padding: 1.1rem .8rem 3rem }
   h1 { font-size: 1.35rem }
   th, td { padding: .35rem .45rem }
-  td:first-child { min-width: 10em }
+  td:first-child { min-width: 9em }
+  img { max-width: none; width: 660px }
 }
 @media print {
   body { background: #fff; font-size: 10pt }
@@ -70,7 +72,8 @@ dd { margin: 0 0 0 1.2rem; max-width: 76ch }
   th { position: static; white-space: normal }
   th, td { padding: .2rem .3rem }
   td:first-child, .long { min-width: 0 }
-  .n { white-space: normal }
+  .n, .s { white-space: normal }
+  img { max-width: 100%; width: auto }
   tr, figure, pre { break-inside: avoid }
   h2 { break-after: avoid }
   thead { display: table-header-group }
@@ -99,7 +102,7 @@ for (const table of document.querySelectorAll("table")) {
       }) : first;
       body.append(...order);
     };
-    head.className = "sorts"; head.tabIndex = 0; head.title = "sort";
+    head.classList.add("sorts"); head.tabIndex = 0; head.title = "sort";
     head.addEventListener("click", sort);
     head.addEventListener("keydown", event => { if (event.key === "Enter") sort(); });
   });
@@ -142,7 +145,10 @@ def _say(text: str) -> str:
 
 
 def _answer(report: Report) -> str:
-    return f'<p class="answer {_class(report.reading)}">{_say(report.answer)}</p>'
+    said, word = _say(report.answer), report.reading.capitalize()
+    if word and report.answer.startswith(word):
+        said = f"<b>{_say(word)}</b>{said.removeprefix(_say(word))}"
+    return f'<p class="answer {_class(report.reading)}">{said}</p>'
 
 
 def _list(sentences: Iterable[str]) -> str:
@@ -168,17 +174,23 @@ def _section(name: str, exhibit: Exhibit) -> str:
     return f'<section id="{name}"><h2>{_say(exhibit.heading)}</h2>\n' + "\n".join(parts) + "</section>\n"
 
 
-LONG = 60
-"""Cells of more characters are sentences, and get room for some words in a line."""
+SHORT, LONG = 20, 60
+"""Columns of cells of less characters are not broken; cells of more are sentences, and get room for some words."""
 
 
 def _grid(grid: Grid) -> str:
-    kinds = ["n" if number else "" for number in grid.numeric]
+    kinds = [_kind(grid, place, number) for place, number in enumerate(grid.numeric)]
     head = "".join(f'<th scope="col"{_classes(kind)}>{_say(header)}</th>' for header, kind in zip(grid.headers, kinds))
     caption = f"<caption>{_say(grid.caption)}</caption>" if grid.caption else ""
     body = "".join(_row(grid, place, kinds) for place in range(len(grid.rows)))
     table = f"<table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
     return f'<div class="box" tabindex="0">{table}</div>'
+
+
+def _kind(grid: Grid, place: int, number: bool) -> str:
+    """The class of a column: ``n`` for numbers, ``s`` for short words."""
+    longest = max((len(line) for row in grid.rows for line in row[place].splitlines()), default=0)
+    return "n" if number else "s" if place and longest <= SHORT else ""
 
 
 def _row(grid: Grid, place: int, kinds: Sequence[str]) -> str:
@@ -196,11 +208,9 @@ def _classes(*names: str) -> str:
 
 
 def _picture(picture: Picture) -> str:
-    data = base64.b64encode(picture.png).decode()
-    caption = _say(picture.caption)
-    return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
-    )
+    data, caption = base64.b64encode(picture.png).decode(), _say(picture.caption)
+    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+    return f'<figure><div tabindex="0">{image}</div><figcaption>{caption}</figcaption></figure>'
 
 
 def _legend(report: Report) -> str:

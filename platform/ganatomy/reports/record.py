@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,6 +172,7 @@ def record(material: Material, tracking: Tracking, links: Sequence[tuple[str, st
     plan, directory = material.plan, material.workspace / "sweeps" / material.plan.name
     report = compose(material, links)
     page = write_as(report, directory / PAGE, ".html")
+    shutil.rmtree(directory / PAPER, ignore_errors=True)  # figures of an earlier report, which may have had more
     for kind in (".md", ".tex"):
         write_as(report, directory / PAPER / f"{PAPER}{kind}", kind)
     _kept(directory / TABLE, to_json(material.table))

@@ -30,11 +30,8 @@ def answer(material: Material) -> tuple[str, str]:
     if not (table.candidate and table.baseline):
         return nothing_of(table) or table.conclusion, ""
     names = table.row(table.candidate).name, table.row(table.baseline).name
-    told = _judged(material)
-    if told is not None and (told["candidate"], told["baseline"]) == names:
-        utility: Mapping[str, Any] = next((gate["figures"] for gate in told["gates"] if gate["name"] == "utility"), {})
-        if utility.get("answer"):
-            return _sentence(utility, names, measure, "test patient", AGAIN), str(utility["answer"])
+    if on_test := _on_test(material, names):
+        return on_test
     confirmed, searched = confirmed_of(material), table.row(table.candidate).finding
     if confirmed and confirmed.finding:
         found = confirmed.finding
@@ -42,6 +39,19 @@ def answer(material: Material) -> tuple[str, str]:
     if searched is None:
         return table.conclusion, ""
     return _sentence(_of(searched), names, measure, "validation patient", ""), searched.answer
+
+
+def _on_test(material: Material, names: tuple[str, str]) -> tuple[str, str] | None:
+    """What the test patients said of candidate and baseline, where they were read and that can be read."""
+    told = _judged(material)
+    if told is None or (told["candidate"], told["baseline"]) != names:
+        return None
+    utility: Mapping[str, Any] = next((gate["figures"] for gate in told["gates"] if gate["name"] == "utility"), {})
+    again = AGAIN if told.get("confirmation") else ""  # a forced promotion judges the trainings of the search
+    try:
+        return _sentence(utility, names, material.table.measure, "test patient", again), str(utility["answer"])
+    except (KeyError, TypeError, ValueError):  # another version's figures; the exhibit of the gates shows what it can
+        return None
 
 
 def _of(found: Finding) -> dict[str, Any]:
@@ -67,7 +77,7 @@ def _sentence(found: Mapping[str, Any], names: tuple[str, str], measure: str, ju
     said = f"{str(found['answer']).capitalize()}: {difference:+.1f} {measure} points, {pair} ({interval}{bound})"
     if found["answer"] != UNDECIDED:
         return f"{said}."
-    return f"{said}; a study like this could have shown an effect of ≥ {100 * found['least_shown']:.1f} points."
+    return f"{said}; a study like this could have shown an effect of ≥\u00a0{100 * found['least_shown']:.1f} points."
 
 
 # --- before and after --------------------------------------------------------------------------------------------

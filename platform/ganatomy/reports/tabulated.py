@@ -98,7 +98,8 @@ def nothing_of(table: Ablation) -> str:
     if not ended:
         return "No answer: no trial has ended yet."
     if failed == len(table.unfinished):
-        return f"No answer: {'its only trial' if failed == 1 else f'all {failed} trials'} failed; why stands below."
+        who = {1: "its only trial", 2: "both trials"}.get(failed, f"all {failed} trials")
+        return f"No answer: {who} failed; why stands below."
     return "No answer: no trial has finished; what became of them stands below."
 
 
@@ -122,7 +123,8 @@ def brief(table: Ablation) -> list[dict[str, str]]:
 
 def legend(table: Ablation) -> tuple[tuple[str, str], ...]:
     """Terms of a report, and what they mean; those of columns that the table has not are left out."""
-    return tuple((term, meaning) for term, meaning in TERMS if _asked_for(term, table))
+    own = (table.measure, task_named(table.task).legend)
+    return (own, *((term, meaning) for term, meaning in TERMS if _asked_for(term, table)))
 
 
 def _asked_for(term: str, table: Ablation) -> bool:
