@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from ganatomy.contracts import InputError
 from ganatomy.evidence.results import SweepPlan, conclude, read_plan, write_result
 from ganatomy.experiment import TrialResult
 from ganatomy.sweeps.proposals import Proposals
@@ -162,3 +163,11 @@ def test_a_plan_of_before_looks_for_utility_alone(directory):
     assert read_plan(directory) == PLAN
     Proposals(read_plan(directory), directory)
     assert assert_agrees(directory) == {}
+
+
+def test_an_objective_that_nobody_knows_is_refused_with_the_plan_that_names_it(directory):
+    values = json.loads((directory / "sweep.json").read_text())
+    (directory / "sweep.json").write_text(json.dumps({**values, "objectives": ["utility", "fidelty"]}))
+    with pytest.raises(InputError, match="did you mean 'fidelity'") as refused:
+        read_plan(directory)
+    assert str(directory / "sweep.json") in str(refused.value)

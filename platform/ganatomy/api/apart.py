@@ -19,7 +19,7 @@ from ganatomy.core.terminal import INTERRUPTED, heed_termination, signals_as_bef
 from ganatomy.sweeps.request import SweepRequest
 
 _PATHS = ("workspace", "cohort")
-_LISTS = ("seeds", "set", "compare", "domains", "allow_dotted")
+_LISTS = ("seeds", "set", "compare", "controls", "objectives", "domains", "allow_dotted")
 
 
 def carried_out_apart(request: SweepRequest, typed: Collection[str], address: str) -> tuple[str, int]:

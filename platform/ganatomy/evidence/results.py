@@ -20,6 +20,7 @@ from ganatomy.core.standstill import USUAL_S
 from ganatomy.core.tables import absolute, write_atomically
 from ganatomy.downstream.task import DownstreamTask, task_of
 from ganatomy.experiment import Experiment, Score, TrialResult
+from ganatomy.measures.objectives import check_objectives
 from ganatomy.search_space import PaperTable, SearchSpace, load_space, named_in, space_of
 from ganatomy.tracking.embedded import SQLITE, address, found_in, inner, recorded
 
@@ -189,6 +190,7 @@ def read_plan(directory: Path) -> SweepPlan:
     if plan.name != directory.name:  # whatever it is called would be written to
         raise InputError(f"{directory / PLAN} is the plan of sweep {shortened(plan.name)}",
                          expected=f"that of {directory.name!r}", remedy="give the folder its name again")  # fmt: skip
+    _named(directory / PLAN, "objectives", lambda: check_objectives(plan.objectives, "none", segments=True))
     if plan.run_id:
         checked_name(plan.run_id, f"{directory / PLAN}: run_id")
     return _at_home(plan, absolute(directory).parents[1], directory / PLAN)

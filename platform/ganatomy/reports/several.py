@@ -65,9 +65,11 @@ def several(workspace: Path, names: Sequence[str], tell: Callable[[str], None] =
     results, shared = _trained_once(swept)
     family = {key: point for one in swept for key, point in one.family.items()}
     table = ablation_table(results, declared=family)
+    rows = _told_apart(table.rows)
     table = replace(
         table,
-        rows=_told_apart(table.rows),
+        rows=rows,
+        names={**table.names, **{row.configuration: row.name for row in rows}},
         caveats=(*table.caveats, *_besides(table, results), *_standing(workspace, swept, shared), AFTERWARDS),
         aftermath=tuple(said for one in swept for said in _came_of(workspace, one)),
     )
