@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from ganatomy.evidence.report import render_text, to_dict, write_html
 
 from ganatomy.api.sweeping import Sweep
 from ganatomy.cohorts.claims import alone_in
@@ -26,7 +25,12 @@ from ganatomy.evidence.results import (
     write_result,
 )
 from ganatomy.evidence.state import SweepState, state_of
+from ganatomy.exhibits.material import Material
 from ganatomy.promotion.confirmation import left_out
+from ganatomy.reports.page import to_html
+from ganatomy.reports.record import compose
+from ganatomy.reports.tabulated import to_dict
+from ganatomy.reports.text import render_text
 from ganatomy.sweeps.request import SweepRequest
 from ganatomy.sweeps.resuming import driving, run_again, to_resume
 
@@ -90,8 +94,8 @@ def test_a_running_sweep_says_so_first_and_advises_no_second_driver(tmp_path):
         assert "training: trial t3" in said
         assert "--resume" not in said
         assert next(iter(to_dict(table))) == "state"
-        page = write_html(table, tmp_path / "page.html").read_text()
-        assert page.index(table.state) < page.index(table.conclusion.split(".")[0])
+        page = to_html(compose(Material(tmp_path, plan, tuple(results), table, lambda why: None)))
+        assert page.index(table.state) < page.index('<p class="answer')
         with pytest.raises(InputError, match=r"Sweep s is running: 3 of 8.*one driver of a sweep; remedy: wait"):
             driving(tmp_path / "sweeps" / "s", plan).__enter__()
         process.kill()

@@ -98,8 +98,8 @@ def _grid(grid: Grid) -> str:
     lines = [
         rf"{{\{size}", r"\setlength{\tabcolsep}{3pt}", *caption,
         rf"\begin{{longtable}}{{@{{}}{_columns(grid, needs, size, across)}@{{}}}}",
-        r"\toprule", _row(grid.headers), r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot", *rows, r"\end{longtable}",
-        "}",
+        r"\toprule", _row(grid.headers), r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot", *rows,
+        r"\end{longtable}", "}",
     ]  # fmt: skip
     return "\n".join([r"\begin{landscape}", *lines, r"\end{landscape}"] if across else lines)
 
