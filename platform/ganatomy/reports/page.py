@@ -20,7 +20,7 @@ h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem }
 p, li { max-width: 78ch }
 .facts, nav, .note { color: #56606e; font-size: .9rem }
 .facts span, nav a { display: inline-block; margin-right: 1.1em }
-.state { background: #fff6d6; border-left: 5px solid #b58900; padding: .7rem 1rem; max-width: none }
+.state { background: #e9ecf0; font-weight: 600; padding: .7rem 1.1rem; max-width: none }
 .answer { background: #fff; border-left: 5px solid GREY; padding: .9rem 1.1rem; font-size: 1.1rem; max-width: none }
 .answer.helps { border-color: BLUE }
 .answer.harms { border-color: ORANGE }
@@ -33,7 +33,7 @@ table { border-collapse: separate; border-spacing: 0; width: 100%;
   font-variant-numeric: tabular-nums; font-size: .93rem }
 caption { text-align: left; padding: .5rem .6rem; color: #56606e }
 th, td { padding: .4rem .5rem; text-align: left; border-bottom: 1px solid #e3e7ec; vertical-align: top }
-td { overflow-wrap: normal }
+th, td { overflow-wrap: break-word }
 th { position: sticky; top: 0; background: #eef1f4; font-weight: 600; color: #414b58; white-space: nowrap; z-index: 1 }
 .n { text-align: right; white-space: nowrap }
 .s { white-space: nowrap }
@@ -77,7 +77,7 @@ dd { margin: 0 0 0 1.2rem; max-width: 76ch }
   th, td { padding: .2rem .3rem }
   td:first-child, .long { min-width: 0 }
   .n, .s { white-space: normal }
-  img { max-width: 100%; width: auto }
+  img { max-width: 100%; max-height: 215mm; width: auto }
   tr, figure, pre { break-inside: avoid }
   h2 { break-after: avoid }
   thead { display: table-header-group }
