@@ -23,14 +23,19 @@ def colour_of(reading: str) -> str:
 
 def forest(findings: Sequence[tuple[str, Finding]], measure: str = "Dice") -> bytes:
     """Differences (name, Finding) with their intervals, one under the other: blue where it helps, orange where it
-    harms, else grey. Where there is no interval, every patient's own difference in its place."""
+    harms, else grey. Where there is no interval, every patient's own difference in its place. One that is far longer
+    than most runs out of the picture, with an arrow."""
     names = [short(name) for name, _ in findings]
     figure, (axes,) = canvas(8.6, 0.9 + sum(0.22 + 0.17 * (1 + name.count("\n")) for name in names))
+    reach = _reach([finding for _, finding in findings])
     for place, (_, finding) in enumerate(findings):
         colour = colour_of(finding.answer)
         if math.isfinite(finding.low) and math.isfinite(finding.high):
-            ends = [100 * finding.low, 100 * finding.high]
+            ends = [min(max(100 * end, -reach), reach) for end in (finding.low, finding.high)]
             axes.plot(ends, [place, place], color=colour, lw=2.2, solid_capstyle="round")
+            for end, arrow in zip(ends, "<>"):
+                if abs(end) == reach:
+                    axes.plot(end, place, arrow, color=colour, ms=7)
         else:
             own = [100 * (more - less) for _, more, less in finding.pairs]
             axes.plot(own, [place] * len(own), "|", color=FAINT, ms=9, mew=1.1)
@@ -40,6 +45,13 @@ def forest(findings: Sequence[tuple[str, Finding]], measure: str = "Dice") -> by
     axes.set_ylim(len(findings) - 0.4, -0.6)
     axes.set_xlabel(f"{measure} points against the baseline")
     return png_of(figure)
+
+
+def _reach(findings: Sequence[Finding]) -> float:
+    """How far from 0, in points, intervals are drawn: of few trainings some are longer than any score could differ."""
+    ends = sorted(100 * max(abs(one.low), abs(one.high)) for one in findings if math.isfinite(one.low + one.high))
+    usual = 2 * ends[len(ends) // 2] if ends else math.inf
+    return max(usual, *(200 * abs(one.estimate) for one in findings), 1.0)
 
 
 def dots(rows: Sequence[tuple[str, Sequence[float], str]], measure: str = "Dice", reference: float = math.nan) -> bytes:

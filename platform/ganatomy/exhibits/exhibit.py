@@ -32,7 +32,7 @@ class Grid:
         return tuple(place > 0 and all(map(_NUMBER.match, cells)) for place, cells in enumerate(columns))
 
 
-_NUMBER = re.compile(r"[+\-−–≥≤<>]?\d|[–-]?$")
+_NUMBER = re.compile(r"[+\-−–≥≤<>]?\d+(\.\d+)?(e[+-]?\d+)?(?=$|[\s/\[(,;%×±])|[–-]?$")
 
 
 @dataclass(frozen=True)

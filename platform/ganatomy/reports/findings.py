@@ -39,7 +39,7 @@ def effects(material: Material) -> Exhibit | None:
     caption = (
         f"Difference to the baseline, {table.measure} points: blue helps, orange harms, grey undecided or without "
         "verdict; intervals over patients and trainings, all of which hold together with 95 %. Where there is no "
-        "interval, every patient's own difference is a stroke."
+        "interval, every patient's own difference is a stroke; with an arrow, it goes on."
     )
     return Exhibit("Effects", pictures=(Picture(caption, figures.forest(found, table.measure)),))
 

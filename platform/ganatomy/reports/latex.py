@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -98,7 +99,7 @@ def _grid(grid: Grid) -> str:
     lines = [
         rf"{{\{size}", r"\setlength{\tabcolsep}{3pt}", *caption,
         rf"\begin{{longtable}}{{@{{}}{_columns(grid, needs, size, across)}@{{}}}}",
-        r"\toprule", _row(grid.headers), r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot", *rows,
+        r"\toprule", _head(grid, needs), r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot", *rows,
         r"\end{longtable}", "}",
     ]  # fmt: skip
     return "\n".join([r"\begin{landscape}", *lines, r"\end{landscape}"] if across else lines)
@@ -114,9 +115,19 @@ broken, and of the narrowest column of words that is still read."""
 
 
 def _need(grid: Grid, place: int) -> int:
-    """Characters that a column wants."""
+    """Characters that a column wants; its header may stand over several lines."""
     lines = [line for row in grid.rows for line in row[place].splitlines()]
-    return min(SENTENCE, max([len(grid.headers[place]), *map(len, lines)]))
+    return min(SENTENCE, max(map(len, [*grid.headers[place].split(), *lines])))
+
+
+def _head(grid: Grid, needs: Sequence[int]) -> str:
+    """The headers; over numbers, as wide as these."""
+    heads = []
+    for header, need, number in zip(grid.headers, needs, grid.numeric):
+        lines = [say(line) for line in textwrap.wrap(header, need, break_long_words=False)]
+        several = r"\shortstack[r]{" + r" \\ ".join(lines) + "}"
+        heads.append(several if number and len(lines) > 1 else say(header))
+    return " & ".join(heads) + r" \\"
 
 
 def _fits(grid: Grid, needs: Sequence[int], size: str, across: bool) -> bool:

@@ -14,13 +14,13 @@ STYLE = """
 :root { color-scheme: light }
 * { box-sizing: border-box }
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b2430; background: #f5f6f8; margin: 0; overflow-wrap: anywhere }
-main { max-width: 1180px; margin: 0 auto; padding: 2.2rem 1.5rem 4rem }
+main { max-width: 1240px; margin: 0 auto; padding: 2.2rem 1.5rem 4rem }
 h1 { font-size: 1.7rem; margin: 0 0 .3rem }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem }
 p, li { max-width: 78ch }
 .facts, nav, .note { color: #56606e; font-size: .9rem }
 .facts span, nav a { display: inline-block; margin-right: 1.1em }
-.state { background: #fff6d6; border-left: 5px solid #b58900; padding: .7rem 1rem; max-width: none }
+.state { background: #e9ecf0; font-weight: 600; padding: .7rem 1.1rem; max-width: none }
 .answer { background: #fff; border-left: 5px solid GREY; padding: .9rem 1.1rem; font-size: 1.1rem; max-width: none }
 .answer.helps { border-color: BLUE }
 .answer.harms { border-color: ORANGE }
@@ -32,19 +32,23 @@ p, li { max-width: 78ch }
 table { border-collapse: separate; border-spacing: 0; width: 100%;
   font-variant-numeric: tabular-nums; font-size: .93rem }
 caption { text-align: left; padding: .5rem .6rem; color: #56606e }
-th, td { padding: .4rem .6rem; text-align: left; border-bottom: 1px solid #e3e7ec; vertical-align: top }
-td { overflow-wrap: normal }
+th, td { padding: .4rem .5rem; text-align: left; border-bottom: 1px solid #e3e7ec; vertical-align: top }
+th, td { overflow-wrap: break-word }
 th { position: sticky; top: 0; background: #eef1f4; font-weight: 600; color: #414b58; white-space: nowrap; z-index: 1 }
 .n { text-align: right; white-space: nowrap }
 .s { white-space: nowrap }
 td:first-child { min-width: 12em; overflow-wrap: anywhere }
 .long { min-width: 18em }
+.read th:last-child, .read td:last-child { position: sticky; right: 0; min-width: 7em; white-space: normal;
+  box-shadow: -1px 0 0 #dfe3e8 }
+.read td:last-child { background: #fff }
+.read th:last-child { z-index: 2 }
 th:first-child, td:first-child { border-left: 4px solid transparent }
 .helps > td:first-child { border-left-color: BLUE }
 .harms > td:first-child { border-left-color: ORANGE }
 .undecided > td:first-child { border-left-color: GREY }
-tr.strong td { background: #eef4f8; font-weight: 600 }
-tbody tr:hover td { background: #f3f5f7 }
+tr.strong > td, .read tr.strong > td:last-child { background: #eef4f8; font-weight: 600 }
+tbody tr:hover > td, .read tr:hover > td:last-child { background: #f3f5f7 }
 th.sorts { cursor: pointer }
 th.sorts:focus-visible { outline: 2px solid BLUE; outline-offset: -2px }
 th[aria-sort=ascending]::after { content: " ▲" }
@@ -69,11 +73,11 @@ dd { margin: 0 0 0 1.2rem; max-width: 76ch }
   nav { display: none }
   .box { max-height: none; overflow: visible; border: 0 }
   table { font-size: 8pt }
-  th { position: static; white-space: normal }
+  th, .read th:last-child, .read td:last-child { position: static; white-space: normal; min-width: 0 }
   th, td { padding: .2rem .3rem }
   td:first-child, .long { min-width: 0 }
   .n, .s { white-space: normal }
-  img { max-width: 100%; width: auto }
+  img { max-width: 100%; max-height: 215mm; width: auto }
   tr, figure, pre { break-inside: avoid }
   h2 { break-after: avoid }
   thead { display: table-header-group }
@@ -183,7 +187,8 @@ def _grid(grid: Grid) -> str:
     head = "".join(f'<th scope="col"{_classes(kind)}>{_say(header)}</th>' for header, kind in zip(grid.headers, kinds))
     caption = f"<caption>{_say(grid.caption)}</caption>" if grid.caption else ""
     body = "".join(_row(grid, place, kinds) for place in range(len(grid.rows)))
-    table = f"<table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+    read = _classes("read" if any(grid.readings) else "")
+    table = f"<table{read}>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
     return f'<div class="box" tabindex="0">{table}</div>'
 
 
