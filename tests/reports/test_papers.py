@@ -162,4 +162,4 @@ def test_the_latex_of_a_sweep_is_well_formed_and_has_its_table():
     text, figures = to_latex(compose(made), "x")
     check_latex(text)
     assert all(say(row.name) in text for row in made.table.rows)
-    assert len(figures) == text.count(r"\includegraphics") == 3
+    assert len(figures) == text.count(r"\includegraphics") > 3
