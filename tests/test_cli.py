@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 import tomllib
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -317,31 +316,6 @@ def test_there_is_no_ui_of_a_workspace_that_nobody_wrote_to(tmp_path, capsys):
     assert cli.main(["ui", "--workspace", str(tmp_path / "nowhere")]) == 2
     assert "has no MLflow store" in error_line(capsys)
     assert not (tmp_path / "nowhere").exists()
-
-
-@pytest.mark.slow
-def test_the_ui_serves_the_store_of_the_workspace(workspace):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [*GANATOMY, "ui", "--workspace", str(workspace), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/version", timeout=5) as answer:
-                    assert answer.status == 200
-                    break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.fail("no answer within five minutes")
-        os.killpg(process.pid, signal.SIGINT)  # what a terminal sends on Ctrl-C
-        assert process.wait(timeout=60) == 0
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_doctor_prints_what_it_found(tmp_path, capsys, monkeypatch):

@@ -108,7 +108,7 @@ class Report(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class UI(Command):
-    """Open the MLflow UI on the right store: every sweep with its trials below it, the ablations side by side.
+    """Open the MLflow UI on the right store, and say where in it the newest sweep is: table, charts, report.
 
     $ ganatomy ui
     $ ganatomy ui --workspace demo --port 5001
@@ -124,6 +124,7 @@ class UI(Command):
         import socket
 
         from ganatomy.contracts import InputError
+        from ganatomy.sweeps.showing import newest
         from ganatomy.tracking.server import serve, store_uri, ui_command
 
         named = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
@@ -140,7 +141,13 @@ class UI(Command):
                     remedy = f"ganatomy ui --port {self.port + 1}"
                     raise InputError(f"port {self.port} is taken", expected="a free port", remedy=remedy)
             print(f"MLflow UI: http://127.0.0.1:{self.port} (in a few seconds; Ctrl-C ends it)", flush=True)
-        return serve(command, store_uri(self.tracking_uri or None, self.workspace))
+        uri = store_uri(self.tracking_uri or None, self.workspace)
+        if found := newest(self.workspace.absolute(), uri, self.port):
+            name, there = found
+            for what, link in (("table", there.table), ("charts", there.charts), ("report", there.report)):
+                print(f"sweep {name}: {what} {link}", flush=True)
+            command = command if "--port" in command else [*command[:-1], there.table]
+        return serve(command, uri)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -193,6 +193,11 @@ class SearchSpace:
                 self.sample(heard)
         return heard.offers
 
+    def varied(self, fixed: Values) -> list[str]:
+        """Names that its points or its samples give values, and that are not ``fixed``; in order of the alphabet."""
+        named = {*self._offers(), *(name for point in self.points for name in point)}
+        return sorted(named - set(fixed))
+
     def on_two(self, values: Values, fixed: Values) -> bool:
         """``two_workers`` of a trial, whose ``fixed`` values are text as they were typed."""
         return self.two_workers({**values, **{name: _read(value) for name, value in fixed.items()}})

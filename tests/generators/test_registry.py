@@ -17,8 +17,9 @@ import yaml
 from command_line import error_line
 
 from ganatomy import cli
+from ganatomy.commands import doctor
 from ganatomy.contracts import InputError
-from ganatomy.generators.registry import Registry
+from ganatomy.generators.registry import Registry, unjudged
 from ganatomy.tracking.runs import Tracking
 
 MODEL = """
@@ -85,6 +86,13 @@ def test_promoting_moves_champion_and_keeps_previous_and_rollback_undoes_it(trac
     ]
     assert versions[0].tags["verdict"] == "promoted"
     assert versions[0].run_id == run
+    assert not any(map(unjudged, versions))
+    tracking.client.set_registered_model_alias("ct-mr", "champion", "3")  # as MLflow's UI does for anybody
+    assert "models:/ct-mr/3 is called champion, and no gate has judged it" in unjudged(registry.find("models:/ct-mr"))
+    [_, said] = doctor.tracking(tracking.workspace, tracking.uri)
+    assert (said.status, "models:/ct-mr@champion is version 3" in said.found) == ("warn", True)
+    tracking.client.set_registered_model_alias("ct-mr", "champion", "2")
+    assert [check.status for check in doctor.tracking(tracking.workspace, tracking.uri)] == ["ok"]
     assert registry.rollback("ct-mr") == 1
     assert registry.find("models:/ct-mr@champion").number == 1
     assert registry.find("models:/ct-mr@previous").number == 2
@@ -331,7 +339,7 @@ def test_a_bundle_with_a_link_in_it_is_not_registered(tracking, run, code, tmp_p
 RACER = """
 import sys, time
 from pathlib import Path
-from ganatomy.generators.registry import Registry
+from ganatomy.generators.registry import Registry, unjudged
 from ganatomy.tracking.runs import Tracking
 here, uri, bundle, code, run, number = sys.argv[1:]
 registry = Registry(Tracking(uri, Path(here)))

@@ -221,7 +221,7 @@ def test_it_is_registered_with_its_verdict_and_a_card_that_speaks_of_it(promoted
     (version,) = Registry(Tracking(None, promoted.workspace)).versions(promoted.name)
     assert version.tags["digest"] == load_generator(promoted.bundle).digest
     assert version.tags["method"] == promoted.name
-    assert REASON in version.tags["verdict"]
+    assert REASON in version.tags["judged"]
     card = (promoted.bundle / "MODEL_CARD.md").read_text()
     assert {"unit_lesion": "--box", "multimodal_mr": "--count"}.get(promoted.name, "--cohort") in card
     assert ("classifier" in card) == (promoted.name == "unit_lesion")

@@ -201,7 +201,11 @@ def test_the_verdict_is_on_disk_in_mlflow_and_in_the_bundle(laboratory, champion
     assert Verdict.from_dict(stored) == Verdict.from_dict(promotion.verdict.to_dict())
     client, run = mlflow_run(laboratory, "helps")
     assert run.data.tags["verdict"] == promotion.verdict.sentence
+    assert promotion.verdict.sentence in run.data.tags["mlflow.note.content"]
     assert run.data.tags["registered_model"] == "squares version 1"
+    version = client.get_model_version("squares", "1")
+    assert version.tags["verdict"] == "promoted"
+    assert version.description.startswith("Promoted: all gates passed.")
     assert run.data.metrics["gate/promoted"] == 1
     assert run.data.metrics["gate/utility/low"] == promotion.verdict.gates[0].figures["low"]
     text = Path(client.download_artifacts(run.info.run_id, "verdict.json", str(promotion.bundle.parent))).read_text()
@@ -324,7 +328,11 @@ def test_force_promotes_with_its_reason_recorded_and_rollback_takes_it_back(labo
     promotion = promote(laboratory, "fails", "squares", force="a colleague wants to look at it")
     assert promotion.verdict.promoted
     assert promotion.version == 2
-    assert "a colleague wants to look at it" in registry.find("models:/squares@champion").tags["verdict"]
+    version = registry.find("models:/squares@champion")
+    assert version.tags["verdict"] == "forced"
+    assert "a colleague wants to look at it" in version.tags["judged"]
+    shown = Tracking(None, laboratory).client.get_model_version("squares", "2").description
+    assert shown.startswith("Forced: a colleague wants to look at it\n\n# Generator: ct to mr")
     assert "a colleague wants to look at it" in (promotion.bundle / "MODEL_CARD.md").read_text()
     assert registry.find("models:/squares@champion").number == 2
     assert registry.find("models:/squares@previous").number == 1

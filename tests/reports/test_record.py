@@ -261,6 +261,8 @@ def test_what_cannot_be_written_is_refused_in_one_line(tmp_path, name, said):
 class Kept:
     """A tracking server's place for artefacts: what it was given, by run."""
 
+    uri, experiment_id = "http://server:5000", "7"
+
     def __init__(self):
         self.artefacts = []
 
@@ -277,6 +279,7 @@ def test_the_record_lies_in_the_sweeps_folder_and_on_its_run_whatever_became_of_
     folder = made.directory
     assert {"report.html", "report", "ablation.json"} <= {path.name for path in folder.iterdir()}
     assert {"report.md", "report.tex"} <= {path.name for path in (folder / "report").iterdir()}
+    assert "http://server:5000/#/experiments/7/runs?" in (folder / "report.html").read_text()
 
 
 def test_all_sections_stand_in_the_order_of_the_page():

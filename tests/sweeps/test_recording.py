@@ -83,7 +83,7 @@ def test_what_a_running_trial_reports_is_seen_while_it_runs(workspace):
     journal.metrics({"train/loss": 0.5}, 3)
     until(lambda: driving.run("t1") and driving.run("t1").data.metrics == {"train/loss": 0.5})
     assert driving.run("t1").info.status == "RUNNING"
-    assert driving.run("t1").info.run_name == "trial t1"
+    assert driving.run("t1").info.run_name == "sweep · trial t1"
     journal.metrics({"val/dice": 0.25}, 4)
     until(lambda: "val/dice" in driving.run("t1").data.metrics)
     journal.tags({"last": "word"})
@@ -181,3 +181,19 @@ def test_no_run_stays_as_if_it_ran_where_the_sweep_is_cut_short_and_it_goes_on_w
 def _present():
     yield
     Away.away = True
+
+
+def test_trials_of_the_same_values_are_told_apart(workspace):
+    """A search may sample them twice, and a resumed one again."""
+    driving = Driving(workspace)
+    Away.away = False
+    for name in ("t1", "t2", "t3"):
+        driving.trial(name)
+        (driving.directory / "trials" / name / NAME).write_text("real · training 0")
+        recording = driving.recording()
+        recording.begin(name)
+        recording.send(name)
+        recording.end(driving.finish(name))
+    names = {driving.run(name).info.run_name for name in ("t1", "t2", "t3")}
+    assert len(names) == 3
+    assert "sweep · real · training 0" in names

@@ -18,7 +18,7 @@ from ganatomy.contracts import InputError
 from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.configurations import CONTROLS, control_points
 from ganatomy.evidence.results import TRACEBACK, SweepPlan, conclude, outstanding, read_result, read_results
-from ganatomy.experiment import Labels
+from ganatomy.experiment import Experiment, Labels
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages.stages import Stages
 from ganatomy.stores.store import open_store
@@ -89,7 +89,7 @@ def run(workspace, plan, values, name="t1", space=SPACE):
     return reports
 
 
-def test_one_course_over_all_stages(workspace, plan):
+def test_one_course_over_all_stages(workspace, plan, tmp_path_factory):
     reports = run(workspace, plan, OFFLINE)
     result = read_result(workspace / "sweeps" / "sweep" / "trials" / "t1" / "result.json")
     found = Mlflow(workspace, plan)
@@ -123,8 +123,15 @@ def test_one_course_over_all_stages(workspace, plan):
     assert tags["cohort"] == f"mine {plan.cohort_digest}"
     assert tags["mlflow.parentRunId"] == plan.run_id
     assert {f"stage.{kind}": key for kind, key in result.stages.items()}.items() <= tags.items()
-    assert found.run.data.params == {name: str(value) for name, value in result.experiment.flat().items()}
-    assert found.run.info.run_name == "offline ratio=2 seed=0"
+    assert found.run.data.params == {
+        "arm": "offline", "method": "shape_consistent", "ratio": "2.0", "threshold": "0.0", "training": "0",
+        "shape_weight": "1.0", "cycle_weight": "10.0",
+    }  # fmt: skip
+    whole = found.client.download_artifacts(found.run_id, "experiment.json", str(tmp_path_factory.mktemp("whole")))
+    assert Experiment.from_dict(json.loads(Path(whole).read_text())) == result.experiment
+    assert found.run.info.run_name == "sweep · offline ratio=2 · training 0"
+    assert found.run.data.metrics["score"] == round(result.summary[SCORE], 4)
+    assert "/" not in tags["mlflow.source.name"]
     assert any("fit_panel" in path for path in found.pictures())
     assert any("downstream_panel" in path for path in found.pictures())
 

@@ -123,7 +123,7 @@ def rollback(name: str, *, workspace: Path | str | None = None, tracking_uri: st
     from ganatomy.tracking.runs import Tracking
 
     check_name(name)  # before a store is opened, or made
-    return Registry(Tracking(tracking_uri or None, workspace_of(workspace))).rollback(name)
+    return Registry(Tracking(tracking_uri or None, workspace_of(workspace), experiment="")).rollback(name)
 
 
 def audit(

@@ -181,11 +181,11 @@ class Sweep:
         allow(*allow_dotted)
         again = planned(self.workspace, self.name, trainings=trainings, as_it_stands=as_it_stands,
                         begun=retry_failed, say=say)  # fmt: skip
-        fresh = Sweep(self.workspace, again.name)
+        plan, fresh = self.plan, Sweep(self.workspace, again.name)
         if retry_failed or fresh.state.left:
             fresh.resume(retry_failed=retry_failed, allow_dotted=allow_dotted, **where)
-        record(self.material(), Tracking(self.plan.tracking_uri or None, self.workspace))
-        return came_to(self.workspace, again, picked_in(self.directory, self.plan))
+        record(self.material(), Tracking(plan.tracking_uri or None, self.workspace, plan.experiment))
+        return came_to(self.workspace, again, picked_in(self.directory, plan))
 
     def promote(
         self,

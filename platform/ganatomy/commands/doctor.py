@@ -254,6 +254,14 @@ def stores(workspace: Path) -> Iterator[Check]:
         yield Check("stores", "ok", f"{opened} of {len(folders)} open" if folders else "none prepared yet")
 
 
+UNJUDGED = """
+SELECT alias.name, alias.version FROM registered_model_aliases alias LEFT JOIN model_version_tags tag
+ON tag.name = alias.name AND tag.version = alias.version AND tag.key = 'verdict'
+WHERE alias.alias = 'champion' AND tag.value IS NULL
+"""
+"""Champions of MLflow's registry that ``ganatomy promote`` did not make."""
+
+
 # --- what is elsewhere -------------------------------------------------------------------------------------------
 
 
@@ -278,11 +286,15 @@ def tracking(workspace: Path, uri: str) -> Iterator[Check]:
         with sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True) as connection:
             answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0]
+            unjudged = connection.execute(UNJUDGED).fetchall()
     except sqlite3.Error as error:
         yield Check("tracking", "fail", f"{database}: {error}", "restore it from a copy, or move it away to begin anew")
         return
     if answer == "ok":
         yield Check("tracking", "ok", f"{database}, {runs} runs")
+        for name, number in unjudged:
+            found = f"models:/{name}@champion is version {number}, which no gate has judged: MLflow's UI put it there"
+            yield Check("registry", "warn", found, f"ganatomy rollback {name}, or promote a sweep")
     else:
         yield Check("tracking", "fail", f"{database} is damaged: {answer}", "restore it from a copy")
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -65,6 +66,14 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return UNKNOWN
     return said.stdout.strip() or UNKNOWN
+
+
+def login() -> str:
+    """The user's name, as this machine knows it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user need not be in any list
+        return f"user {os.getuid()}"
 
 
 def default_workspace() -> Path:

@@ -48,7 +48,7 @@ class SweepPlan:
     cohort's domains filled in.  fixed: parameters set on the command line.  store: folder of the prepared cohort.
     workers, cpus, gpus: per trial and per worker.  apart: trial drivers hold no resources; what they compute asks Ray
     for them.  standstill_s: seconds without a step after which a process is ended, 0 for never.
-    tracking_uri, run_id: where it is recorded.
+    tracking_uri, experiment, run_id: where it is recorded; earlier plans had one experiment for all cohorts.
     endpoint, family: what it is judged by, declared before it starts: the score, and the configurations (-> their
     points, for a reader) that are compared with ``rule``, the baseline; None in earlier plans, which declared nothing.
     confirms: name of the sweep whose pick is trained again, and nothing else; pick: that, candidate and baseline.
@@ -76,6 +76,7 @@ class SweepPlan:
     sampler_seed: int = 0
     standstill_s: float = USUAL_S
     tracking_uri: str = ""
+    experiment: str = "ganatomy"
     run_id: str = ""
     endpoint: str = ""
     family: Mapping[str, str] | None = None

@@ -18,6 +18,7 @@ from ganatomy.contracts import InputError
 from ganatomy.core.names import checked_name, copy_plain, plain_files, shortened
 from ganatomy.core.plain_files import read_json
 from ganatomy.core.plugins import nearest
+from ganatomy.core.terminal import warn
 from ganatomy.stores.staging import file_hash
 from ganatomy.tracking.client import says
 from ganatomy.tracking.models import create_version, fetch_model, log_model, withdraw_version
@@ -29,6 +30,12 @@ CONTENT, DIGEST = "content", "digest"
 FINGERPRINT = "fingerprint.json"
 
 CHAMPION, PREVIOUS = "champion", "previous"
+
+VERDICT, PROMOTED, FORCED = "verdict", "promoted", "forced"
+"""Tag of a version that the gates let through, or that somebody put past them; MLflow's own buttons set none."""
+
+DESCRIBED = 4900
+"""Characters of a version's description: some databases hold no more than 5000."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,11 @@ class Registry:
         if promote:
             self.promote(name, number)
         return number
+
+    def describe(self, name: str, number: int, text: str) -> None:
+        """What MLflow shows of a version, in Markdown; of a long one the beginning."""
+        kept = text if len(text) <= DESCRIBED else f"{text[:DESCRIBED]} …"
+        self._ask(lambda: self._client.update_model_version(name, str(number), kept))
 
     def promote(self, name: str, number: int) -> None:
         """Make version ``number`` the champion, and the champion before it ``previous``."""
@@ -231,7 +243,19 @@ def bundle_of(model: str, workspace: Path, tracking_uri: str = "") -> Path:
     if not model.startswith("models:/") and Path(model).is_dir():
         return Path(model).absolute()
     parsed(model)  # before a store is opened, or made
-    return Registry(Tracking(tracking_uri or None, workspace.absolute())).download(model)
+    registry = Registry(Tracking(tracking_uri or None, workspace.absolute(), experiment=""))
+    bundle = registry.download(model)
+    if why := unjudged(registry.find(model)):
+        warn(f"warning: {why}")
+    return bundle
+
+
+def unjudged(version: Version) -> str:
+    """Why a version should not be what an alias of it says: in MLflow's UI anybody can give it one. "" for one that
+    was promoted, by the gates or by force."""
+    if VERDICT in version.tags or not version.aliases:
+        return ""
+    return f"{version.uri} is called {version.aliases[0]}, and no gate has judged it: that was not `ganatomy promote`"
 
 
 def parsed(reference: str) -> tuple[str, str, str]:

@@ -27,6 +27,7 @@ from ganatomy.evidence.results import PLAN, SweepPlan, read_plan, read_results, 
 from ganatomy.evidence.state import state_of
 from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import MINIMUM_TRAININGS
+from ganatomy.sweeps.showing import present, sweep_tags
 from ganatomy.tracking.runs import Tracking
 
 ALL_ENDED = "a sweep whose trials have all ended: what it picks is trained again, and the test patients are read, once"
@@ -159,9 +160,11 @@ def _write(workspace: Path, plan: SweepPlan) -> SweepPlan:
     with reserved(root, numbered(plan.name), lambda folder: (folder / PLAN).exists()) as name:
         if name is None:
             raise InputError(f"no name is free for a confirmation of {plan.confirms!r}", remedy="delete old ones")
-        tracking = Tracking(plan.tracking_uri or None, workspace)
+        plan = replace(plan, name=name)
+        tracking = Tracking(plan.tracking_uri or None, workspace, plan.experiment)
         tags = {"space": plan.space, "cohort": f"{plan.base.cohort} {plan.cohort_digest}", "confirms": plan.confirms}
-        plan = replace(plan, name=name, run_id=tracking.sweep_run(name, tags))
+        plan = replace(plan, run_id=tracking.sweep_run(name, {**tags, **sweep_tags(plan)}))
+        present(plan, tracking)
         assert_reserved(root / name)
         plan.save(root / name)
     return plan

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import json
 import os
-import pwd
 import secrets
 import stat
 import time
@@ -23,6 +22,7 @@ from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.core.durable import append_line
+from ganatomy.core.installation import login
 from ganatomy.core.plain_files import read_text
 from ganatomy.core.plain_values import digest
 from ganatomy.measures.families import reading_level
@@ -240,11 +240,3 @@ def earlier_readings(directory: Path) -> list[dict[str, Any]]:
 def now() -> str:
     """The time, UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def login() -> str:
-    """The user's name, as this machine knows it."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's user need not be in any list
-        return f"user {os.getuid()}"

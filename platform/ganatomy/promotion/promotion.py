@@ -39,8 +39,9 @@ from ganatomy.evidence.results import (
     write_json,
 )
 from ganatomy.experiment import TrialResult
-from ganatomy.generators.generator import Generator, write_report
-from ganatomy.generators.registry import Registry, check_name
+from ganatomy.generators.generator import CARD, Generator, write_report
+from ganatomy.generators.registry import FORCED, PROMOTED, Registry, check_name
+from ganatomy.generators.registry import VERDICT as VERDICT_TAG
 from ganatomy.measures.families import reading_level
 from ganatomy.measures.statistics import counted
 from ganatomy.promotion import gate
@@ -51,6 +52,7 @@ from ganatomy.promotion.ledger import LEDGER, Ledger, Reading, earlier_readings,
 from ganatomy.reports.record import material_of, record
 from ganatomy.reports.tabulated import brief
 from ganatomy.stores.store import open_store
+from ganatomy.sweeps.showing import NOTE, note
 from ganatomy.tracking.runs import Tracking
 from ganatomy.training.models import scored_images
 
@@ -242,7 +244,7 @@ def promote(
     if force is None:
         _check_confirmed(case)
     plan, bench, names = case.plan, case.bench, case.picked.names
-    tracking = Tracking(uri or plan.tracking_uri or None, workspace)
+    tracking = Tracking(uri or plan.tracking_uri or None, workspace, plan.experiment)
     say(f"candidate: {names[0]}; it must beat: {names[1]}")
     say(case.barred or case.evidence)
 
@@ -351,7 +353,7 @@ def _register(
     tags = {
         "method": best.experiment.method.name,
         "domain_pair": "-".join(best.experiment.domains.values()),
-        "verdict": verdict.sentence,
+        VERDICT_TAG: FORCED if verdict.failed else PROMOTED,
         "judged": verdict.judged,
         "digest": generator.digest,
     }
@@ -361,7 +363,10 @@ def _register(
         registry.promote(name, same.number)
         return same.number
     run = best.run_id or plan.run_id  # a trial has no run where the server was away until the sweep had ended
-    return registry.register_generator(generator.directory, name, run, tags, promote=True)
+    number = registry.register_generator(generator.directory, name, run, tags, promote=True)
+    first = f"Forced: {verdict.forced.strip()}" if verdict.failed else verdict.judged
+    registry.describe(name, number, f"{first}\n\n{(generator.directory / CARD).read_text()}")
+    return number
 
 
 def _record(tracking: Tracking, case: _Case, verdict: Verdict, name: str, version: int | None, ledger: Ledger) -> None:
@@ -384,5 +389,6 @@ def _record(tracking: Tracking, case: _Case, verdict: Verdict, name: str, versio
         "candidate": verdict.candidate,
         "baseline": verdict.baseline,
         "registered_model": f"{name} version {version}" if version is not None else "none",
+        NOTE: note(plan, verdict.sentence, tracking),
     }
     tracking.terminate(plan.run_id, "FINISHED", plain(tags))

@@ -27,6 +27,7 @@ from ganatomy.reports.latex import to_latex
 from ganatomy.reports.markdown import to_markdown
 from ganatomy.reports.page import to_html
 from ganatomy.reports.tabulated import legend, to_json
+from ganatomy.tracking.views import base_of, views_of
 
 if TYPE_CHECKING:
     from ganatomy.tracking.runs import Tracking
@@ -166,11 +167,12 @@ def _kept(path: Path, content: str | bytes) -> Path:
 # --- kept --------------------------------------------------------------------------------------------------------
 
 
-def record(material: Material, tracking: Tracking, links: Sequence[tuple[str, str]] = ()) -> None:
+def record(material: Material, tracking: Tracking) -> None:
     """Keep the report in the sweep's folder and in MLflow, in the place of an earlier one: page, Markdown, LaTeX, and
-    the table as JSON."""
+    the table as JSON; with links to the sweep's views there."""
     plan, directory = material.plan, material.workspace / "sweeps" / material.plan.name
-    report = compose(material, links)
+    there = views_of(tracking.experiment_id, plan.run_id).at(base_of(tracking.uri))
+    report = compose(material, (("all trainings by score, in MLflow", there.table), ("as charts", there.charts)))
     page = write_as(report, directory / PAGE, ".html")
     shutil.rmtree(directory / PAPER, ignore_errors=True)  # figures of an earlier report, which may have had more
     for kind in (".md", ".tex"):

@@ -31,6 +31,7 @@ from ganatomy.evidence.results import (
 from ganatomy.experiment import TrialResult
 from ganatomy.sweeps.proposals import TRIAL
 from ganatomy.sweeps.recording import Recording
+from ganatomy.sweeps.showing import describe, links
 from ganatomy.sweeps.trial import NAME, VALIDATION
 from ganatomy.tracking.runs import Tracking
 from ganatomy.training.distributed import read_history
@@ -52,7 +53,7 @@ FOLLOWED_S = 1.0
 def _of_sweep(directory: Path) -> SweepProgress:
     """Of the sweep in ``WORKSPACE/sweeps/NAME``."""
     plan = read_plan(directory)
-    return SweepProgress(plan, directory, Tracking(plan.tracking_uri or None, directory.parents[1]))
+    return SweepProgress(plan, directory, Tracking(plan.tracking_uri or None, directory.parents[1], plan.experiment))
 
 
 class SweepProgress(tune.Callback):
@@ -87,6 +88,7 @@ class SweepProgress(tune.Callback):
             f"sweep {self.plan.name}: {self.plan.trials} trials{waiting}; watch them with `ganatomy ui{self._where()}`"
         )
         self.tracking.go_on(self.plan.run_id)
+        self._say_where()
         self.tracking.drain_all(timeout=5.0)  # what an earlier driver could not say
         self.recording.start()
 
@@ -161,7 +163,14 @@ class SweepProgress(tune.Callback):
                        f"{self._where()} says why")  # fmt: skip
         elif not missing:
             self._say(f"sweep {self.plan.name} done in {_duration(time.time() - began)}")
+            self._say_where()
         return missing
+
+    def _say_where(self) -> None:
+        """The pages of the sweep in MLflow."""
+        there = links(self.plan, self.tracking)
+        self._say(f"in MLflow: table {there.table}")
+        self._say(f"in MLflow: charts {there.charts}")
 
     def _where(self) -> str:
         """The option that leads back here, where the usual workspace is another."""
@@ -180,8 +189,7 @@ class SweepProgress(tune.Callback):
         if not self.finished:
             return
         self.table = table
-        best = max(result.summary[self.plan.score] for result in results if result.status == "finished")
-        self.tracking.log_metrics(self.plan.run_id, {f"best/{self.plan.score}": best})
+        describe(self.plan, self.table, results, self.tracking)
 
     # --- saying --------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ nothing that a training should wait for.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from ganatomy.core.terminal import one_line
 from ganatomy.evidence.results import RESULT, SweepPlan, is_concluded, read_result, write_result
 from ganatomy.experiment import Experiment, TrialResult
+from ganatomy.sweeps.showing import EXPERIMENT, front, run_name, trial_tags, varied
 from ganatomy.sweeps.trial import JOURNAL, NAME
 from ganatomy.tracking.outbox import Outbox
 from ganatomy.tracking.runs import Status, Tracking
@@ -50,6 +52,10 @@ class Recording:
         self._begun: dict[str, str] = {}
         """Trial -> its run, "" while it has none."""
         self._ended = {result.trial: result for result in earlier if self._unrecorded(result)}
+        self._varied = varied(plan)
+        names = sorted((directory / "trials").glob(f"*/{NAME}"), key=lambda path: -path.stat().st_mtime_ns)
+        self._named = {path.read_text(): path.parent.name for path in names}
+        """Name -> the trial that was first called so: a search may sample the same values twice."""
         self._said = ""
         self._guard, self._stop = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -164,9 +170,11 @@ class Recording:
     def _open(self, result: TrialResult) -> str:
         label = (self._folder(result.trial) / NAME).read_text()
         experiment = result.experiment
-        run = self.tracking.trial_run(
-            self.plan.run_id, result.trial, label, experiment.flat(), tags_of(experiment, self.plan)
-        )
+        tags = {**tags_of(experiment, self.plan), **trial_tags(experiment, self.plan)}
+        label += f" ({result.trial})" if self._named.setdefault(label, result.trial) != result.trial else ""
+        params = front(experiment, self._varied)
+        run = self.tracking.trial_run(self.plan.run_id, result.trial, run_name(self.plan, label), params, tags)
+        self.tracking.log_text(run, EXPERIMENT, json.dumps(experiment.to_dict(), indent=1))
         self._begun[result.trial] = run
         return run
 

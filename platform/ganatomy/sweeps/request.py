@@ -36,6 +36,7 @@ from ganatomy.stores.store import URL, Store, publish_store
 from ganatomy.sweeps.options import Options
 from ganatomy.sweeps.proposals import read_asked
 from ganatomy.sweeps.resuming import check_retriable, driving, run_again, to_resume
+from ganatomy.sweeps.showing import present, sweep_tags
 from ganatomy.sweeps.tuning import fitting, run_sweep
 from ganatomy.tracking.runs import Tracking
 from ganatomy.tracking.server import refuse_password
@@ -165,8 +166,9 @@ class SweepRequest(Options):
         family = declared_family(space, fixed, listed, self.compare, controls)
         workspace = self.workspace.absolute()
         with _reserved_name(workspace, name, given=bool(self.name)) as name:
-            tracking = Tracking(self.tracking_uri or None, workspace)
+            Tracking(self.tracking_uri or None, workspace, experiment="")  # what cannot be recorded is not begun
             store = prepare(cohort, workspace / "stores")
+            tracking = Tracking(self.tracking_uri or None, workspace, f"{cohort.name} {store.digest[:8]}")
             if url := self.store_url or os.environ.get(URL):
                 publish_store(store.path, url)
             for experiment in experiments:  # labels without which every trial would fail, one after the other
@@ -193,6 +195,7 @@ class SweepRequest(Options):
                 sampler_seed=self.seed,
                 standstill_s=USUAL_S if self.standstill_s is None else self.standstill_s,
                 tracking_uri=tracking.uri,
+                experiment=tracking.experiment,
                 endpoint=experiments[0].downstream.score,
                 family=family,
                 controls=tuple(controls),
@@ -201,12 +204,14 @@ class SweepRequest(Options):
             )
             _tell_family(plan)
             plan = settled(plan)
-            run_id = tracking.sweep_run(plan.name, {"space": plan.space, "cohort": f"{cohort.name} {store.digest}"})
+            tags = {"space": plan.space, "cohort": f"{cohort.name} {store.digest}", **sweep_tags(plan)}
+            run_id = tracking.sweep_run(plan.name, tags)
             patients = {domain: len(cohort.patients(domain=domain)) for domain in cohort.domains}
             tracking.log_dataset(
                 run_id, cohort.name, store.digest, profile={"patients": patients, "images": len(store)}
             )
             plan = replace(plan, run_id=run_id)
+            present(plan, tracking)
             assert_reserved(workspace / "sweeps" / name)
             plan.save(workspace / "sweeps" / name)
             return plan

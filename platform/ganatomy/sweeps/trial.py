@@ -22,6 +22,7 @@ from ganatomy.stages.artefacts import Stage
 from ganatomy.stages.outcome import Outcome, outcome_of
 from ganatomy.stages.stages import Stages
 from ganatomy.tracking.journal import RunLog
+from ganatomy.tracking.views import SCORE
 from ganatomy.training.distributed import Workers
 from ganatomy.training.loop import Record
 from ganatomy.training.optimisation import Diverged
@@ -61,6 +62,7 @@ class TrialLog:
         step = int(self.before["step"] + record["step"])
         metrics = {name: value for name, value in record.items() if "/" in name}
         metrics["budget/device_seconds"] += self.before["budget/device_seconds"]
+        metrics |= {SCORE: round(record[self.score], 4)} if self.score in record else {}
         self.journal.metrics(metrics, step, timestamp=int(record["time"] * 1000))
         picture = stage.directory / PANELS / f"{int(record['step']):09d}.png"
         if picture.exists():
@@ -72,7 +74,7 @@ class TrialLog:
     def conclude(self, outcome: Outcome) -> None:
         """Log what the finished trial came to."""
         step = int(self.before["step"] + self.last.get("step", 0))
-        self.journal.metrics(outcome.summary, step + 1)
+        self.journal.metrics({**outcome.summary, SCORE: round(outcome.summary[self.score], 4)}, step + 1)
         self.journal.tags({f"stage.{kind}": key for kind, key in outcome.keys.items()})
 
 
@@ -83,12 +85,12 @@ def workers_of(plan: SweepPlan, space: SearchSpace, values: Mapping[str, Any]) -
 
 
 def name_of(experiment: Experiment, space: SearchSpace, values: Mapping[str, Any]) -> str:
-    """A short name that tells trials apart in a list: the arm, what differs from the space's base, the seed."""
+    """A short name that tells trials apart in a list: the arm, what differs from the space's base, which training."""
     usual = space.base.with_values({"arm": experiment.arm})
     plainly = {f"method.{name}": value for name, value in plain(usual.method_config()).items()} | usual.flat()
     sampled = [f"{name.rpartition('.')[2]}={_short(value)}" for name, value in sorted(values.items())
                if name not in ("arm", "seed") and plainly.get(name) != value]  # fmt: skip
-    return " ".join([experiment.arm, *sampled, f"seed={experiment.seed}"])
+    return " · ".join([" ".join([experiment.arm, *sampled]), f"training {experiment.seed}"])
 
 
 def run_trial(

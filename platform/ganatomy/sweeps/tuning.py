@@ -46,7 +46,7 @@ def run_sweep(plan: SweepPlan, workspace: Path, tell: Callable[[str], object] = 
     from ganatomy.reports.text import render_text
 
     directory = workspace / "sweeps" / plan.name
-    tracking = Tracking(plan.tracking_uri or None, workspace)
+    tracking = Tracking(plan.tracking_uri or None, workspace, plan.experiment)
     progress = SweepProgress(plan, directory, tracking)
     began = time.time()
     proposals = Proposals(plan, directory)

@@ -39,6 +39,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 class Tracking:
     """The runs of one MLflow experiment: sweeps, and the trials below them.
 
+    experiment: its name, made if it is not there; "" for whoever asks for the registry alone, and for no run.
     uri: an MLflow server or database; None: MLFLOW_TRACKING_URI, else the SQLite store in ``workspace``, made here if
     it is not there, with its artifacts beside it; of a workspace that was copied or moved, the copy's own.
     patience: seconds that a call waits for a server that went away.
@@ -58,7 +59,7 @@ class Tracking:
         say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self.workspace = absolute(workspace)
-        self.uri = store_uri(uri, self.workspace)
+        self.uri, self.experiment = store_uri(uri, self.workspace), experiment
         if settle(self.uri, self.workspace):
             forget_places()
         self.outbox = self.workspace / "outbox"
@@ -148,12 +149,16 @@ class Tracking:
     def terminate(self, run_id: str, status: Status, tags: Mapping[str, Any] | None = None) -> None:
         """End a run. Never waits for an absent server: what could not be said now is sent by ``drain_all``."""
         if tags:
-            self._report(run_id, Entry("tags", now(), {name: str(value) for name, value in tags.items()}))
+            self.tag(run_id, tags)
         self._report(run_id, Entry("status", now(), {"status": status}))
 
     def go_on(self, run_id: str) -> None:
         """A run that may have ended is running again. As ``terminate``, never waits."""
         self._report(run_id, Entry("status", now(), {"status": "RUNNING"}))
+
+    def tag(self, run_id: str, tags: Mapping[str, Any]) -> None:
+        """Tags of a run, in the place of earlier ones of the same names. As ``terminate``, never waits."""
+        self._report(run_id, Entry("tags", now(), {name: str(value) for name, value in tags.items()}))
 
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
         """Metrics of a run that has no journal of its own (a sweep's). As ``terminate``, never waits."""
@@ -185,6 +190,15 @@ class Tracking:
         data = Dataset(name, digest, "cohort", source, profile=json.dumps(dict(profile or {})))
         given = DatasetInput(data, [InputTag("mlflow.data.context", context)])
         self.ask(lambda: self.client.log_inputs(run_id, [given]))
+
+    def pictures(self, run_id: str) -> dict[str, int]:
+        """Name of each logged picture of a run -> the last step that it was logged at."""
+        last: dict[str, int] = {}
+        for item in self.ask(lambda: self.client.list_artifacts(run_id, "images")):
+            name, _, rest = item.path.rpartition("/")[2].partition("+step+")
+            if rest:
+                last[name] = max(last.get(name, 0), int(rest.partition("+")[0]))
+        return last
 
     def drain_all(self, directory: Path | None = None, timeout: float = 60.0) -> list[Path]:
         """Send what dead processes left in the journals in ``directory``, and what this workspace still has to say.
@@ -227,6 +241,9 @@ class Tracking:
         return place.read_text()
 
     def _open(self, name: str) -> str:
+        if not name:
+            self.client.search_experiments(max_results=1)  # that the store can be used at all
+            return ""
         found = self.client.get_experiment_by_name(name)
         if found is None:
             place = None if is_served(self.uri) else artifacts_of(self.uri, self.workspace).as_uri()
