@@ -202,7 +202,8 @@ def _at_home(plan: SweepPlan, workspace: Path, file: Path) -> SweepPlan:
 
     Earlier versions wrote absolute ones: what lay in the workspace that the sweep began in is looked for in this one.
     """
-    for what, value in (("store", plan.store), ("cohort", plan.cohort), ("tracking_uri", plan.tracking_uri)):
+    for what, value in (("store", plan.store), ("cohort", plan.cohort), ("tracking_uri", plan.tracking_uri),
+                        ("experiment", plan.experiment)):  # fmt: skip
         if not isinstance(value, str):
             raise InputError(f"{file}: {what} is {shortened(str(value))}", expected="text")
     prepared = Path(plan.store)

@@ -207,9 +207,11 @@ def describe(plan: SweepPlan, table: Ablation, results: Sequence[TrialResult], t
         best_first = sorted(scored, key=lambda result: -result.summary[plan.score])
         present(plan, tracking.asking_once(), [result.run_id for result in best_first])
     of = {trial: row for row in table.rows for trial in row.trials}
+    there = True
     for result in results:
         if result.run_id:
-            _describe_trial(plan, table, result, of.get(result.trial), tracking)
+            metrics, tags = _told(plan, table, result, of.get(result.trial))
+            there = tracking.note(result.run_id, metrics, tags, send=there)
 
 
 def note(plan: SweepPlan, headline: str, tracking: Tracking) -> str:
@@ -220,21 +222,23 @@ def note(plan: SweepPlan, headline: str, tracking: Tracking) -> str:
             f"\n\n**{headline}**\n\n{_again(plan)}")  # fmt: skip
 
 
-def _describe_trial(plan: SweepPlan, table: Ablation, result: TrialResult, row: Row | None, tracking: Tracking) -> None:
+def _told(
+    plan: SweepPlan, table: Ablation, result: TrialResult, row: Row | None
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Metrics and tags of a trial's run that only the whole sweep knows."""
     from ganatomy.evidence.ablation import difference  # late: each trial's process imports this room
 
     score = result.summary.get(plan.score)
     reached = f"{plan.measure} {score:.3f} on validation patients" if score is not None else result.status
     why = f": {result.error}" if result.error else ""
     name = row.name if row else f"arm {result.experiment.arm}"
-    said = f"Training {result.experiment.seed} of **{name}**, in sweep {plan.name}: {reached}{why}."
-    reading = ""
+    tags = {NOTE: f"Training {result.experiment.seed} of **{name}**, in sweep {plan.name}: {reached}{why}.",
+            "sweep": plan.name}  # fmt: skip
     if row is not None:
-        reading = "baseline" if row.configuration == table.baseline else row.reading
-        apart = f"{difference(row.finding)} points: {reading}" if row.finding else reading
-        said += f" Its configuration against the baseline: {apart}." if row.finding else " It is the baseline."
-        tracking.log_metrics(result.run_id, _figures(row))
-    tracking.tag(result.run_id, {NOTE: said, "sweep": plan.name, **({READING: reading} if reading else {})})
+        tags[READING] = "baseline" if row.configuration == table.baseline else row.reading
+        against = f" Its configuration against the baseline: {difference(row.finding)} points, {tags[READING]}."
+        tags[NOTE] += against if row.finding else " It is of the baseline." if tags[READING] == "baseline" else ""
+    return _figures(row), {name: value for name, value in tags.items() if value}
 
 
 def _figures(row: Row | None) -> dict[str, float]:

@@ -164,6 +164,18 @@ class Tracking:
         """Metrics of a run that has no journal of its own (a sweep's). As ``terminate``, never waits."""
         self._report(run_id, Entry("metrics", now(), {name: float(value) for name, value in values.items()}, step))
 
+    def note(self, run_id: str, metrics: Mapping[str, float], tags: Mapping[str, Any], *, send: bool = True) -> bool:
+        """Metrics and tags of one of many runs. Returns whether they are there: where they are not, or are not to be
+        sent, they are written down, and sent by ``drain_all``; a server that is away is then not asked for each run."""
+        outbox = self._outbox(run_id)
+        if metrics:
+            outbox.append(Entry("metrics", now(), {name: float(value) for name, value in metrics.items()}))
+        outbox.append(Entry("tags", now(), {name: str(value) for name, value in tags.items()}))
+        if send:
+            return self._drain(outbox)
+        self._unsaid.add(outbox.directory)
+        return False
+
     def log_artifact(self, run_id: str, source: Path, folder: str = "") -> None:
         """A file or directory as artifact in ``folder``. As ``terminate``, never waits."""
         self._report(run_id, Entry("artifact", now(), path=folder), {source.name: source})
