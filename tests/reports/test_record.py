@@ -286,8 +286,9 @@ def test_all_sections_stand_in_the_order_of_the_page():
     report = compose(material([*sweep(), *LOST]))
     assert headings(report) == [
         "Configurations", "Effects", "Every training", "What makes it uncertain", "Every patient",
-        "Dice of each structure, and the worst case", "Structures", "Patients, worst first", "Response to what was varied",
-        "Utility against cost", "What it is had at: the Pareto set", "Trials not in the table",
+        "Dice of each structure, and the worst case", "Structures", "Patients, worst first",
+        "Response to what was varied", "Utility against cost", "What it is had at: the Pareto set",
+        "Trials not in the table",
         "Declared before it began", "Versions and commands",
     ]  # fmt: skip
     assert len(SECTIONS) > len(headings(report))

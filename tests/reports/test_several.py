@@ -165,7 +165,9 @@ def test_the_command_and_python_show_the_same(tmp_path, capsys):
     assert cli.main(["report", "one", "other", "--html", str(page), *usual]) == 0
     both = ganatomy.compare(["one", "other"], tmp_path)
     assert capsys.readouterr().out.rstrip("\n") == str(both)
-    assert "Sweep one and other" in page.read_text()
+    assert "Sweeps one and other" in page.read_text()
+    assert "ganatomy report one other --html" in page.read_text()
+    assert "ganatomy sweep --space" not in page.read_text()
     assert "/data" not in page.read_text()
     frame = both.table()
     assert list(frame["name"]) == [row.name for row in both.ablation().rows]

@@ -1,4 +1,4 @@
-"""What every exhibit is computed from: one sweep as it stands, read once for all of them."""
+"""What every exhibit is computed from: a sweep, or several as one, as they stand, read once for all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ganatomy.experiment import TrialResult
 class Material:
     """A sweep in ``workspace``: its plan, the results of all its trials that have one, and its table.
 
-    tell: hears, in a sentence, why something cannot be shown.
+    tell: hears, in a sentence, why something cannot be shown.  sweeps: names of those that are taken as one, where they
+    are several.
     """
 
     workspace: Path
@@ -23,3 +24,4 @@ class Material:
     results: tuple[TrialResult, ...]
     table: Ablation
     tell: Callable[[str], None]
+    sweeps: tuple[str, ...] = ()

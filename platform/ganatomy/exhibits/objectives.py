@@ -17,11 +17,12 @@ FEWEST = 2
 
 def objectives(material: Material) -> Exhibit | None:
     """The Pareto set of a sweep's configurations: in the objectives that it was told, or, told of utility alone, in
-    utility, cost and, where it was measured, fidelity. None of fewer than two configurations."""
+    utility, cost and fidelity. None of fewer than two configurations, or where ``cost`` shows as much: of utility and
+    cost alone."""
     table = material.table
     reached = [objectives_of(row) for row in table.rows]
     named = _named(material.plan.objectives, reached)
-    if len(table.rows) < FEWEST:
+    if len(table.rows) < FEWEST or (not material.plan.objectives and FIDELITY not in named):
         return None
     inside = unbeaten([{name: one[name] for name in named} for one in reached])
     grid = Grid(

@@ -171,9 +171,7 @@ class Finding:
     @property
     def of_trainings(self) -> str:
         """How many trainings were compared, in words."""
-        if self.paired:
-            return f"{self.trainings[0]} pairs of trainings"
-        return f"{counted(self.trainings[0], 'training')} against {self.trainings[1]}"
+        return of_trainings(*self.trainings, paired=self.paired)
 
     @property
     def sentence(self) -> str:
@@ -207,6 +205,11 @@ class Finding:
             patients, training, residual = (values["parts"][name] for name in ("patients", "training", "residual"))
             known["parts"] = Parts(patients, tuple(training), tuple(residual))
         return cls(**known)
+
+
+def of_trainings(more: int, less: int, *, paired: bool) -> str:
+    """``5 trainings against 3``, ``5 pairs of trainings``."""
+    return f"{more} pairs of trainings" if paired else f"{counted(more, 'training')} against {less}"
 
 
 def answers(difference: Contrast, alpha: float, least: float = 0.0) -> NDArray[np.int64]:

@@ -27,9 +27,9 @@ def facts(material: Material) -> tuple[tuple[str, str], ...]:
     """What a sweep is of, in few words. Pages are given away and stand in MLflow: where a cohort lies is nobody's
     business there."""
     plan = material.plan
-    said = {"cohort": Path(plan.cohort).name, "digest": plan.cohort_digest, "search space": plan.space}
-    if plan.full:
-        said["size"] = "the paper's"
+    said = {"cohort": Path(plan.cohort).name, "digest": plan.cohort_digest}
+    if not material.sweeps:
+        said |= {"search space": plan.space, "size": "the paper's" if plan.full else ""}
     said["trials"] = f"{plan.trials}"
     said["written"] = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d} by ganatomy {release()}"
     return tuple((name, value) for name, value in said.items() if value)
@@ -79,13 +79,17 @@ def software(material: Material) -> Exhibit:
     plan = material.plan
     rows = [("ganatomy", release().split(" (")[0]), ("commit", commit()), ("python", sys.version.split()[0])]
     rows += [(name, _version(name)) for name in SOFTWARE]
+    grid, heading = Grid(("what", "version"), tuple(rows)), "Versions and commands"
+    written = f"ganatomy report {shlex.join(material.sweeps or (plan.name,))} --html report.html"
+    if material.sweeps:
+        said = "Versions of what wrote this report. Beneath: what wrote it; what runs a sweep again stands in its own."
+        return Exhibit(heading, (said,), (grid,), commands=(written,))
     said = (
         "Versions of what wrote this report, which may be later than what ran the sweep. Beneath: what runs the sweep "
-        "again, where --cohort takes the folder of the cohort, and what wrote this report.",
+        "again, where --cohort takes the folder of the cohort, and what wrote this report."
     )
     again = confirming(plan) if plan.confirms else rerun(plan)
-    commands = (again, f"ganatomy report {shlex.quote(plan.name)} --html report.html")
-    return Exhibit("Versions and commands", said, (Grid(("what", "version"), tuple(rows)),), commands=commands)
+    return Exhibit(heading, (said,), (grid,), commands=(again, written))
 
 
 def _version(name: str) -> str:
@@ -111,6 +115,8 @@ def rerun(plan: SweepPlan) -> str:
         words.append("--set " + " ".join(shlex.quote(f"{name}={value}") for name, value in plan.fixed.items()))
     if plan.compare:
         words.append("--compare " + " ".join(map(shlex.quote, plan.compare)))
+    if plan.objectives:
+        words.append(f"--objectives {' '.join(plan.objectives)}")
     if named := _controls(plan):
         words.append(f"--controls {' '.join(named)}")
     if plan.base.domains:

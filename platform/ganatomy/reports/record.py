@@ -84,7 +84,7 @@ def compose(
     said, reading = sequel.answer(material)
     caveats = [one for one in table.caveats if one != BEST_OF_SEVERAL or sequel.confirmed_of(material) is None]
     return Report(
-        title=f"Sweep {material.plan.name}",
+        title=f"Sweep{'s' * bool(material.sweeps)} {material.plan.name}",
         answer=said,
         reading=reading,
         state=table.state,

@@ -14,7 +14,7 @@ from ganatomy.evidence.results import outstanding
 from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
 from ganatomy.exhibits.material import Material
 from ganatomy.measures.statistics import counted
-from ganatomy.measures.verdicts import NO_VERDICT, UNDECIDED, Finding
+from ganatomy.measures.verdicts import NO_VERDICT, UNDECIDED, Finding, of_trainings
 from ganatomy.reports.tabulated import nothing_of, number
 
 AGAIN = ", trained again under seeds that chose nothing"
@@ -59,13 +59,13 @@ def _of(found: Finding) -> dict[str, Any]:
     return {"answer": found.answer, "difference": found.estimate, "low": found.low, "high": found.high,
             "level": found.level, "patients": found.patients, "trainings": found.trainings[0],
             "baseline_trainings": found.trainings[1], "least_shown": found.least_shown,
-            "reason": found.reason}  # fmt: skip
+            "paired": found.paired, "reason": found.reason}  # fmt: skip
 
 
 def _sentence(found: Mapping[str, Any], names: tuple[str, str], measure: str, judge: str, again: str) -> str:
     """What the figures say of candidate and baseline. judge: who judged, one of them; again: and by what trainings."""
     difference = 100 * found["difference"]
-    trained = f"{counted(found['trainings'], 'training')} against {found['baseline_trainings']}"
+    trained = of_trainings(found["trainings"], found["baseline_trainings"], paired=bool(found.get("paired")))
     pair = (
         f"{names[0]} against {names[1]}, the best without synthetic data, on {counted(found['patients'], judge)}{again}"
     )

@@ -77,7 +77,7 @@ def several(workspace: Path, names: Sequence[str], tell: Callable[[str], None] =
         swept[0].plan, name=_listed([one.name for one in swept]), trials=len(results), family=family, run_id="",
         objectives=(), controls=(), seeds=tuple(sorted({one.experiment.seed for one in results})),
     )  # fmt: skip
-    return Material(workspace, plan, tuple(results), table, tell)
+    return Material(workspace, plan, tuple(results), table, tell, tuple(one.name for one in swept))
 
 
 # --- what can be compared ----------------------------------------------------------------------------------------
