@@ -32,7 +32,9 @@ def rich_table(table: Ablation) -> Table:
         shown.add_column(_stacked(header), justify="right", no_wrap=True)
     shown.add_column("reading", overflow="fold", min_width=13)
     for row in table.rows:
-        shown.add_row(*cells(table, row), style="bold" if row.configuration == table.candidate else "")
+        *own, reading = cells(table, row)
+        style = "bold" if row.configuration == table.candidate else ""
+        shown.add_row(*own, reading.replace(" (", "\n("), style=style)
     return shown
 
 
