@@ -143,11 +143,14 @@ def view(plan: SweepPlan, steps: Mapping[str, int]) -> dict[str, Any]:
     before = ["arm", "method", "ratio", "threshold", *own, TRAINING]
     columns = [*map(views.metric, (SCORE, EFFECT)), views.tag(READING), *map(views.param, before)]
     table = views.table_view(f"tags.sweep = '{plan.name}'", columns, views.metric(SCORE))
-    thresholds = ["threshold"] * any(name.startswith("filter.") for name in varied(plan))
+    # An axis of parallel coordinates on which all are one number cannot be drawn: MLflow's console is full of it then.
+    apart = set(varied(plan))
+    axes = ["arm", *["ratio"] * bool(apart & {"arm", "mixing.ratio"}),
+            *["threshold"] * any(name.startswith("filter.") for name in apart)]  # fmt: skip
     generators = [name for full, name in zip(names, own) if full.startswith(("method.", "drawing.", "transfer."))]
     charts = [
-        views.parallel(["arm", "ratio", *thresholds, TRAINING], [SCORE]),
-        *([views.parallel(["arm", "ratio", *thresholds, *generators], [SCORE])] if generators else []),
+        views.parallel([*axes, *[TRAINING] * (len(plan.seeds) > 1 and "seed" not in plan.fixed)], [SCORE]),
+        *([views.parallel([*axes, *generators], [SCORE])] if generators else []),
         views.scatter("ratio", SCORE, by_param=True),
         *(views.scatter(name, SCORE, by_param=True) for name in own[:3]),
         views.scatter("budget/device_seconds", SCORE),
