@@ -144,7 +144,8 @@ def validated_before(directory: Path) -> dict[str, dict[int, float]]:
         return {}
     try:
         storage = JournalStorage(JournalFileBackend(str(path)))
-        trials = [one for study in storage.get_all_studies() for one in storage.get_all_trials(study._study_id)]
+        studies = [storage.get_study_id_from_name(study.study_name) for study in storage.get_all_studies()]
+        trials = [one for study in studies for one in storage.get_all_trials(study)]
         return {one.user_attrs[TRIAL_NAME]: one.intermediate_values for one in trials}
     except Exception:  # whatever is wrong with it, all that matters is on record
         return {}
