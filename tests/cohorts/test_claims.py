@@ -99,7 +99,8 @@ def test_of_four_sweeps_begun_at_once_under_one_name_one_has_it(phantom, workspa
     done = outcomes(race(tmp_path / "start", 4, PLAN, str(phantom), str(workspace), "mine", ""))
     assert [line[0] for line in done] == ["planned", "refused", "refused", "refused"]
     assert all("'mine' exists" in " ".join(line) and "--resume mine" in " ".join(line) for line in done[1:])
-    plan, tracking = read_plan(workspace / "sweeps" / "mine"), Tracking(None, workspace)
+    plan = read_plan(workspace / "sweeps" / "mine")
+    tracking = Tracking(None, workspace, plan.experiment)
     runs = tracking.client.search_runs([tracking.experiment_id])
     assert [run.info.run_id for run in runs] == [plan.run_id]  # those refused wrote nothing there
 

@@ -224,19 +224,23 @@ def started_by(pid: int) -> list[int]:
     return found
 
 
-def statuses(workspace: Path) -> list[str]:
-    """How the runs in MLflow ended, the sweep's first."""
+def tracked(workspace: Path):
+    """Where the one sweep of a workspace is recorded."""
     from ganatomy.tracking.runs import Tracking
 
-    tracking = Tracking(None, workspace)
+    (directory,) = (workspace / "sweeps").iterdir()
+    return Tracking(None, workspace, read_plan(directory).experiment)
+
+
+def statuses(workspace: Path) -> list[str]:
+    """How the runs in MLflow ended, the sweep's first."""
+    tracking = tracked(workspace)
     runs = tracking.client.search_runs([tracking.experiment_id], order_by=["attributes.start_time ASC"])
     return [run.info.status for run in runs]
 
 
 @pytest.mark.slow
 def test_a_driver_that_is_killed_twice_goes_on_then_moved_and_to_more_trials_and_repeats_none(phantom, workspace):
-    from ganatomy.tracking.runs import Tracking
-
     arguments = (
         "--space",
         "phantom_demo",
@@ -263,7 +267,7 @@ def test_a_driver_that_is_killed_twice_goes_on_then_moved_and_to_more_trials_and
     assert_kept(after, before)
     assert len(assert_agrees(workspace / "sweeps" / "killed")) == 6
 
-    tracking = Tracking(None, workspace)
+    tracking = tracked(workspace)
     runs = tracking.client.search_runs([tracking.experiment_id], "tags.kind = 'trial'")
     assert len(runs) == 6
     for run in runs:
