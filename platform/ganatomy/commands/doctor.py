@@ -286,7 +286,9 @@ def tracking(workspace: Path, uri: str) -> Iterator[Check]:
         with sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True) as connection:
             answer = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0]
-            unjudged = connection.execute(UNJUDGED).fetchall()
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            registry = {"registered_model_aliases", "model_version_tags"} <= tables  # which old databases lack
+            unjudged = connection.execute(UNJUDGED).fetchall() if registry else []
     except sqlite3.Error as error:
         yield Check("tracking", "fail", f"{database}: {error}", "restore it from a copy, or move it away to begin anew")
         return

@@ -186,10 +186,10 @@ class SweepProgress(tune.Callback):
         workspace = self.directory.parents[1]
         table = account(workspace, self.plan, results, driven=False)
         record(Material(workspace, self.plan, tuple(results), table, self._say), self.tracking)
-        if not self.finished:
-            return
-        self.table = table
-        describe(self.plan, self.table, results, self.tracking)
+        if results:
+            self.table = table
+        if self.finished:
+            describe(self.plan, table, results, self.tracking)
 
     # --- saying --------------------------------------------------------------------------------------------------
 
