@@ -268,6 +268,7 @@ def test_what_a_task_raised_comes_with_the_traceback_of_the_worker(tmp_path, ray
 
 
 @pytest.mark.slow
+@pytest.mark.beyond_ci
 def test_what_one_of_a_group_raised_comes_with_the_traceback_of_the_worker(tmp_path, ray_cluster):
     def build(**_):
         a_plugins_step()
