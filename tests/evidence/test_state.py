@@ -27,12 +27,12 @@ from ganatomy.evidence.results import (
 from ganatomy.evidence.state import SweepState, state_of
 from ganatomy.exhibits.material import Material
 from ganatomy.promotion.confirmation import left_out
-from ganatomy.reports.page import to_html
 from ganatomy.reports.record import compose
 from ganatomy.reports.tabulated import to_dict
 from ganatomy.reports.text import render_text
 from ganatomy.sweeps.request import SweepRequest
 from ganatomy.sweeps.resuming import driving, run_again, to_resume
+from ganatomy.writers.page import to_html
 
 from .sweeps import driven, experiment, trial
 

@@ -14,11 +14,16 @@ from ganatomy.evidence.results import SweepPlan
 from ganatomy.exhibits.material import Material
 
 
+def material(results, workspace=Path(), table=None, tell=lambda why: None, **plan):
+    """Of trials that are written nowhere; a store, and so facts of the cohort, it has none."""
+    given = {"store": "", "cohort": "/data/phantom", "cohort_digest": "0123abcd", "trials": len(results), **plan}
+    made = SweepPlan("ct-mr", "shape_consistent", given.pop("base", BASE), **given)
+    return Material(workspace, made, tuple(results), table or ablation_table(results, declared=made.family), tell)
+
+
 def material_of(results, workspace=Path("nowhere"), store="", heard=None):
     """heard: a list of what was told."""
-    plan = SweepPlan("sweep", "space", BASE, str(store), "cohort", "digest", len(results))
-    tell = [] if heard is None else heard
-    return Material(workspace, plan, tuple(results), ablation_table(results), tell.append)
+    return material(results, workspace, tell=([] if heard is None else heard).append, store=str(store))
 
 
 def write_history(workspace, kind, key, records):

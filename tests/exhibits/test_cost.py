@@ -1,26 +1,11 @@
-"""The Pareto front against its definition."""
+"""Utility against cost, as it is shown."""
 
 from __future__ import annotations
 
 from evidence.sweeps import experiment, sweep, trial
-from hypothesis import given
-from hypothesis import strategies as st
 
 from exhibits.materials import material_of, size_of
-from ganatomy.exhibits.cost import cost, pareto
-
-POINTS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=12)
-
-
-@given(POINTS)
-def test_on_the_front_is_exactly_what_no_other_dominates(points):
-    """No other costs no more and reaches no less, and is better in one of them."""
-    front = pareto(points)
-    assert [points[place] for place in front] == sorted({points[place] for place in front})
-    for place, (price, utility) in enumerate(points):
-        beaten = any(p <= price and u >= utility and (p, u) != (price, utility) for p, u in points)
-        assert beaten == ((price, utility) not in {points[on] for on in front})
-        assert not (beaten and place in front)
+from ganatomy.exhibits.cost import cost
 
 
 def test_the_front_is_listed_cheapest_first_with_the_generators_part():

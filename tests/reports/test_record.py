@@ -8,18 +8,21 @@ from dataclasses import replace
 import pytest
 import tiny
 from evidence.sweeps import BASE, LOST, experiment, sweep, trial
+from exhibits.materials import material
 from promotion.test_confirmation import trained_again, write_sweep
 from promotion.test_confirmation import trial as picked_trial
 
 from ganatomy.api.sweeping import Sweep
 from ganatomy.contracts import InputError
+from ganatomy.evidence.ablation import Ablation, Unfinished, ablation_table
 from ganatomy.evidence.confirmed import picked_in
 from ganatomy.evidence.results import SweepPlan, write_result
 from ganatomy.exhibits.exhibit import Exhibit
 from ganatomy.experiment import TrialResult
 from ganatomy.promotion.confirmation import plan_of
+from ganatomy.reports.findings import MOST_DRAWN, drawn, effects
 from ganatomy.reports.record import SECTIONS, compose, record, write, write_as
-from reports.materials import material
+from ganatomy.reports.tabulated import nothing_of
 
 
 def headings(report):
@@ -143,15 +146,16 @@ def test_an_exhibit_that_fails_costs_itself_alone_and_its_place_is_told(tmp_path
 
 
 def test_every_training_is_a_dot_those_of_the_baseline_too():
-    from ganatomy.reports.findings import reached
+    from ganatomy.exhibits.trainings import reached
 
     results = sweep()
     made = material(results)
     for row in made.table.rows:
-        assert len(reached(made, row)) == 3
-        assert sum(reached(made, row)) / 3 == pytest.approx(row.dice)
+        assert len(reached(made)[row.configuration]) == 3
+        assert sum(reached(made)[row.configuration]) / 3 == pytest.approx(row.dice)
     alone = material(results[:1])
-    assert reached(alone, alone.table.rows[0]) == [pytest.approx(alone.table.rows[0].dice)]
+    row = alone.table.rows[0]
+    assert reached(alone) == {row.configuration: (pytest.approx(row.dice),)}
 
 
 def test_what_makes_a_difference_uncertain_is_split_and_the_detectable_effect_is_told():
@@ -298,3 +302,25 @@ def test_a_trial_that_failed_says_why():
     failed = TrialResult("x", experiment(arm="joint", seed=9), "failed", "KeyError: 'C'\nat line 3")
     (grid,) = exhibit_of(compose(material([*sweep(), failed])), "Trials not in the table").grids
     assert grid.rows == (("x", "joint · ratio=1", "failed", "KeyError: 'C'"),)
+
+
+@pytest.mark.parametrize("status", ["training", "cut short", "running"])
+def test_a_trial_that_is_at_work_has_not_ended(status):
+    begun = Unfinished("t", "joint", status, "")
+    assert nothing_of(Ablation((), "", "", (begun,))) == "No answer: no trial has ended yet."
+    failed = Unfinished("u", "real", "failed", "")
+    assert nothing_of(Ablation((), "", "", (begun, failed))).startswith("No answer: no trial has finished")
+
+
+def test_of_very_many_configurations_a_figure_has_the_first_and_says_how_many_are_left():
+    table = ablation_table(sweep())
+    row = table.row(table.candidate)
+    more = [replace(row, configuration=f"c{number}", name=f"n{number}", declared=False) for number in range(3000)]
+    large = replace(table, rows=(*more, *table.rows))
+    made = material(sweep(), table=large)
+    assert {row.configuration for row in table.rows if row.declared} | {table.baseline} <= {
+        row.configuration for row in drawn(large)
+    }
+    shown = effects(made)
+    assert shown.sentences[0].startswith(f"{len(large.rows) - MOST_DRAWN} rows of the table are not drawn")
+    assert shown.pictures[0].png.startswith(b"\x89PNG")

@@ -1,20 +1,31 @@
-"""What a sweep's trials try is on record, and a sweep that was killed at any moment goes on with exactly that."""
+"""What a sweep's trials try is on record, and a sweep that was killed at any moment goes on with exactly that; as many
+run at once as there is room for."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from optuna.trial import TrialState
+from ray.tune.search import Searcher
 
 from ganatomy.contracts import InputError
 from ganatomy.core.plugins import resolve
-from ganatomy.evidence.results import conclude, write_result
+from ganatomy.evidence.results import SweepPlan, conclude, write_result
 from ganatomy.experiment import TrialResult
+from ganatomy.sweeps import tuning
 from ganatomy.sweeps.proposals import ASKED, TRIAL, Proposals, read_asked, study_of
-from sweeps.test_tuning import plan_of
+from ganatomy.sweeps.tuning import AsManyAsFit
+
+
+def plan_of(**values) -> SweepPlan:
+    base = resolve("spaces", "phantom_demo").base
+    needed = {"name": "x", "space": "phantom_demo", "base": base, "store": "", "cohort": "", "cohort_digest": ""}
+    return SweepPlan(**{**needed, "trials": 9, **values})
+
 
 SPACE = "shape_consistent_small"
 BASE = resolve("spaces", SPACE).base
@@ -180,3 +191,45 @@ def test_what_cannot_be_put_on_record_is_refused(directory, monkeypatch):
     monkeypatch.setattr(type(PLAN), "search_space", lambda plan: Own((Path("a"), Path("b"))))
     with pytest.raises(InputError, match="cannot be put on record"):
         Proposals(PLAN, directory).suggest("first")
+
+
+# --- how many at once --------------------------------------------------------------------------------------------
+
+
+class Points(Searcher):
+    """As many points as are asked for."""
+
+    def suggest(self, trial_id):
+        return {}
+
+    def on_trial_complete(self, trial_id, result=None, error=False):
+        pass
+
+
+@pytest.mark.parametrize(("values", "together"), [
+    ({"apart": True}, (3, 7, 5)),  # one more than fits: it waits for another's stage, holding nothing
+    ({"apart": True, "workers": 2}, (1, 3, 2)),
+    ({"apart": True, "workers": 2, "concurrent": 50}, (1, 3, 2)),
+    ({"apart": True, "workers": 2, "concurrent": 2}, (1, 2, 2)),
+    ({"cpus": 2.0}, (1, 3, 2)),
+])  # fmt: skip
+def test_as_many_trials_run_as_the_nodes_have_room_for_now(monkeypatch, values, together):
+    """Nodes join and leave; whatever --concurrent says, no trial waits for workers that others hold."""
+    present = [{"Resources": {"CPU": 2.0}}]
+    monkeypatch.setattr(tuning.roll, "working", lambda: present)
+    limiter = AsManyAsFit(Points(metric="x", mode="max"), plan_of(**values))
+    live: list[str] = []
+    for count, expected in zip((1, 3, 2), together):
+        present[:] = [{"Resources": {"CPU": 2.0}}] * count
+        while len(live) > expected:
+            limiter.on_trial_complete(live.pop())
+        while (limiter.suggest(trial := f"trial-{time.monotonic_ns()}")) is not None:
+            live.append(trial)
+        assert len(live) == expected
+
+
+def test_workers_that_fit_no_node_are_refused_although_the_cluster_is_large(monkeypatch):
+    monkeypatch.setattr(tuning.roll, "working", lambda: [{"Resources": {"CPU": 3.0}}] * 4)
+    assert tuning.fitting(plan_of(cpus=3.0)) == 4
+    with pytest.raises(InputError, match="room for 0 workers of 4 CPUs"):
+        tuning.fitting(plan_of(cpus=4.0))

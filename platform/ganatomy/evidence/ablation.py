@@ -26,9 +26,9 @@ from ganatomy.search_space import PaperTable
 
 WEAK_REFERENCE = 0.8
 
-SEARCHED, REAL, CONTROL = "searched", "no synthetic data", "control"
-"""Readings of rows that are no comparison: sampled by a search, a training that lost to the baseline, or one that had
-more downstream work than it."""
+SEARCHED, REAL, CONTROL, BASELINE = "searched", "no synthetic data", "control", "baseline"
+"""Readings of rows that are no comparison: sampled by a search, a training that lost to the baseline, one that had more
+downstream work than it, and itself."""
 
 BEST_OF_SEVERAL = (
     "The best of several looks better than it is: trained again (ganatomy confirm) it shows what it is worth."
@@ -136,10 +136,11 @@ class Ablation:
 
     def row(self, configuration: str) -> Row:
         """The row of a configuration. Raises KeyError."""
-        for row in self.rows:
-            if row.configuration == configuration:
-                return row
-        raise KeyError(configuration)
+        return {row.configuration: row for row in self.rows}[configuration]
+
+    def reading(self, row: Row) -> str:
+        """What a row comes to, in a word or two: its own reading, or that it is what the others are compared with."""
+        return BASELINE if row.configuration == self.baseline else row.reading
 
     def name_of(self, experiment: Experiment) -> str:
         """What an experiment of the sweep is called in the table. Raises KeyError for one of another sweep."""
@@ -154,11 +155,10 @@ class Ablation:
     def conclusion(self) -> str:
         """The answer of the sweep in one sentence."""
         if not self.candidate or not self.baseline:
-            missing = "with" if not self.candidate else "without"
-            return f"No comparison: no trial {missing} synthetic data has finished."
+            return f"No comparison: no trial {'without' if self.candidate else 'with'} synthetic data has finished."
         row = self.row(self.candidate)
-        pair = f"the best configuration with synthetic data ({row.name}) against the best without"
-        pair = f"On the validation patients, {pair} ({self.row(self.baseline).name})"
+        pair = (f"On the validation patients, the best configuration with synthetic data ({row.name}) against the best "
+                f"without ({self.row(self.baseline).name})")  # fmt: skip
         return f"{pair}. {row.finding.sentence}" if row.finding else f"{pair}: nothing can be compared."
 
 

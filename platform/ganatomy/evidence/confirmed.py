@@ -83,9 +83,15 @@ class Confirmed:
     finding: Finding | None
 
     def text(self) -> str:
-        """In lines: each side before and after, the difference before and after."""
+        """In lines: each side before and after, and ``remarks``."""
         lines = [f"{name}: {self.plan.measure} {_mean(before)} when it was chosen, {_mean(after)} trained again"
                  for name, before, after in zip(self.names, self.before, self.after)]  # fmt: skip
+        return "\n".join([*lines, *self.remarks])
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The difference before and after, and what a reader of it must know, in sentences."""
+        lines = []
         if self.finding is not None:
             chosen = 100 * (_average(self.before[0]) - _average(self.before[1]))
             lines += [
@@ -96,7 +102,7 @@ class Confirmed:
             lines.append(f"They differ in more than synthetic data: {besides}")
         if failed := sum(self.failed):
             lines.append(f"{counted(failed, 'training')} of {self.plan.trials} came to no end")
-        return "\n".join(lines)
+        return tuple(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

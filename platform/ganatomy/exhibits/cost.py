@@ -10,6 +10,7 @@ from ganatomy.evidence.figures import FAINT, INK, canvas, colour_of, png_of
 from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
 from ganatomy.exhibits.material import Material
 from ganatomy.exhibits.trainings import in_decades
+from ganatomy.measures.objectives import COST, UTILITY, unbeaten
 
 GENERATOR = "generator/device_seconds"
 
@@ -23,11 +24,11 @@ def cost(material: Material) -> Exhibit | None:
     rows = [row for row in table.rows if row.device_seconds > 0 and math.isfinite(row.dice)]
     if len(rows) < 2:
         return None
-    front = pareto([(row.device_seconds, row.dice) for row in rows])
-    best = [rows[place] for place in front]
+    inside = unbeaten([{UTILITY: row.dice, COST: row.device_seconds} for row in rows])
+    best = sorted((row for row, best in zip(rows, inside) if best), key=lambda row: row.device_seconds)
     headers = ("configuration", "number", table.measure, "device s", "of them the generator's", "reading")
     cells = [
-        (row.name, str(number), f"{row.dice:.3f}", f"{row.device_seconds:.0f}", _own(row), _reading(material, row))
+        (row.name, str(number), f"{row.dice:.3f}", f"{row.device_seconds:.0f}", _own(row), table.reading(row))
         for number, row in enumerate(best, 1)
     ]
     strong = frozenset(place for place, row in enumerate(best) if row.configuration == table.candidate)
@@ -46,23 +47,9 @@ def cost(material: Material) -> Exhibit | None:
     return Exhibit("Utility against cost", sentences, (grid,), (Picture(caption, _draw(rows, best, table.measure)),))
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Places of the points (cost, utility) that none is as good as at less cost, nor better at the same; cheapest
-    first. Of equals the first alone."""
-    front: list[int] = []
-    for place in sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1])):
-        if not front or points[place][1] > points[front[-1]][1]:
-            front.append(place)
-    return front
-
-
 def _own(row: Row) -> str:
     value = row.work.get(GENERATOR, math.nan)
     return f"{value:.0f}" if math.isfinite(value) else "–"
-
-
-def _reading(material: Material, row: Row) -> str:
-    return "baseline" if row.configuration == material.table.baseline else row.reading
 
 
 def _draw(rows: Sequence[Row], best: Sequence[Row], measure: str) -> bytes:

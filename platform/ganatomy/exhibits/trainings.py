@@ -48,8 +48,7 @@ class Curve:
 
 def trainings_of(material: Material, row: Row) -> list[TrialResult]:
     """The trainings that a row of the table rests on, in the order of ``Row.seeds``."""
-    named = {result.trial: result for result in material.results}
-    return [*replicates(named[trial] for trial in row.trials).values()]
+    return [*replicates(material.named[trial] for trial in row.trials).values()]
 
 
 def reached(material: Material) -> dict[str, tuple[float, ...]]:

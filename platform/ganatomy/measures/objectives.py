@@ -70,7 +70,12 @@ def unbeaten(points: Sequence[Mapping[str, float]]) -> list[bool]:
     ranks = [tuple(_upwards(name, point[name]) for name in OBJECTIVES if name in point) for point in points]
     if any(point.keys() != other.keys() for point, other in pairwise(points)):
         raise ValueError("points of different objectives")
-    return [not any(_beats(other, own) for other in ranks) for own in ranks]
+    front: list[tuple[float, ...]] = []
+    for own in sorted(set(ranks), reverse=True):  # whoever beats it comes before, and is in the front or beaten there
+        if not any(_beats(other, own) for other in front):
+            front.append(own)
+    inside = set(front)
+    return [own in inside for own in ranks]
 
 
 def _upwards(name: str, value: float) -> float:

@@ -189,6 +189,14 @@ class Finding:
             f"five; with twice the patients, one of {100 * self.least_shown_doubled:+.1f}."
         )
 
+    @property
+    def figures(self) -> dict[str, float | int | str | None]:
+        """What a verdict keeps of it, by name; ``p`` of helping, the difference and its limits in shares."""
+        return {"answer": self.answer, "difference": self.estimate, "low": self.low, "high": self.high,
+                "least": self.least, "p": self.p_helps, "alpha": self.alpha, "level": self.level,
+                "patients": self.patients, "trainings": self.trainings[0], "baseline_trainings": self.trainings[1],
+                "paired": self.paired, "least_shown": self.least_shown, "reason": self.reason}  # fmt: skip
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; numbers that JSON does not know become None."""
         parts = None if self.parts is None else vars(self.parts)

@@ -175,14 +175,8 @@ def utility(
     besides: what else than synthetic data sets the two apart, in words: it is said, and bars nothing.
     """
     task = task or task_named(Downstream.task)
-    figures: dict[str, Figure] = {
-        "answer": finding.answer, "difference": finding.estimate, "low": finding.low, "high": finding.high,
-        "least": finding.least, "p": finding.p_helps, "alpha": finding.alpha, "level": finding.level,
-        "patients": finding.patients, "trainings": finding.trainings[0], "baseline_trainings": finding.trainings[1],
-        "paired": finding.paired, "least_shown": finding.least_shown,
-    }  # fmt: skip
     more = f" They differ in more than synthetic data: {besides}." if besides else ""
-    figures |= {"besides": besides} if besides else {}
+    figures: dict[str, Figure] = {**finding.figures, **({"besides": besides} if besides else {})}
     measured = (
         f"On {counted(finding.patients, 'held-out patient')} and {finding.of_trainings}, {candidate} {task.achieved} "
         f"by {_points(finding.estimate)} {task.measure} points {'more' if finding.estimate >= 0 else 'less'} "

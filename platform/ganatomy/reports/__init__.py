@@ -1,1 +1,1 @@
-"""The report of a sweep, or of several: one account, written as a page, as Markdown, as LaTeX and for a terminal."""
+"""What the report of a sweep, or of several, is made of: the answer, its exhibits, in which order, and its record."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ganatomy.downstream.task import task_named
 from ganatomy.evidence import figures
-from ganatomy.evidence.ablation import Row, measured_of
+from ganatomy.evidence.ablation import Ablation, Row, measured_of
 from ganatomy.evidence.published import INCOMPARABLE
 from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
 from ganatomy.exhibits.material import Material
-from ganatomy.experiment import TrialResult, replicates
+from ganatomy.exhibits.trainings import reached
 from ganatomy.reports.tabulated import (
     comparison_caveats,
     comparison_tables,
     number,
-    read,
     table_grid,
     work_table,
 )
@@ -30,10 +27,27 @@ def configurations(material: Material) -> Exhibit | None:
     return Exhibit("Configurations", said, (table_grid(table),))
 
 
+MOST_DRAWN = 60
+"""Rows of a figure that has a line for each: with more it is no picture any more, and with thousands no PNG."""
+
+
+def drawn(table: Ablation) -> list[Row]:
+    """The rows that a figure has room for: the baseline, what was declared, then the best."""
+    first = sorted(table.rows, key=lambda row: (row.configuration != table.baseline, not row.declared))[:MOST_DRAWN]
+    named = {row.configuration for row in first}
+    return [row for row in table.rows if row.configuration in named]
+
+
+def _left_out(table: Ablation) -> tuple[str, ...]:
+    left = len(table.rows) - MOST_DRAWN
+    said = f"{left} rows of the table are not drawn: the baseline is, then what was declared, then the best."
+    return (said,) if left > 0 else ()
+
+
 def effects(material: Material) -> Exhibit | None:
     """What sets each configuration apart from the baseline."""
     table = material.table
-    found = [(row.name, row.finding) for row in table.rows if row.finding is not None]
+    found = [(row.name, row.finding) for row in drawn(table) if row.finding is not None]
     if not found:
         return None
     caption = (
@@ -41,36 +55,23 @@ def effects(material: Material) -> Exhibit | None:
         "verdict; intervals over patients and trainings, all of which hold together with 95 %. Where there is no "
         "interval, every patient's own difference is a stroke; with an arrow, it goes on."
     )
-    return Exhibit("Effects", pictures=(Picture(caption, figures.forest(found, table.measure)),))
+    return Exhibit("Effects", _left_out(table), pictures=(Picture(caption, figures.forest(found, table.measure)),))
 
 
 def trainings(material: Material) -> Exhibit | None:
     """Every training of every configuration as a dot, those of the baseline too."""
     table = material.table
-    rows = [(row.name, scores, read(table, row)) for row in table.rows if (scores := reached(material, row))]
-    if not rows:
+    if not table.rows:
         return None
+    scores = reached(material)
+    rows = [(row.name, scores[row.configuration], table.reading(row)) for row in drawn(table)]
     reference = table.row(table.baseline).dice if table.baseline else float("nan")
     caption = (
         f"{table.measure} of every training, mean over patients: a dot is a training, a stroke their mean, the dashed "
         "line the baseline's mean; blue helps, orange harms, grey undecided, without verdict or without synthetic data"
     )
-    return Exhibit("Every training", pictures=(Picture(caption, figures.dots(rows, table.measure, reference)),))
-
-
-def reached(material: Material, row: Row) -> Sequence[float]:
-    """What each training of a configuration reached, on the patients of the comparison where there is one."""
-    if row.finding is not None:
-        return row.finding.means[0]
-    table = material.table
-    if row.configuration == table.baseline:
-        against = next((other.finding for other in table.rows if other.finding is not None), None)
-        if against is not None:
-            return against.means[1]
-    by_trial: dict[str, TrialResult] = {one.trial: one for one in material.results}
-    chosen = replicates(by_trial[name] for name in row.trials if name in by_trial)
-    task = task_named(table.task)
-    return [task.summarise(one.scores)[task.score] for one in chosen.values()]
+    picture = Picture(caption, figures.dots(rows, table.measure, reference))
+    return Exhibit("Every training", _left_out(table), pictures=(picture,))
 
 
 def certainty(material: Material) -> Exhibit | None:

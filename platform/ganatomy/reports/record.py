@@ -22,12 +22,12 @@ from ganatomy.exhibits import EXHIBITS
 from ganatomy.exhibits.exhibit import Exhibit
 from ganatomy.exhibits.material import Material
 from ganatomy.reports import findings, origins, sequel
-from ganatomy.reports.document import Report
-from ganatomy.reports.latex import to_latex
-from ganatomy.reports.markdown import to_markdown
-from ganatomy.reports.page import to_html
 from ganatomy.reports.tabulated import legend, to_json
 from ganatomy.tracking.views import base_of, views_of
+from ganatomy.writers.document import Report
+from ganatomy.writers.latex import to_latex
+from ganatomy.writers.markdown import to_markdown
+from ganatomy.writers.page import to_html
 
 if TYPE_CHECKING:
     from ganatomy.tracking.runs import Tracking

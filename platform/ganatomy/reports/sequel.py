@@ -9,12 +9,12 @@ from typing import Any
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_files import read_json
 from ganatomy.evidence import figures
-from ganatomy.evidence.confirmed import VERDICT, Confirmed, came_to, confirmation_of, pick
+from ganatomy.evidence.confirmed import VERDICT, Confirmed
 from ganatomy.evidence.results import outstanding
 from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
 from ganatomy.exhibits.material import Material
 from ganatomy.measures.statistics import counted
-from ganatomy.measures.verdicts import NO_VERDICT, UNDECIDED, Finding, of_trainings
+from ganatomy.measures.verdicts import NO_VERDICT, UNDECIDED, of_trainings
 from ganatomy.reports.tabulated import nothing_of, number
 
 AGAIN = ", trained again under seeds that chose nothing"
@@ -32,13 +32,11 @@ def answer(material: Material) -> tuple[str, str]:
     names = table.row(table.candidate).name, table.row(table.baseline).name
     if on_test := _on_test(material, names):
         return on_test
-    confirmed, searched = confirmed_of(material), table.row(table.candidate).finding
-    if confirmed and confirmed.finding:
-        found = confirmed.finding
-        return _sentence(_of(found), names, measure, "validation patient", AGAIN), found.answer
-    if searched is None:
+    confirmed = confirmed_of(material)
+    again = confirmed.finding if confirmed else None
+    if not (found := again or table.row(table.candidate).finding):
         return table.conclusion, ""
-    return _sentence(_of(searched), names, measure, "validation patient", ""), searched.answer
+    return _sentence(found.figures, names, measure, "validation patient", AGAIN if again else ""), found.answer
 
 
 def _on_test(material: Material, names: tuple[str, str]) -> tuple[str, str] | None:
@@ -52,14 +50,6 @@ def _on_test(material: Material, names: tuple[str, str]) -> tuple[str, str] | No
         return _sentence(utility, names, material.table.measure, "test patient", again), str(utility["answer"])
     except (KeyError, TypeError, ValueError):  # another version's figures; the exhibit of the gates shows what it can
         return None
-
-
-def _of(found: Finding) -> dict[str, Any]:
-    """A finding as the figures that the gate of utility keeps."""
-    return {"answer": found.answer, "difference": found.estimate, "low": found.low, "high": found.high,
-            "level": found.level, "patients": found.patients, "trainings": found.trainings[0],
-            "baseline_trainings": found.trainings[1], "least_shown": found.least_shown,
-            "paired": found.paired, "reason": found.reason}  # fmt: skip
 
 
 def _sentence(found: Mapping[str, Any], names: tuple[str, str], measure: str, judge: str, again: str) -> str:
@@ -85,14 +75,17 @@ def _sentence(found: Mapping[str, Any], names: tuple[str, str], measure: str, ju
 
 def confirmation(material: Material) -> Exhibit | None:
     """The pick as it scored when it was chosen, and trained again: the winner's curse, if there was one."""
-    again = _confirmed(material)
+    again = material.confirmed
     if again is None:
         return None
     left = outstanding(material.workspace / "sweeps" / again.plan.name, again.plan)
     state = [f"{left} of {again.plan.trials} trainings are outstanding."] if left else []
-    said = (f"Confirmation {again.plan.name}: what was picked is the best of several, and owes a part of its score to "
-            "luck. Trained again under seeds that chose nothing, it shows what it is worth.", *state,
-            *again.text().split("\n"))  # fmt: skip
+    said = (
+        f"Confirmation {again.plan.name}: what was picked is the best of several, and owes a part of its score to "
+        "luck. Trained again under seeds that chose nothing, it shows what it is worth.",
+        *state,
+        *again.remarks,
+    )
     rows = tuple(
         (name, _mean(before), _mean(after), str(lost))
         for name, before, after, lost in zip(again.names, again.before, again.after, again.failed)
@@ -108,20 +101,10 @@ def confirmation(material: Material) -> Exhibit | None:
     return Exhibit("The winner, before and after confirmation", said, (grid,), (picture,))
 
 
-def _confirmed(material: Material) -> Confirmed | None:
-    """What the pick came to; None where nothing was picked, or it was not trained again. InputError for damage."""
-    table, plan = material.table, material.plan
-    if not (table.candidate and table.baseline):
-        return None
-    picked = pick(table, material.results, plan.name)
-    found = confirmation_of(material.workspace, plan.name, picked)
-    return None if found is None else came_to(material.workspace, found, picked)
-
-
 def confirmed_of(material: Material) -> Confirmed | None:
     """What the pick of a sweep came to; None where that cannot be told, too: the exhibit says why."""
     try:
-        return _confirmed(material)
+        return material.confirmed
     except InputError:
         return None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ganatomy.core.plain_values import plain
 from ganatomy.downstream.task import Column, task_named
-from ganatomy.evidence.ablation import CONTROL, REAL, SEARCHED, Ablation, Row, difference
+from ganatomy.evidence.ablation import BASELINE, CONTROL, REAL, SEARCHED, Ablation, Row, difference
 from ganatomy.evidence.published import INCOMPARABLE, Comparison, Figure, Finding
 from ganatomy.exhibits.exhibit import Grid
 from ganatomy.measures import verdicts
@@ -22,9 +22,6 @@ LEGEND = (
     "Δ: points against the baseline, over patients and trainings; all intervals of the table hold together with 95 %, "
     "p is corrected likewise. Undecided: in brackets the effect that a study like this shows four times out of five."
 )
-
-BASELINE = "baseline"
-"""Reading of the row that the others are compared with."""
 
 COLUMNS = ("HD95 mm", "missed", "worst", "S-score", "healthy")
 RARE = (SEARCHED, REAL, CONTROL, "no verdict")
@@ -71,7 +68,7 @@ def headers(table: Ablation) -> list[str]:
 
 def cells(table: Ablation, row: Row) -> list[str]:
     """A row of the table as text; a cell may be of several lines."""
-    finding, reading = row.finding, read(table, row)
+    finding, reading = row.finding, table.reading(row)
     if finding is not None and finding.answer == UNDECIDED:
         reading += f" (≥{100 * finding.least_shown:.1f})"
     return [
@@ -93,7 +90,7 @@ def nothing_of(table: Ablation) -> str:
     """Why a table has no row, in a sentence; empty where it has one."""
     if table.rows:
         return ""
-    ended = [trial for trial in table.unfinished if trial.status != "running"]
+    ended = [trial for trial in table.unfinished if trial.status in ("finished", "pruned", "failed")]
     failed = sum(trial.status == "failed" for trial in ended)
     if not ended:
         return "No answer: no trial has ended yet."
@@ -103,16 +100,11 @@ def nothing_of(table: Ablation) -> str:
     return "No answer: no trial has finished; what became of them stands below."
 
 
-def read(table: Ablation, row: Row) -> str:
-    """What a row comes to, in a word or two."""
-    return BASELINE if row.configuration == table.baseline else row.reading
-
-
 def table_grid(table: Ablation) -> Grid:
     """The table, its candidate standing out."""
     strong = frozenset(place for place, row in enumerate(table.rows) if row.configuration == table.candidate)
     rows = tuple(tuple(cells(table, row)) for row in table.rows)
-    return Grid(tuple(headers(table)), rows, tuple(read(table, row) for row in table.rows), strong)
+    return Grid(tuple(headers(table)), rows, tuple(map(table.reading, table.rows)), strong)
 
 
 def brief(table: Ablation) -> list[dict[str, str]]:
@@ -128,7 +120,7 @@ def legend(table: Ablation) -> tuple[tuple[str, str], ...]:
 
 
 def _asked_for(term: str, table: Ablation) -> bool:
-    readings, shown = {read(table, row) for row in table.rows}, headers(table)
+    readings, shown = {*map(table.reading, table.rows)}, headers(table)
     return (term not in COLUMNS or term in shown) and (term not in RARE or term in readings)
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shlex
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -229,7 +227,7 @@ def _told(
     plan: SweepPlan, table: Ablation, result: TrialResult, row: Row | None
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Metrics and tags of a trial's run that only the whole sweep knows."""
-    from ganatomy.evidence.ablation import difference  # late: each trial's process imports this room
+    from ganatomy.evidence.ablation import BASELINE, difference  # late: each trial's process imports this room
 
     score = result.summary.get(plan.score)
     reached = f"{plan.measure} {score:.3f} on validation patients" if score is not None else result.status
@@ -238,9 +236,9 @@ def _told(
     tags = {NOTE: f"Training {result.experiment.seed} of **{name}**, in sweep {plan.name}: {reached}{why}.",
             "sweep": plan.name}  # fmt: skip
     if row is not None:
-        tags[READING] = "baseline" if row.configuration == table.baseline else row.reading
+        tags[READING] = table.reading(row)
         against = f" Its configuration against the baseline: {difference(row.finding)} points, {tags[READING]}."
-        tags[NOTE] += against if row.finding else " It is of the baseline." if tags[READING] == "baseline" else ""
+        tags[NOTE] += against if row.finding else " It is of the baseline." if tags[READING] == BASELINE else ""
     return _figures(row), {name: value for name, value in tags.items() if value}
 
 
@@ -264,16 +262,7 @@ def _cohort(plan: SweepPlan) -> str:
 
 def _again(plan: SweepPlan) -> str:
     """How to run it again, where the cohort's name stands for its folder."""
-    if plan.confirms:
-        command = ["ganatomy", "confirm", plan.confirms, "--trainings", str(len(plan.seeds))]
-    else:
-        settings = ["--set", *(f"{name}={value}" for name, value in plan.fixed.items())] if plan.fixed else []
-        roles = [f"{role}={domain}" for role, domain in plan.base.domains.items()]
-        command = ["ganatomy", "sweep", "--space", plan.space, "--cohort", Path(plan.cohort).name,
-                   *(["--full"] if plan.full else []), *(["--domains", *roles] if roles else []),
-                   "--seeds", *map(str, plan.seeds), *settings]  # fmt: skip
-    lines = textwrap.wrap(shlex.join(command), 90, subsequent_indent="    ", break_long_words=False,
-                          break_on_hyphens=False)  # fmt: skip
-    return (
-        "To run it again, with the cohort's folder in the place of its name:\n\n```\n" + " \\\n".join(lines) + "\n```"
-    )
+    from ganatomy.reports.origins import confirming, rerun  # late, as above
+
+    command = confirming(plan) if plan.confirms else rerun(plan)
+    return f"To run it again, with the cohort's folder in the place of its name:\n\n```\n{command}\n```"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 
 from ganatomy.exhibits.exhibit import Exhibit, Grid
-from ganatomy.reports.document import Report
+from ganatomy.writers.document import Report
 
 
 def to_markdown(report: Report, folder: str) -> tuple[str, Mapping[str, bytes]]:

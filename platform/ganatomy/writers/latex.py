@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 
 from ganatomy.exhibits.exhibit import Exhibit, Grid
-from ganatomy.reports.document import Report
+from ganatomy.writers.document import Report
 
 PREAMBLE = r"""\documentclass[a4paper,10pt]{article}
 \usepackage[T1]{fontenc}

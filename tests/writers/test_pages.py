@@ -7,13 +7,13 @@ import json
 
 import pytest
 from evidence.sweeps import LOST, experiment, sweep, trial
+from reports.materials import page_of
 
 from ganatomy.evidence.ablation import ablation_table
 from ganatomy.experiment import TrialResult
-from ganatomy.reports.page import SORTING
 from ganatomy.reports.tabulated import to_json
 from ganatomy.reports.text import render_text
-from reports.materials import page_of
+from ganatomy.writers.page import SORTING
 
 
 @pytest.mark.parametrize("patients", [3, 12])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from ganatomy.evidence.figures import BLUE, GREY, ORANGE
 from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
-from ganatomy.reports.document import Report
+from ganatomy.writers.document import Report
 
 STYLE = """
 :root { color-scheme: light }

@@ -6,14 +6,14 @@ import re
 
 import pytest
 from evidence.sweeps import LOST, sweep
+from exhibits.materials import material
 from markdown_it import MarkdownIt
 
 from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
-from ganatomy.reports.document import Report
-from ganatomy.reports.latex import say, to_latex
-from ganatomy.reports.markdown import to_markdown
 from ganatomy.reports.record import compose
-from reports.materials import material
+from ganatomy.writers.document import Report
+from ganatomy.writers.latex import say, to_latex
+from ganatomy.writers.markdown import to_markdown
 
 NASTY = r"a|b *c* _d_ [e](f) <g> `h` \i #j & 50 % $k ~l ^m {n} Δ·×±≥²– ρ é → 中 http://x.y/z"
 GRID = Grid(
