@@ -57,3 +57,9 @@ def test_what_decides_stands_first_and_the_seed_is_a_measure_beside_it():
 ])  # fmt: skip
 def test_of_too_little_nothing_is_said(results):
     assert importance(material_of(results)) is None
+
+
+def test_of_very_many_trainings_so_many_are_looked_at_and_what_decides_still_stands_first():
+    shown = importance(material_of(searched(weights=tuple(np.logspace(-2, 2, 30)), seeds=range(4))))
+    assert shown.sentences[0].startswith("Of 240 of 480 trainings with synthetic data.")
+    assert shown.grids[0].rows[0][0] == "method.shape_weight"

@@ -18,6 +18,10 @@ from ganatomy.experiment import Experiment
 LEAST_TRAININGS, LEAST_PARAMETERS = 10, 2
 """Of fewer trainings, or with less that varied, nothing is said."""
 
+MOST_TRAININGS = 300
+"""Of more, so many at most, evenly from the best to the worst configuration: a forest of thousands takes minutes, and
+the report is written again after each promotion."""
+
 LUCK = "seed (luck of training)"
 """The seed among the parameters: what they are to be held against."""
 
@@ -29,11 +33,9 @@ def importance(material: Material) -> Exhibit | None:
     table, scores = material.table, reached(material)
     rows = [row for row in table.rows if row.synthetic]
     names = {name for row in rows for name in row.parameters}
-    points, values = list[Values](), list[float]()
-    for row in rows:
-        for training, score in zip(trainings_of(material, row), scores[row.configuration]):
-            points.append(_values(training.experiment, names))
-            values.append(score)
+    trained = [pair for row in rows for pair in zip(trainings_of(material, row), scores[row.configuration])]
+    chosen = trained[:: math.ceil(len(trained) / MOST_TRAININGS) or 1]
+    points, values = [_values(training.experiment, names) for training, _ in chosen], [score for _, score in chosen]
     varied = _varied(points)
     enough = len(values) >= LEAST_TRAININGS and len(set(varied) - {LUCK}) >= LEAST_PARAMETERS
     if not enough or max(values) == min(values):
@@ -41,7 +43,12 @@ def importance(material: Material) -> Exhibit | None:
     shares = shares_of([{name: point[name] for name in varied} for point in points], values)
     grid = Grid(("parameter", "share of the variance"), tuple((n, f"{100 * s:.0f} %") for n, s in shares.items()))
     caption = "Share of the variance of the score that each parameter alone accounts for, in Optuna's fANOVA"
-    return Exhibit("Parameter importance", _sentences(len(values), shares), (grid,), (Picture(caption, _draw(shares)),))
+    return Exhibit(
+        "Parameter importance",
+        _sentences(len(values), len(trained), shares),
+        (grid,),
+        (Picture(caption, _draw(shares)),),
+    )
 
 
 def shares_of(points: Sequence[Values], scores: Sequence[float]) -> dict[str, float]:
@@ -92,12 +99,13 @@ def _varied(points: Sequence[Values]) -> list[str]:
     return sorted(name for name in alike if len({point[name] for point in points}) > 1)
 
 
-def _sentences(count: int, shares: Mapping[str, float]) -> tuple[str, ...]:
+def _sentences(count: int, whole: int, shares: Mapping[str, float]) -> tuple[str, ...]:
+    some = f"{count} of " if count < whole else ""
     said = (
-        f"Of {count} trainings with synthetic data. A share says how much of what their scores vary by a random forest "
-        "puts down to a parameter alone, over the values that were tried: it has no sign and no interval, is no effect "
-        "and no recommendation, and knows nothing of what was fixed. Parameters that were varied together share it as "
-        "chance has it."
+        f"Of {some}{whole} trainings with synthetic data. A share says how much of what their scores vary by a random "
+        "forest puts down to a parameter alone, over the values that were tried: it has no sign and no interval, is no "
+        "effect and no recommendation, and knows nothing of what was fixed. Parameters that were varied together share "
+        "it as chance has it."
     )
     if LUCK not in shares:
         return (said,)
