@@ -5,6 +5,7 @@ One no-op trial (`no_op_spaces.py`) is run; its result is copied under other set
 - propose: the next values from Optuna, a mean over fifty proposals;
 - read: all results, as a report, a resumed sweep and a sweep's end do once;
 - table: the ablation table of so many configurations, as text;
+- page: their report with all its exhibits, as a sweep's end, a confirmation and a promotion write it once each;
 - outboxes: what every run has had to say, looked through, as a sweep's beginning and end do once;
 - on record again: Optuna told of all of them, and its study written, as a resumed sweep does once.
 
@@ -29,13 +30,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from ganatomy.commands.sweep import Sweep
 from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.results import SweepPlan, conclude, read_results, write_result
+from ganatomy.exhibits.material import Material
 from ganatomy.experiment import TrialResult
 from ganatomy.phantoms.hearts import make_cohort
+from ganatomy.reports.record import compose
 from ganatomy.reports.text import render_text
 from ganatomy.sweeps.proposals import ASKED, TRIAL, Proposals, study_of
 from ganatomy.sweeps.trial import run_trial
 from ganatomy.tracking.outbox import Entry, Outbox, now
 from ganatomy.tracking.runs import Tracking
+from ganatomy.writers.page import to_html
 
 
 def one_trial(folder: Path) -> tuple[SweepPlan, TrialResult]:
@@ -88,6 +92,11 @@ def _shown(results: list[TrialResult]) -> str:
     return render_text(ablation_table(results))
 
 
+def _page(plan: SweepPlan, workspace: Path, results: list[TrialResult]) -> str:
+    table = ablation_table(results, declared=())  # sampled, as so many are
+    return to_html(compose(Material(workspace, plan, tuple(results), table, lambda why: None)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, nargs="+", action="extend")
@@ -100,10 +109,11 @@ def main() -> None:
                 copies(Path(folder), plan, some, count)
                 read = seconds(read_results, Path(folder))
                 table = seconds(_shown, read_results(Path(folder)))
+                page = seconds(_page, plan, Path(root), read_results(Path(folder)))
                 looked = seconds(Tracking(plan.tracking_uri, Path(folder)).drain_all)
                 again = seconds(Proposals, replace(plan, trials=count + 1), Path(folder))
-                print(f"{count} trials: read {read:.2f} s, table {table:.2f} s, outboxes {looked:.2f} s, "
-                      f"on record again {again:.2f} s", flush=True)  # fmt: skip
+                print(f"{count} trials: read {read:.2f} s, table {table:.2f} s, page {page:.2f} s, "
+                      f"outboxes {looked:.2f} s, on record again {again:.2f} s", flush=True)  # fmt: skip
         proposals(plan, counts)
 
 
