@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.ray_on_hosts import RAYLET, SETTINGS, SPACE, Cluster, finished, is_a_cost, make_phantom, table, wait
 from cluster.two_hosts import ROOT, Hosts, missing
-from ganatomy.evidence.results import read_results
+from ganatomy.evidence.results import RESULT, read_results
+from ganatomy.sweeps.showing import EFFECT, HIGH, LOW
 
 PATIENCE_S = 900.0
 
@@ -35,7 +37,7 @@ class Running:
         self.cluster, self.hosts, self.name = cluster, cluster.hosts, name
         self.workspace, self.log = cluster.shared / name, cluster.hosts.folder / f"{name}.log"
         self.sweep = self.workspace / "sweeps" / "sweep"
-        self.before: dict[Path, int] = {}
+        self.before: dict[Path, Any] = {}
         self.heard = 0
         self.began = time.monotonic()
         self.go(
@@ -75,7 +77,7 @@ class Running:
         """From here on something is wrong: what is done by now must stay as it is."""
         self.heard = len(self.log.read_text())
         done = [*self.sweep.glob("trials/*/result.json"), *self.workspace.glob("stages/*/*/stage.json")]
-        self.before |= {path: path.stat().st_mtime_ns for path in done if '"running"' not in path.read_text()}
+        self.before |= {path: kept(path) for path in done if '"running"' not in path.read_text()}
 
     def kill(self, host: str, *words: str) -> None:
         """SIGKILL for the processes of a host whose command line holds ``words``."""
@@ -90,6 +92,14 @@ class Running:
         assert self.process.wait(timeout=2 * PATIENCE_S) == 0, self.log.read_text()
         self.seconds = time.monotonic() - self.began
         print(f"{self.name}: {self.seconds:.0f} s")
+
+
+def kept(path: Path) -> Any:
+    """What must stay of a file of work that is done: of a stage all, to the time it was written at; of a trial what it
+    came to, for a sweep that was killed before it had recorded a trial writes down afterwards in which run that is."""
+    if path.name == RESULT:
+        return {name: value for name, value in json.loads(path.read_text()).items() if name != "run_id"}
+    return path.stat().st_mtime_ns
 
 
 # --- what happens to it ------------------------------------------------------------------------------------------
@@ -204,6 +214,10 @@ print(json.dumps(found))
 """
 
 
+AMONG_OTHERS = (EFFECT, LOW, HIGH)
+"""What sets a trial apart from the sweep's baseline: another number where fewer trials stand beside it."""
+
+
 def recorded(hosts: Hosts, store: str, sweep: Path) -> dict[str, list]:
     """Experiment -> trial, status, and metric -> (step, value), …, as the tracking store tells; each is there once."""
     asked = hosts.client(sys.executable, "-c", RUNS, store, timeout=300)
@@ -217,7 +231,7 @@ def recorded(hosts: Hosts, store: str, sweep: Path) -> dict[str, list]:
 def steady(history: dict[str, list]) -> dict[str, list]:
     """The course of every metric; of those that are times, the steps only."""
     return {
-        name: sorted(step if is_a_cost(name) else (step, value) for step, value in course)
+        name: sorted(step if is_a_cost(name) or name in AMONG_OTHERS else (step, value) for step, value in course)
         for name, course in history.items()
     }
 
@@ -227,7 +241,7 @@ def check(run: Running, undisturbed: Path) -> None:
     results = {result.experiment.digest(): result.trial for result in read_results(run.sweep)}
     expected = {experiment: row for experiment, row in table(undisturbed).items() if experiment in results}
     assert table(run.sweep) == expected
-    assert {path: path.stat().st_mtime_ns for path in run.before} == run.before
+    assert {path: kept(path) for path in run.before} == run.before
     server, database = f"http://{run.hosts.addresses['head']}:5000", undisturbed.parents[1] / "mlflow.db"
     there, here = recorded(run.hosts, f"sqlite:///{database}", undisturbed), recorded(run.hosts, server, run.sweep)
     assert here.keys() == results.keys()
