@@ -33,16 +33,16 @@ def experiments(draw) -> Experiment:
         cohort=draw(st.text(max_size=20)),
         domains={"A": draw(NAMES), "B": draw(NAMES)},
         target=draw(st.sampled_from("AB")),
-        arm=draw(st.sampled_from(ARMS if method.name == "shape_consistent" else ARMS[:3])),
+        arm=draw(st.sampled_from(ARMS if method.name == "shape_consistent" else ARMS[:2])),
         method=method,
         labels=Labels(draw(st.floats(0.01, 1)), draw(st.sampled_from(["subset", "all"]))),
         mixing=Mixing(draw(st.floats(0, 50)), draw(st.sampled_from(["mixed", "real_first"])), draw(UNIT)),
         filter=Filter(draw(UNIT)),
-        downstream=Downstream(Choice("unet", {"width": draw(st.integers(1, 64))}), draw(st.floats(1e-6, 1))),
+        downstream=Downstream(Choice("unet", {"width": draw(st.integers(1, 64))}), draw(st.floats(1e-6, 1)),
+                              augmentation=draw(st.sampled_from(["none", "light", "strong"]))),  # fmt: skip
         sampling=Sampling(ndim, tuple(draw(st.integers(1, 512)) for _ in range(ndim)), draw(UNIT)),
         budget=Budget(*(draw(st.integers(1, 10**6)) for _ in range(4))),
         training=Training(draw(st.floats(0, 0.999)), draw(st.integers(0, 9)), draw(st.floats(0, 10))),
-        augmentation=draw(st.floats(0.01, 3)),
         seed=draw(st.integers(0, 2**32 - 1)),
     )
 
@@ -83,14 +83,28 @@ def test_replicates_share_a_configuration_and_nothing_else_does(experiment, seed
     other = replace(experiment, seed=seed)
     assert other.configuration() == experiment.configuration()
     assert (other.digest() == experiment.digest()) == (seed == experiment.seed)
-    assert replace(experiment, arm="real").configuration() != replace(experiment, arm="classical").configuration()
+    assert replace(experiment, arm="real").configuration() != replace(experiment, arm="offline").configuration()
 
 
 def test_a_setting_that_is_new_leaves_configurations_of_before_as_they_were():
     """Plans hold them: a sweep that declared what it compares is still told what it asked."""
     assert Experiment("cohort", {"A": "ct", "B": "mr"}).configuration() == "527d474eecdf75b8"
-    classical = replace(BASE, arm="classical")
-    assert replace(classical, augmentation=3.0).configuration() != classical.configuration()
+    made = [BASE.with_values({"downstream.augmentation": name}).configuration() for name in ("none", "light", "strong")]
+    assert made[0] == BASE.configuration()
+    assert len({*made}) == 3
+
+
+@pytest.mark.parametrize(("arm", "strength", "now"), [
+    ("classical", 1.0, ("real", "light")), ("classical", 0.3, ("real", "light")), ("classical", 3.0, ("real", "strong")),
+    ("offline", 1.0, ("offline", "none")), ("real", 1.0, ("real", "none")),
+])  # fmt: skip
+def test_an_experiment_of_when_augmentation_was_an_arm_is_read_as_what_comes_nearest(arm, strength, now):
+    before = BASE.to_dict()
+    del before["downstream"]["augmentation"]
+    read = Experiment.from_dict({**before, "arm": arm, "augmentation": strength})
+    assert (read.arm, read.downstream.augmentation) == now
+    with pytest.raises(InputError, match="classical"):
+        BASE.with_values({"arm": "classical"})
 
 
 @pytest.mark.parametrize(("name", "text", "value"), [

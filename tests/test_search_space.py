@@ -252,7 +252,6 @@ def without(values, *names):
     ({"arm": "real"}, [{}]),
     ({"method.shape_weight": "1"}, [REAL, JOINT]),
     ({"method.shape_weight": "5"}, [REAL, JOINT]),
-    ({"arm": "classical"}, []),
     ({"arm": "joint", "budget.batch": "2"},
      [without({**JOINT, **weight}, "arm", "budget.batch") for weight in WEIGHTS]),
     ({"method.use_reconstructed": "true", "arm": "joint"},

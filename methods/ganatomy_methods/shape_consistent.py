@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update, labelled
+from ganatomy.contracts import Adam, Batch, Images, InputError, Method, Phase, Synthetic, Task, Update, labelled
 from ganatomy_methods.common.adversarial import both_ways, discrimination
 from ganatomy_methods.common.buffers import ReplayPool
 from ganatomy_methods.common.losses import cross_entropy, l1, lsgan_generator
@@ -137,15 +137,15 @@ class ShapeConsistent(Method):
             return losses
         if not self.task.synthetic_ratio:
             return losses | self._step_segmentors(batch, update, {})
-        # (images, labels) that claim to be of A and of B; a translation carries the label of what it was made from.
-        synthetic = {"A": [(fake_A.detach(), y_B)], "B": [(fake_B.detach(), y_A)]}
+        # What claims to be of A and of B; a translation carries the label of what it was made from.
+        synthetic = {"A": [batch["B"].made(fake_A.detach())], "B": [batch["A"].made(fake_B.detach())]}
         if config.use_reconstructed:
-            synthetic["A"].append((rec_A.detach(), y_A))
-            synthetic["B"].append((rec_B.detach(), y_B))
+            synthetic["A"].append(batch["A"].made(rec_A.detach(), kind=2))
+            synthetic["B"].append(batch["B"].made(rec_B.detach(), kind=2))
         return losses | self._step_segmentors(batch, update, synthetic)
 
     def _step_segmentors(
-        self, batch: Batch, update: Update, synthetic: dict[str, list[tuple[Tensor, Tensor]]]
+        self, batch: Batch, update: Update, synthetic: dict[str, list[Images]]
     ) -> dict[str, Tensor]:
         """S learns real and synthetic images together (section 3.5; Zhang et al. 2018, section 3.5); G is fixed.
 
@@ -156,10 +156,9 @@ class ShapeConsistent(Method):
             fake: list[Tensor] = []
             for role, S in (("A", self.S_A), ("B", self.S_B)):
                 supervised = batch.get(labelled(role), batch[role])
-                pairs = [(supervised.image, supervised.label), *synthetic.get(role, [])]
-                labels = [label for _, label in pairs]
-                logits = S(torch.cat([image for image, _ in pairs])).split([len(label) for label in labels])
-                terms = [cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]
+                seen = [self.task.augment(images) for images in (supervised, *synthetic.get(role, []))]
+                logits = S(torch.cat([images.image for images in seen])).split([len(images) for images in seen])
+                terms = [cross_entropy(found, images.label) for found, images in zip(logits, seen, strict=True)]
                 real.append(terms[0])
                 fake.extend(terms[1:])
             objective = torch.stack(real).sum()

@@ -17,12 +17,9 @@ if TYPE_CHECKING:
 State = Literal["", "lesion", "healthy"]
 STATES: tuple[State, ...] = ("lesion", "healthy")
 
-Arm = Literal["real", "classical", "offline", "joint"]
+Arm = Literal["real", "offline", "joint"]
 ARMS: tuple[Arm, ...] = typing.get_args(Arm)
 SYNTHETIC_ARMS: tuple[Arm, ...] = ("offline", "joint")
-
-STRONGEST = 3.0
-"""The most that ``Experiment.augmentation`` may be."""
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
@@ -109,11 +106,14 @@ class Downstream:
     network: any entry of ``ganatomy.networks`` (or a dotted path).  task: any of ``ganatomy.tasks``, such as
     ``segmentation``, by labels; or ``classification``, which images show a lesion: whole images, brought to
     ``sampling.size``, by their class.
+    augmentation: what is done to the training samples of every arm, real and synthetic alike: nothing, a little geometry
+    and intensity, or nnU-Net's list. What generators and discriminators see is left as it is.
     """
 
     network: Choice = field(default_factory=lambda: Choice("unet"))
     learning_rate: float = 2e-4
     task: str = "segmentation"
+    augmentation: Literal["none", "light", "strong"] = "none"
 
     def asked(self) -> Any:
         """The task, a ``ganatomy.downstream.task.DownstreamTask``: here alone its name becomes that object. InputError
@@ -174,7 +174,6 @@ class Experiment:
     domains: role -> domain of the cohort, or a state of one: ``flair:lesion`` are the slices (in 3D, the images) of
     domain flair in which something is labelled, ``flair:healthy`` those in which nothing is.
     target: the role whose domain the downstream model works in, in whatever state.
-    augmentation: strength of the ordinary augmentation in the ``classical`` arm: 1 as usual, ``STRONGEST`` at most.
     """
 
     cohort: str
@@ -191,7 +190,6 @@ class Experiment:
     sampling: Sampling = field(default_factory=Sampling)
     budget: Budget = field(default_factory=Budget)
     training: Training = field(default_factory=Training)
-    augmentation: float = 1.0
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,8 +198,11 @@ class Experiment:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
-        """Inverse of ``to_dict``. Unknown names and impossible values raise InputError with the nearest right name."""
-        return cast(Experiment, build(cls, values, ""))
+        """Inverse of ``to_dict``. Unknown names and impossible values raise InputError with the nearest right name.
+
+        What was written when augmentation was an arm of its own is read as what comes nearest to it now.
+        """
+        return cast(Experiment, build(cls, _with_augmentation(values) if "augmentation" in values else values, ""))
 
     def flat(self) -> dict[str, Any]:
         """Dotted name -> value, as logged and as accepted by ``with_values``: ``method``, ``method.shape_weight`` …"""
@@ -224,8 +225,8 @@ class Experiment:
     def configuration(self) -> str:
         """Content hash of everything but the seed: trials that share it are replicates."""
         values: dict[str, Any] = {**self.to_dict(), "seed": None}
-        if self.augmentation == 1:  # as in plans from before it could be set, which declare what they compare by this
-            del values["augmentation"]
+        if self.downstream.augmentation == "none":  # as in plans from before, which declare what they compare by this
+            del values["downstream"]["augmentation"]
         return digest(values)
 
     def domain(self, role: str) -> str:
@@ -259,7 +260,6 @@ class Experiment:
         check(0 <= self.training.ema < 1, "training.ema", self.training.ema, "a number in [0, 1)")
         for name in ("patience", "clip_norm"):
             check(getattr(self.training, name) >= 0, f"training.{name}", getattr(self.training, name), "0 or more")
-        check(0 < self.augmentation <= STRONGEST, "augmentation", self.augmentation, f"a number in (0, {STRONGEST:g}]")
         rate = self.downstream.learning_rate
         check(rate > 0, "downstream.learning_rate", rate, "a number > 0")
         check(0 <= self.seed < 2**32, "seed", self.seed, "a whole number in [0, 2^32)")
@@ -300,6 +300,16 @@ class Experiment:
     def method_config(self) -> Any:
         """The method's frozen Config with this experiment's settings over the paper's defaults."""
         return build(self.method_class().Config, self.method.config, "method.")
+
+
+def _with_augmentation(values: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment from when ``classical`` was an arm: the real arm with ``light`` up to strength 1, ``strong`` above.
+    All other arms were trained without."""
+    now = {name: value for name, value in values.items() if name != "augmentation"}
+    if now.get("arm") != "classical":
+        return now
+    strength = "light" if float(values["augmentation"]) <= 1 else "strong"
+    return {**now, "arm": "real", "downstream": {**now.get("downstream", {}), "augmentation": strength}}
 
 
 # --- results -----------------------------------------------------------------------------------------------------

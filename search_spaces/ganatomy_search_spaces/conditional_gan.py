@@ -15,7 +15,8 @@ BASE = replace(PSEUDO_HEALTHY_BASE, method=Choice("conditional_gan"))
 def sample(trial: Suggest) -> None:
     """Segmentor, rate, and how the healthy images are used; real data only among the arms."""
     suggest_segmentor(trial, norm="instance")
-    if trial.suggest_categorical("arm", ["real", "classical", "offline"]) != "offline":
+    trial.suggest_categorical("downstream.augmentation", ["none", "light", "strong"])
+    if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
     trial.suggest_float("method.learning_rate", 1e-5, 5e-4, log=True)
     trial.suggest_float("mixing.ratio", 0.25, 4.0, log=True)
@@ -27,6 +28,6 @@ SPACE = SearchSpace(
     description="rate x use of healthy images by an adversarial loss alone",
     base=BASE,
     sample=sample,
-    points=({"arm": "real"}, {"arm": "classical"}, {"arm": "offline"}),
+    points=({"arm": "real"}, {"arm": "real", "downstream.augmentation": "strong"}, {"arm": "offline"}),
     seeds=(0, 1, 2),
 )

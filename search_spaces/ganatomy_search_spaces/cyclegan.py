@@ -15,7 +15,8 @@ BASE = replace(SHAPE_CONSISTENT_BASE, arm="offline", method=Choice("cyclegan"))
 def sample(trial: Suggest) -> None:
     """Segmentor, generator, λ, identity loss, and how the images are used; real data only among the arms."""
     suggest_segmentor(trial)
-    if trial.suggest_categorical("arm", ["real", "classical", "offline"]) != "offline":
+    trial.suggest_categorical("downstream.augmentation", ["none", "light", "strong"])
+    if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
     trial.suggest_categorical("method.generator", ["resnet", "unet_t1"])
     trial.suggest_float("method.cycle_weight", 1.0, 30.0, log=True)
@@ -27,12 +28,12 @@ def sample(trial: Suggest) -> None:
 
 SPACE = SearchSpace(
     name="cyclegan",
-    description="real, classical and offline arms with CycleGAN's two generators",
+    description="real and offline arms with CycleGAN's two generators",
     base=BASE,
     sample=sample,
     points=(
         {"arm": "real"},
-        {"arm": "classical"},
+        {"arm": "real", "downstream.augmentation": "strong"},
         {"arm": "offline", "method.generator": "resnet"},
         {"arm": "offline", "method.generator": "unet_t1"},
     ),

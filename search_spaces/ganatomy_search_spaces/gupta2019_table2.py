@@ -25,7 +25,9 @@ BASE = replace(
             "learning_rate": 2e-4,
         },
     ),
-    downstream=Downstream(Choice("drn_d_22", {"width": 0.25}), learning_rate=1e-3, task="classification"),
+    downstream=Downstream(
+        Choice("drn_d_22", {"width": 0.25}), learning_rate=1e-3, task="classification", augmentation="light"
+    ),
     sampling=Sampling(ndim=2, size=(64, 64), foreground=0.0),
     budget=Budget(segmentor_steps=200, generator_steps=1200, batch=4, validations=4),
 )

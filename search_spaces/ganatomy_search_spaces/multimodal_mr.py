@@ -16,7 +16,7 @@ BASE = Experiment(
     mixing=Mixing(ratio=0.5, pretrain=0.0),
     drawing=Drawing(per_label=3.0),
     filter=Filter(min_dice=0.0),
-    downstream=Downstream(Choice("unet", {"norm": "instance"}), learning_rate=1e-4),
+    downstream=Downstream(Choice("unet", {"norm": "instance"}), learning_rate=1e-4, augmentation="light"),
     sampling=Sampling(ndim=2, size=(184, 144), foreground=0.0),
     # The paper's 100 epochs of 15070 slices are 1.5 million steps: this is what a study of many trials can afford.
     budget=Budget(segmentor_steps=100_000, generator_steps=100_000, batch=1, validations=20),
@@ -29,7 +29,8 @@ RATIOS = (0.2, 0.5, 0.8, 1.0, 2.0, 3.0)
 def sample(trial: Suggest) -> None:
     """Segmentor; how structure is found and filled, who guides lesions, what is kept, and how it is mixed in."""
     suggest_segmentor(trial, norm="instance")
-    if trial.suggest_categorical("arm", ["real", "classical", "offline"]) != "offline":
+    trial.suggest_categorical("downstream.augmentation", ["none", "light", "strong"])
+    if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
     trial.suggest_float("method.structure_beta", 0.03, 0.15, log=True)
     trial.suggest_float("method.image_beta", 0.05, 0.2, log=True)
@@ -47,7 +48,7 @@ SPACE = SearchSpace(
     sample=sample,
     points=(
         {"arm": "real"},
-        {"arm": "classical"},
+        {"arm": "real", "downstream.augmentation": "strong"},
         *({"arm": "offline", "method.guidance": guidance} for guidance in ("1seg", "1enc4dec", "4seg")),
     ),
     seeds=(0, 1, 2, 3),

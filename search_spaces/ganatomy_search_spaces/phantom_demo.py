@@ -26,15 +26,16 @@ BASE = Experiment(
     labels=Labels(fraction=0.084, gan_sees="all"),
     mixing=Mixing(ratio=1.0),
     # Normalisation: without it the paper's U-Net hardly starts to learn within so short a budget.
-    downstream=Downstream(network=Choice("unet", {"width": 8, "norm": "instance"}), learning_rate=1e-3),
+    downstream=Downstream(Choice("unet", {"width": 8, "norm": "instance"}), learning_rate=1e-3, augmentation="light"),
     sampling=Sampling(ndim=2, size=(48, 48), foreground=0.5),
     budget=Budget(segmentor_steps=700, generator_steps=900, batch=2, validations=4),
 )
 
 
 def sample(trial: Suggest) -> None:
-    """Arm, shape weight and real/synthetic ratio."""
-    arm = trial.suggest_categorical("arm", ["real", "classical", "offline", "joint"])
+    """Arm, augmentation, shape weight and real/synthetic ratio."""
+    arm = trial.suggest_categorical("arm", ["real", "offline", "joint"])
+    trial.suggest_categorical("downstream.augmentation", ["none", "light", "strong"])
     if arm in ("offline", "joint"):
         trial.suggest_categorical("method.shape_weight", [0.0, 0.5, 1.0, 2.0])
         trial.suggest_categorical("mixing.ratio", [0.5, 1.0, 2.0])

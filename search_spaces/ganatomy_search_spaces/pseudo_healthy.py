@@ -15,7 +15,7 @@ BASE = Experiment(
     method=Choice("pseudo_healthy"),
     labels=Labels(gan_sees="all"),
     mixing=Mixing(ratio=1.0),
-    downstream=Downstream(Choice("residual_unet")),
+    downstream=Downstream(Choice("residual_unet"), augmentation="light"),
     sampling=Sampling(ndim=2, size=(208, 160), foreground=0.5),
     # 50 volumes of 60 slices and batches of 4: 80 epochs of G, R and S.
     budget=Budget(segmentor_steps=20_000, generator_steps=60_000, batch=4, validations=20),
@@ -25,7 +25,8 @@ BASE = Experiment(
 def sample(trial: Suggest) -> None:
     """Segmentor, supervision, rate, λ1, λ2, Cycle H-H, R's map, how images are used; real data only among the arms."""
     suggest_segmentor(trial, norm="instance")
-    if trial.suggest_categorical("arm", ["real", "classical", "offline"]) != "offline":
+    trial.suggest_categorical("downstream.augmentation", ["none", "light", "strong"])
+    if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
     supervision = trial.suggest_categorical("method.supervision", ["paired", "unpaired", "mixed"])
     trial.suggest_float("method.learning_rate", 1e-5, 5e-4, log=True)
@@ -45,7 +46,7 @@ SPACE = SearchSpace(
     sample=sample,
     points=(
         {"arm": "real"},
-        {"arm": "classical"},
+        {"arm": "real", "downstream.augmentation": "strong"},
         {"arm": "offline", "method.supervision": "paired"},
         {"arm": "offline", "method.supervision": "unpaired"},
         {"arm": "offline", "method.supervision": "paired", "method.healthy_cycle": False},

@@ -29,7 +29,7 @@ BASE = replace(
         },
     ),
     drawing=Drawing(per_label=3.0),
-    downstream=Downstream(Choice("unet", {"width": 8, "norm": "instance"}), learning_rate=1e-3),
+    downstream=Downstream(Choice("unet", {"width": 8, "norm": "instance"}), learning_rate=1e-3, augmentation="light"),
     # Whole brains, as of the phantom of 48 x 48: structure maps of crops are open, and fail Algorithm 3.
     sampling=Sampling(ndim=2, size=(48, 48), foreground=0.0),
     budget=Budget(segmentor_steps=2400, generator_steps=1500, batch=1, validations=4),

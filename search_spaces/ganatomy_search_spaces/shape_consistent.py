@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ganatomy.experiment import Budget, Choice, Experiment, Labels, Mixing, Sampling
+from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Labels, Mixing, Sampling
 from ganatomy.search_space import SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import with_segmentor
 
@@ -15,6 +15,7 @@ BASE = Experiment(
     method=Choice("shape_consistent"),
     labels=Labels(fraction=1.0),
     mixing=Mixing(ratio=1.0),
+    downstream=Downstream(augmentation="light"),
     sampling=Sampling(ndim=2, size=(256, 256), foreground=0.5),
     budget=Budget(segmentor_steps=20_000, generator_steps=16_000, batch=4, validations=20),
 )
@@ -23,7 +24,8 @@ BASE = Experiment(
 def sample_method(trial: Suggest) -> None:
     """λ and γ on logarithmic scales, γ = 0 (CycleGAN with this generator) among them; the discriminators; the amount of
     synthetic data."""
-    arm = trial.suggest_categorical("arm", ["real", "classical", "offline", "joint"])
+    arm = trial.suggest_categorical("arm", ["real", "offline", "joint"])
+    trial.suggest_categorical("downstream.augmentation", ["none", "light", "strong"])
     if arm not in ("offline", "joint"):
         return
     trial.suggest_float("method.cycle_weight", 1.0, 30.0, log=True)
@@ -39,7 +41,7 @@ def sample_method(trial: Suggest) -> None:
 
 POINTS: tuple[Values, ...] = (
     {"arm": "real"},
-    {"arm": "classical"},
+    {"arm": "real", "downstream.augmentation": "strong"},
     *({"arm": "offline", "method.shape_weight": weight, "mixing.ratio": 1.0} for weight in (0.0, 1.0)),
     *({"arm": "joint", "method.shape_weight": weight, "mixing.ratio": 1.0} for weight in (0.0, 1.0)),
 )

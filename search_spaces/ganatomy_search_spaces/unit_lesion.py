@@ -16,7 +16,8 @@ BASE = Experiment(
     method=Choice("unit_lesion"),
     # A synthetic lesion for every real one in every batch; normals are real, and as many as both together.
     mixing=Mixing(ratio=1.0, pretrain=0.0),
-    downstream=Downstream(Choice("drn_d_22"), learning_rate=1e-4, task="classification"),
+    # The paper augments in every row.
+    downstream=Downstream(Choice("drn_d_22"), learning_rate=1e-4, task="classification", augmentation="light"),
     sampling=Sampling(ndim=2, size=(1024, 512), foreground=0.0),
     budget=Budget(segmentor_steps=20_000, generator_steps=100_000, batch=4, validations=10),
 )
@@ -25,7 +26,8 @@ BASE = Experiment(
 def sample(trial: Suggest) -> None:
     """Classifier, arm, what is translated, how it is blended in, and how sure the classifier of before must be."""
     suggest_classifier(trial)
-    if trial.suggest_categorical("arm", ["real", "classical", "offline"]) != "offline":
+    trial.suggest_categorical("downstream.augmentation", ["none", "light", "strong"])
+    if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
     trial.suggest_categorical("method.adversarial_weight", [1.0, 10.0])
     trial.suggest_categorical("method.window", [1.0, 1.5, 2.0])
@@ -44,7 +46,7 @@ SPACE = SearchSpace(
     sample=sample,
     points=(
         {"arm": "real"},
-        {"arm": "classical"},
+        {"arm": "real", "downstream.augmentation": "strong"},
         *({"arm": "offline", "filter.min_probability": threshold} for threshold in (0.0, 0.9)),
     ),
     seeds=(0, 1, 2, 3, 4),

@@ -18,7 +18,7 @@ FULL_BASE = replace(PAPER_BASE, domains=ROLES)
 BASE = replace(
     FULL_BASE,
     method=Choice("pseudo_healthy", {"width": 0.5, "discriminator_layers": 3, "segmentor_scales": 3}),
-    downstream=Downstream(Choice("residual_unet", {"width": 8}), learning_rate=1e-3),
+    downstream=Downstream(Choice("residual_unet", {"width": 8}), learning_rate=1e-3, augmentation="light"),
     sampling=Sampling(ndim=2, size=(64, 64), foreground=0.5),
     budget=Budget(segmentor_steps=600, generator_steps=1000, batch=2, validations=4),
 )

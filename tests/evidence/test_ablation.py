@@ -25,13 +25,13 @@ from ganatomy.reports.text import render_text
 def test_the_baseline_is_the_best_arm_without_synthetic_images_and_readings_follow_the_truth():
     table = ablation_table(sweep())
     by_name = {row.name: row for row in table.rows}
-    assert table.row(table.baseline).name == "classical"
+    assert table.row(table.baseline).name == "real · augmentation=strong"
     assert table.row(table.candidate).name == "joint · ratio=0.5"
     assert by_name["joint · ratio=0.5"].reading == "helps"
     assert by_name["joint · ratio=2"].reading == "harms"
     assert by_name["offline · ratio=0.5"].reading == "undecided"
-    assert by_name["real"].reading == "no synthetic data"
-    assert by_name["classical"].finding is None
+    assert by_name["real · augmentation=none"].reading == "no synthetic data"
+    assert by_name["real · augmentation=strong"].finding is None
     assert [row.dice for row in table.rows] == sorted((row.dice for row in table.rows), reverse=True)
     assert "Helps: +7.0 Dice points" in table.conclusion
     assert "12 patients, 3 trainings against 3" in table.conclusion
@@ -51,7 +51,7 @@ def test_rows_are_judged_as_one_family_against_the_baseline():
         "joint · ratio=2": own(results, "joint", mixing__ratio=2.0),
         "offline · ratio=0.5": own(results, "offline", mixing__ratio=0.5),
     }  # fmt: skip
-    baseline = of_scores(own(results, "classical"))
+    baseline = of_scores(own(results, "real", downstream__augmentation="strong"))
     expected = compare_all({name: of_scores(scores) for name, scores in asked.items()}, baseline)
     for name, finding in expected.items():
         assert (rows[name].estimate, rows[name].low, rows[name].high) == pytest.approx(
@@ -161,13 +161,12 @@ def test_the_same_experiment_run_twice_is_one_replicate():
     assert row.dice == pytest.approx(0.6, abs=0.01)
 
 
-def test_the_strength_of_augmentation_is_in_the_names_of_those_that_have_any():
-    made = [experiment(arm="classical", augmentation=strength) for strength in (1.0, 3.0)]
-    results = [trial(str(n), one) for n, one in enumerate((*made, *map(experiment(arm="real").with_values, (
-        {}, {"arm": "joint"}, {"augmentation": 2.0}))))]  # fmt: skip
+def test_augmentation_is_in_the_names_of_those_that_it_sets_apart():
+    points = ({}, {"downstream.augmentation": "strong"}, {"arm": "joint"})
+    results = [trial(str(n), experiment(arm="real").with_values(point)) for n, point in enumerate(points)]
     names = {row.name for row in ablation_table(results).rows}
-    assert names == {"classical · augmentation=1", "classical · augmentation=3", "real", "joint"}
-    assert "classical" in {row.name for row in ablation_table([*results[:1], *results[2:]]).rows}
+    assert names == {"real · augmentation=none", "real · augmentation=strong", "joint"}
+    assert {row.name for row in ablation_table(results[1:]).rows} == {"real", "joint"}
 
 
 def test_names_keep_the_prefix_that_tells_two_parameters_apart():

@@ -9,7 +9,7 @@ import pytest
 from ganatomy.contracts import InputError
 from ganatomy.evidence.configurations import CONTROLS, besides_synthetic, control_points, declared_family, relevant
 from ganatomy.evidence.results import SweepPlan, read_plan
-from ganatomy.experiment import STRONGEST, Experiment
+from ganatomy.experiment import Experiment
 from ganatomy.search_space import SearchSpace
 
 BASE = Experiment("cohort", {"A": "ct", "B": "mr"})
@@ -37,7 +37,8 @@ def test_what_else_than_synthetic_data_sets_two_apart_is_named():
     joint, real = (BASE.with_values(POINTS[number]) for number in (1, 0))
     assert besides_synthetic(joint, real) == ""
     assert besides_synthetic(joint, replace(real, seed=3)) == ""
-    assert besides_synthetic(joint, BASE.with_values({"arm": "classical", "augmentation": STRONGEST})) == ""
+    strong = BASE.with_values({"arm": "real", "downstream.augmentation": "strong"})
+    assert besides_synthetic(joint, strong) == f"downstream.augmentation {BASE.downstream.augmentation} against strong"
     other = BASE.with_values({"arm": "real", "labels.fraction": 0.1, "downstream.learning_rate": 0.01})
     rate = BASE.downstream.learning_rate
     assert besides_synthetic(joint, other) == (
@@ -84,7 +85,7 @@ def test_controls_stand_beside_the_candidates_under_the_same_seeds():
     spent = budget.generator_steps + budget.segmentor_steps
     assert controls() == [
         *({"arm": "real", "budget.segmentor_steps": spent, "seed": seed} for seed in (0, 1, 2)),
-        *({"arm": "classical", "augmentation": STRONGEST, "seed": seed} for seed in (0, 1, 2)),
+        *({"arm": "real", "downstream.augmentation": "strong", "seed": seed} for seed in (0, 1, 2)),
     ]
     assert controls(()) == []
     assert all(SPACE.experiment(point, {}).validate() for point in controls())
@@ -94,21 +95,21 @@ def test_there_is_a_control_for_each_budget_and_downstream_model_of_the_candidat
     points = ({"arm": "joint", "budget.generator_steps": 10}, {"arm": "offline", "budget.generator_steps": 20},
               {"arm": "joint", "budget.generator_steps": 10, "mixing.ratio": 2.0},
               {"arm": "joint", "budget.generator_steps": 10, "downstream.network": "pspnet"},
-              {"arm": "classical", "augmentation": STRONGEST})  # fmt: skip
+              {"arm": "real", "downstream.augmentation": "strong"})  # fmt: skip
     made = controls(seeds=(0,), space=replace(SPACE, points=points))
     steps = BASE.budget.segmentor_steps
     assert [(point["budget.segmentor_steps"] - steps, point.get("downstream.network")) for point in made[:3]] == [
         (10, None), (20, None), (10, "pspnet"),
     ]  # fmt: skip
     # The strongest augmentation of the base's network is listed already.
-    assert [(point["arm"], point.get("downstream.network")) for point in made[3:]] == [("classical", "pspnet")]
+    assert [(point["arm"], point.get("downstream.network")) for point in made[3:]] == [("real", "pspnet")]
 
 
 def test_controls_of_a_space_without_points_are_of_its_base_and_what_is_fixed_holds():
     fixed = {"budget.segmentor_steps": "30", "budget.generator_steps": "12", "arm": "offline", "seed": "7"}
     found = [SPACE.experiment(point, fixed) for point in controls(fixed=fixed, space=replace(SPACE, points=()))]
-    assert [(one.arm, one.budget.segmentor_steps, one.augmentation, one.seed) for one in found] == [
-        ("real", 42, 1.0, 7), ("classical", 30, STRONGEST, 7),
+    assert [(one.arm, one.budget.segmentor_steps, one.downstream.augmentation, one.seed) for one in found] == [
+        ("real", 42, BASE.downstream.augmentation, 7), ("real", 30, "strong", 7),
     ]  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def test_what_trainings_reached_is_what_the_table_says():
     for row in material.table.rows:
         assert np.mean(found[row.configuration]) == pytest.approx(row.dice)
         assert len(found[row.configuration]) == len(row.seeds)
-    alone = material_of([one for one in sweep() if one.experiment.arm == "classical"])
+    alone = material_of([one for one in sweep() if one.experiment.downstream.augmentation == "strong"])
     (only,) = reached(alone).values()
     assert np.mean(only) == pytest.approx(alone.table.rows[0].dice)
 

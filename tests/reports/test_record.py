@@ -205,14 +205,15 @@ def test_the_command_that_is_shown_plans_the_same_sweep(tmp_path):
     plan = SweepPlan("x", "phantom_demo", BASE, "", str(tmp_path / "my cohort"), "d", trials=9, full=True,
                      seeds=(0, 4), fixed={"budget.batch": "8", "method.loss": "a b"}, workers=2, gpus=0.5,
                      scheduler="asha", sampler_seed=7, family={}, compare=("arm=joint",),
-                     controls=({"arm": "real", "seed": 0}, {"arm": "classical", "seed": 0}))  # fmt: skip
+                     controls=({"arm": "real", "budget.segmentor_steps": 9, "seed": 0},
+                               {"arm": "real", "downstream.augmentation": "strong", "seed": 0}))  # fmt: skip
     command = rerun(plan)
     assert max(map(len, command.splitlines())) <= 100
     words = shlex.split(command.replace("\\\n", " "))
     asked = parse(SweepCommand, program="ganatomy sweep", description="", arguments=words[2:])
     assert (asked.space, str(asked.cohort), asked.full, asked.trials) == ("phantom_demo", "my cohort", True, 7)
     assert (asked.seeds, asked.set) == ((0, 4), ("budget.batch=8", "method.loss=a b"))
-    assert (asked.compare, asked.controls) == (("arm=joint",), ("long_real", "strong_classical"))
+    assert (asked.compare, asked.controls) == (("arm=joint",), ("long_real", "strong_real"))
     assert (asked.workers_per_trial, asked.gpus_per_worker, asked.scheduler, asked.seed) == (2, 0.5, "asha", 7)
     assert asked.domains == ("A=ct", "B=mr")
 

@@ -95,7 +95,6 @@ def test_only_synthetic_arms_have_s_scores(outcomes):
 def test_arms_compute_what_they_need(outcomes):
     needed = {arm: Counter(watched.computed) for arm, (watched, _) in outcomes.items()}
     assert needed["real"] == {"downstream": 1, "evaluate": 1}
-    assert needed["classical"] == {"downstream": 1, "evaluate": 1}
     # Two references for the S-score besides the arm's own model.
     assert needed["offline"] == {"fit": 1, "synthesise": 1, "filter": 1, "downstream": 3, "evaluate": 1, "s_score": 1}
     # The joint arm's fit, and so its S-score, is the offline arm's: what differs is which segmentor is judged.

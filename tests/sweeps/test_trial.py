@@ -240,7 +240,7 @@ def test_a_failed_trial_says_why_in_one_line(workspace, plan, values, error):
 ])  # fmt: skip
 def test_a_downstream_model_that_diverged_fails_its_trial_and_is_in_no_table(workspace, plan, steps, by):
     run(workspace, plan, {"arm": "real", "budget.segmentor_steps": steps}, "t1")
-    wild = {"arm": "classical", "budget.segmentor_steps": steps, "downstream.learning_rate": 1e30}
+    wild = {"arm": "real", "downstream.augmentation": "light", "budget.segmentor_steps": steps, "downstream.learning_rate": 1e30}
     with pytest.raises(Diverged):
         run(workspace, plan, wild, "t2")
     good, bad = read_results(workspace / "sweeps" / "sweep")
@@ -268,8 +268,8 @@ def test_a_control_is_trained_for_as_long_as_generator_and_downstream_model_toge
     assert strong["work/updates"] == candidate["work/updates"]
     assert {"work/synthetic_samples": 0.0}.items() <= longer.items()
     assert [[set(report) for report in reports] for reports in heard] == [[{SCORE}], [{SCORE}]]
-    # Stronger augmentation is another training than the usual one.
-    usual = run(workspace, plan, {"arm": "classical"}, "t3")
+    # Strong augmentation is another training than none.
+    usual = run(workspace, plan, {"arm": "real"}, "t3")
     assert usual[-1][SCORE] != strong[SCORE]
 
 
@@ -306,14 +306,14 @@ def test_a_failed_trial_keeps_its_traceback(workspace, plan, monkeypatch):
 
 
 def test_a_trial_that_failed_by_a_fault_of_the_machine_is_trained_again_as_it_was_planned(workspace, plan, monkeypatch):
-    directory, asked = workspace / "sweeps" / "sweep", {"t1": {"arm": "real"}, "t2": {"arm": "classical"}}
+    directory, asked = workspace / "sweeps" / "sweep", {"t1": {"arm": "real"}, "t2": {"arm": "real", "downstream.augmentation": "light"}}
     directory.mkdir(parents=True)
     (directory / ASKED).write_text("".join(json.dumps({"trial": t, "values": v}) + "\n" for t, v in asked.items()))
     with monkeypatch.context() as patch:
         patch.setattr(trial, "outcome_of", full_disc)
         with pytest.raises(OSError, match="No space left"):
             run(workspace, plan, asked["t1"])
-    wild = {"arm": "classical", "downstream.learning_rate": 1e30}
+    wild = {"arm": "real", "downstream.augmentation": "light", "downstream.learning_rate": 1e30}
     with pytest.raises(Diverged):
         run(workspace, plan, wild, "t2")
     for name in asked:

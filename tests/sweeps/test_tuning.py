@@ -138,12 +138,12 @@ def test_controls_come_on_top_of_what_is_listed_or_sampled(phantom, workspace, t
                       trials=trials, seeds=(0, 3), **more)  # fmt: skip
         return sweep.planned()
 
-    plain, plan = planned(), planned(controls=("long_real", "strong_classical"))
+    plain, plan = planned(), planned(controls=("long_real", "strong_real"))
     assert (plain.controls, plan.trials, plan.family) == ((), plain.trials + 4, plain.family)
     made = [plan.search_space().experiment(point, plan.fixed) for point in plan.controls]
     # The generator's own schedule is longer than its budget: joint steps follow those before them.
-    assert [(one.arm, one.budget.segmentor_steps, one.augmentation, one.seed) for one in made] == [
-        ("real", 20, 1.0, 0), ("real", 20, 1.0, 3), ("classical", 8, 3.0, 0), ("classical", 8, 3.0, 3),
+    assert [(one.arm, one.budget.segmentor_steps, one.downstream.augmentation, one.seed) for one in made] == [
+        ("real", 20, "light", 0), ("real", 20, "light", 3), ("real", 8, "strong", 0), ("real", 8, "strong", 3),
     ]  # fmt: skip
     named = planned(controls=("long_real",), compare=("arm=real", "arm=joint"))
     assert len(named.family) == 3

@@ -201,7 +201,7 @@ def test_a_structure_may_be_called_anything(tracking, run, tmp_path):
 def test_one_thing_that_mlflow_will_not_take_holds_up_nothing(tracking, run, tmp_path):
     journal = Journal(tmp_path / "journal", tracking.uri, run)
     journal.params({"arm": "real"})
-    journal.params({"arm": "classical"})
+    journal.params({"arm": "real"})
     assert journal.flush(60)
     journal.params({"arm": "joint"})
     journal.image("broken", b"not a picture", 0)

@@ -139,11 +139,12 @@ def test_frozen_stages_stay_as_they_were(store, tmp_path):
     {"name": "drn_d_22", "config": {"width": 0.125}},
     {"name": "densenet121", "config": {"features": 8, "growth": 4, "blocks": [2, 2]}},
 ])  # fmt: skip
-def test_a_real_and_a_classical_arm_from_store_to_scores(store, tmp_path, network):
+def test_a_real_arm_from_store_to_scores_without_and_with_augmentation(store, tmp_path, network):
     base = radiographs.EXPERIMENT.to_dict()
     base["downstream"]["network"] = network
-    for arm in ("real", "classical"):
-        experiment = radiographs.EXPERIMENT.from_dict({**base, "arm": arm})
+    for strength in ("none", "light", "strong"):
+        base["downstream"]["augmentation"] = strength
+        experiment = radiographs.EXPERIMENT.from_dict({**base, "arm": "real"})
         outcome = outcome_of(Stages(tmp_path / "workspace", store.path, experiment))
         assert {row.subject for row in outcome.scores} == {image.subject for image in store.records(split="val")}
         assert 0 <= outcome.summary["val/auc"] <= 1

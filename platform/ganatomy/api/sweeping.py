@@ -261,7 +261,7 @@ def sweep(
     seeds: Sequence[int] = (),
     set: Mapping[str, Any] | Sequence[str] = (),
     compare: Mapping[str, Any] | Sequence[str] = (),
-    controls: Sequence[Literal["long_real", "strong_classical"]] = (),
+    controls: Sequence[Literal["long_real", "strong_real"]] = (),
     objectives: Sequence[Literal["utility", "cost", "fidelity"]] = (),
     source: str = "",
     target: str = "",
@@ -289,7 +289,7 @@ def sweep(
     workspace: folder of sweeps, stores, stages and the embedded MLflow store; GANATOMY_WORKSPACE, else ./workspace.
     full: at the paper's size.  set: fixed parameters, ``{"budget.batch": 8}``, or texts ``"budget.batch=8"``.
     compare: which listed points are declared to be compared, likewise, by what one must have; all by default.
-    controls: run beside the space: longer real training, the strongest ordinary augmentation.
+    controls: run beside the space: longer real training, real images under strong augmentation.
     objectives: what the sampler looks for, utility alone if not given; what is picked is so by utility all the same.
     source, target: domains that images are translated from, and that the downstream model works in; domains:
     ``{"P": "flair:lesion"}``, role -> domain, where these two do not say it.

@@ -26,6 +26,7 @@ from ganatomy.images.intensities import Intensity
 
 SPLITS = ("train", "val", "test")
 FORMAT = 1
+AXES = ("x", "y", "z")
 REQUIRED = ("patient", "subject", "domain", "image", "label", "split")
 BOX = ("box_x0", "box_y0", "box_z0", "box_x1", "box_y1", "box_z1")
 COLUMNS = (*REQUIRED, "session", "class", "channel", "mask", *BOX, "synthetic", "parents")
@@ -96,7 +97,8 @@ class Cohort:
     path: its folder.  labels: class id 1..C -> name (0 is the background).  label_values: value stored in the label
     files -> class id; empty where they are the same.  spacing: mm (x, y, z) to resample to, 0 keeps an axis, None keeps
     all.  size: voxels (x, y, z) to crop or pad to after that, likewise.  disjoint_domains: no training patient stands
-    in two domains.  rows: the usable images.  set_aside: the rows that ``quarantined`` names.
+    in two domains.  symmetric: axes (x, y, z) along which a mirror image shows what might as well be, so that strong
+    augmentation may mirror.  rows: the usable images.  set_aside: the rows that ``quarantined`` names.
     """
 
     path: Path
@@ -107,6 +109,7 @@ class Cohort:
     size: tuple[int, int, int] | None = None
     orientation: str = "RAS"
     disjoint_domains: bool = False
+    symmetric: tuple[str, ...] = ()
     licence: str = ""
     rows: tuple[Row, ...] = ()
     label_values: Mapping[int, int] = field(default_factory=dict)
@@ -142,6 +145,8 @@ class Cohort:
         rows.sort(key=lambda values: (values["subject"], values["domain"], str(values["image"])))
         rules = {"domains": self.domains, "labels": self.labels, "label_values": self.label_values,
                  "spacing": self.spacing, "size": self.size, "orientation": self.orientation}  # fmt: skip
+        if self.symmetric:  # of other cohorts the stores stay what they are
+            rules["symmetric"] = sorted(self.symmetric)
         return plain_values.digest(_with_floats({"format": FORMAT, "rules": rules, "rows": rows}))
 
     def save(self, path: Path | None = None) -> Cohort:
@@ -191,6 +196,9 @@ def validate(cohort: Cohort, where: Sequence[str]) -> None:
     if sorted(cohort.labels) != list(range(1, len(cohort.labels) + 1)):
         raise InputError(f"labels {dict(cohort.labels)}", expected="class ids 1, 2, … without gaps",
                          remedy="map stored values with label_values")  # fmt: skip
+    if wrong := [axis for axis in cohort.symmetric if axis not in AXES]:
+        raise InputError(f"{said} symmetric {wrong[0]!r}", expected="axes of the body: x (left and right), y, z",
+                         remedy="symmetric: [x], or leave it out")  # fmt: skip
     splits: dict[str, tuple[str, str]] = {}
     keys: dict[Any, str] = {}
     trained: dict[str, tuple[str, str]] = {}
@@ -266,6 +274,7 @@ def _yaml_text(cohort: Cohort) -> str:
         "spacing": list(cohort.spacing) if cohort.spacing else None,
         "size": list(cohort.size) if cohort.size else None,
         "disjoint_domains": cohort.disjoint_domains,
+        **({"symmetric": list(cohort.symmetric)} if cohort.symmetric else {}),
         "domains": {
             domain.name: {"modality": domain.modality, "intensity": plain_values.plain(domain.intensity)}
             for domain in cohort.domains.values()

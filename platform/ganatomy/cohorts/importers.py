@@ -47,6 +47,7 @@ def import_cohort(
     splits: Sequence[float] = (0.6, 0.2, 0.2),
     seed: int = 0,
     disjoint_domains: Disjoint = "no",
+    symmetric: Sequence[str] = (),
     group_near_copies: bool = False,
     name: str = "",
     licence: str = "",
@@ -71,6 +72,7 @@ def import_cohort(
     splits: fractions of patients for train, val and test; seed draws them.
     disjoint_domains: hold a patient scanned in several domains to one: no, train (held-out patients keep all their
     images, which nobody learns from), all.
+    symmetric: axes (x, y, z) along which strong augmentation may mirror: a mirror image might as well be one's own.
     group_near_copies: patients who share nearly equal images are one for the split.
     name, licence: for the record.  overwrite: replace the cohort in ``out``.  progress: told (images opened, total).
 
@@ -99,6 +101,7 @@ def import_cohort(
         spacing=_axes(spacing, float, "--spacing"),
         size=_axes(size, int, "--size"),
         disjoint_domains=disjoint_domains != "no",
+        symmetric=tuple(symmetric),
         licence=licence or source.licence,
         rows=tuple(rows),
     )

@@ -45,6 +45,7 @@ def read_cohort(path: Path | str, *, require_files: bool = True) -> Cohort:
         size=_triple(values.get("size"), int, f"{file}: size"),
         orientation=str(values.get("orientation", "RAS")),
         disjoint_domains=bool(values.get("disjoint_domains", False)),
+        symmetric=_axes(values.get("symmetric") or (), file),
         licence=str(values.get("licence") or ""),
         rows=tuple(rows[index] for index in kept),
         quarantined=findings,
@@ -54,6 +55,12 @@ def read_cohort(path: Path | str, *, require_files: bool = True) -> Cohort:
     if require_files:
         _require_files(cohort, [f"{table}, line {lines[index]}" for index in kept])
     return cohort
+
+
+def _axes(values: Any, file: Path) -> tuple[str, ...]:
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise InputError(f"{file}: symmetric {values!r}", expected="a list of axes, such as [x]")
+    return tuple(map(str, values))
 
 
 def load_rows(table: Path) -> tuple[list[int], list[Row]]:
@@ -122,7 +129,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
-_YAML_KEYS = ("format", "name", "licence", "orientation", "spacing", "size", "disjoint_domains", "domains", "labels",
+_YAML_KEYS = ("format", "name", "licence", "orientation", "spacing", "size", "disjoint_domains", "symmetric", "domains", "labels",
               "label_values", "quarantined")  # fmt: skip
 
 

@@ -67,6 +67,8 @@ class CohortImport(Command):
     """Draws the splits."""
     disjoint_domains: Literal["no", "train", "all"] = "no"
     """Hold a patient scanned in several domains to one of them: only in training, or in every split."""
+    symmetric: tuple[str, ...] = ()
+    """Axes (x: left and right, y, z) along which strong augmentation may mirror; none by default."""
     group_near_copies: bool = False
     """Patients who share nearly equal images, which are warned of, count as one for the split."""
     name: str = ""

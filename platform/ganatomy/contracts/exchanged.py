@@ -5,15 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+_APART = 0x9E3779B97F4A7C15  # 2^64 by the golden ratio: multiples of it lie far apart
+
 UNLABELLED = -1
 """Class id that fills the label of an image without one; losses on labels give such an image weight zero."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How a sample came about. number: below 2^64, its own; what is random about it is a function of that.
+    spacing: of its voxels in millimetres, in the order of its sides."""
+
+    number: int
+    spacing: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -23,18 +34,32 @@ class Images:
     image: float32 [N, 1, *S] with S = (H, W) or (D, H, W); values in [-1, 1].
     label: int64 [N, *S], class ids 0..C with 0 the background, or ``UNLABELLED`` throughout for an image without one.
     subjects: N pseudonymous ids, for provenance; never shown to a network.
+    drawn: of each, how it came about; empty where nobody says.
     """
 
     image: Tensor
     label: Tensor
     subjects: tuple[str, ...] = ()
+    drawn: tuple[Drawn, ...] = ()
 
     def to(self, device: torch.device | str) -> Images:
         """The same images on ``device``."""
-        return Images(self.image.to(device, non_blocking=True), self.label.to(device, non_blocking=True), self.subjects)
+        image, label = (part.to(device, non_blocking=True) for part in (self.image, self.label))
+        return replace(self, image=image, label=label)
+
+    def made(self, image: Tensor, kind: int = 1) -> Images:
+        """What was made of these: ``image`` [N, 1, *S], with their labels. kind: a number for each way of making, so
+        that chance does something else to each."""
+        drawn = tuple(replace(one, number=(one.number + kind * _APART) % 2**64) for one in self.drawn)
+        return replace(self, image=image, drawn=drawn)
 
     def __len__(self) -> int:
         return self.image.shape[0]
+
+
+def as_they_are(images: Images) -> Images:
+    """No augmentation."""
+    return images
 
 
 Batch = Mapping[str, Images]
@@ -98,6 +123,7 @@ class Task:
     segmentor: makes one fresh downstream segmentor, [N, 1, *S] -> logits [N, classes, *S]; the same network that the
     other arms train, so that arms differ in data only.  segmentor_rate: Adam's learning rate for it, in every arm.
     synthetic_ratio: weight of synthetic against real terms when a method trains its segmentors online.
+    augment: what every update of a segmentor does to its samples first, real and synthetic; to nobody else's.
     """
 
     ndim: int
@@ -105,6 +131,7 @@ class Task:
     segmentor: Callable[[], nn.Module]
     segmentor_rate: float = 2e-4
     synthetic_ratio: float = 1.0
+    augment: Callable[[Images], Images] = as_they_are
 
 
 @dataclass(frozen=True)

@@ -11,21 +11,23 @@ from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import from_text, plain
 from ganatomy.core.plugins import nearest
 from ganatomy.evidence.published import agrees
-from ganatomy.experiment import STRONGEST, SYNTHETIC_ARMS, Experiment
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
 from ganatomy.search_space import SearchSpace, Values
 
-LONG_REAL, STRONG_CLASSICAL = "long_real", "strong_classical"
-CONTROLS = (LONG_REAL, STRONG_CLASSICAL)
+LONG_REAL, STRONG_REAL = "long_real", "strong_real"
+CONTROLS = (LONG_REAL, STRONG_REAL)
 """What synthetic data may be held against besides the arms of a space. ``long_real``: a training on real images of as
 many updates as generator and downstream model took together, so that it has more downstream work than what it stands
-beside.  ``strong_classical``: ordinary augmentation at its strongest, with the same work."""
+beside.  ``strong_real``: real images under strong augmentation, with the same work."""
+
+
+AUGMENTATION = "downstream.augmentation"
+"""Often another in one baseline alone: named among those that it sets apart."""
 
 
 def relevant(experiment: Experiment) -> Experiment:
     """The experiment with everything that cannot matter to its arm at its default, so that equals look equal."""
     blank = Experiment(experiment.cohort, experiment.domains)
-    if experiment.arm != "classical":
-        experiment = dataclasses.replace(experiment, augmentation=blank.augmentation)
     if experiment.arm == "joint":
         mixing = dataclasses.replace(blank.mixing, ratio=experiment.mixing.ratio)
         return dataclasses.replace(experiment, mixing=mixing, drawing=blank.drawing, filter=blank.filter)
@@ -97,8 +99,8 @@ def _control(
 ) -> dict[str, Any]:
     """The control of that name of a point: as the point is in all that concerns the downstream model alone."""
     shared = {key: plain(value) for key, value in point.items() if not _generators(key) and key not in ("arm", "seed")}
-    if name == STRONG_CLASSICAL:
-        return {**shared, "arm": "classical", "augmentation": STRONGEST}
+    if name == STRONG_REAL:
+        return {**shared, "arm": "real", "downstream.augmentation": "strong"}
     updates = candidate.budget.segmentor_steps + generator_updates(candidate)
     return {**shared, "arm": "real", "budget.segmentor_steps": updates}
 
@@ -134,13 +136,11 @@ def names_of(experiments: Sequence[Experiment]) -> dict[str, tuple[str, dict[str
     varying: dict[str, tuple[str, ...]] = {}
     for group in (synthetic, blind):
         varying |= dict.fromkeys(group, tuple(name for name in everywhere if varies(name, group)))
-    shared = [name for name in everywhere if varies(name, flat) and not _generators(name)]
+    shared = [name for name in everywhere if varies(name, flat) and not _generators(name) and name != AUGMENTATION]
     last = [name.rsplit(".", 1)[-1] for name in {name for names in varying.values() for name in [*names, *shared]}]
     named = {}
     for key, values in flat.items():
         chosen = [name for name in everywhere if name in (*varying[key], *shared) and name in values]
-        if arms[key] != "classical":
-            chosen = [name for name in chosen if name != "augmentation"]
         short = {name: name.rsplit(".", 1)[-1] for name in chosen}
         words = [f"{short[name] if last.count(short[name]) == 1 else name}={_word(values[name])}" for name in chosen]
         lead = [arms[key]] if len(set(arms.values())) > 1 or not words else []
@@ -156,7 +156,7 @@ def besides_synthetic(candidate: Experiment, baseline: Experiment) -> str:
     own, other = (relevant(experiment).flat() for experiment in (candidate, baseline))
     apart = [name for name in sorted({*own, *other}) if own.get(name) != other.get(name) and not _generators(name)]
     words = [f"{name} {_word(own.get(name))} against {_word(other.get(name))}" for name in apart
-             if name not in ("arm", "seed", "augmentation")]  # fmt: skip
+             if name not in ("arm", "seed")]  # fmt: skip
     return ", ".join(words)
 
 

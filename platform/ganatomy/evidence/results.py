@@ -36,6 +36,9 @@ TRACEBACK = "traceback.txt"
 BASELINE = "the best training without synthetic data"
 """What candidates are compared with: chosen as they are, on validation patients."""
 
+TERMS = 1
+"""What arms have in common, by number: raised when a word of an experiment means other work than it did."""
+
 LATEST = "latest"
 """What the newest sweep of a workspace may be called by."""
 
@@ -55,6 +58,7 @@ class SweepPlan:
     controls: values of trials that are run besides what the space lists or samples, each with its seed.
     compare: as the family was asked for, NAME=VALUE; empty where it is all that the space lists.
     objectives: names of ``measures.objectives`` that the sampler looks for; none in earlier plans: utility alone.
+    terms: ``TERMS`` when it was planned, 0 in earlier plans, which can be read and not gone on with.
     """
 
     name: str
@@ -86,6 +90,7 @@ class SweepPlan:
     controls: tuple[Mapping[str, Any], ...] = ()
     compare: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ()
+    terms: int = TERMS
 
     @property
     def validations(self) -> int:
@@ -179,6 +184,7 @@ def read_plan(directory: Path) -> SweepPlan:
         values = read_json(directory / PLAN)
         values["base"] = Experiment.from_dict(values["base"])
         values["seeds"] = tuple(values["seeds"])
+        values.setdefault("terms", 0)
         values["pick"] = {side: Experiment.from_dict(picked) for side, picked in values.get("pick", {}).items()}
         values |= {name: tuple(values.get(name, ())) for name in ("controls", "compare", "objectives")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ganatomy.core.installation import UNKNOWN, commit, release
 from ganatomy.core.standstill import USUAL_S
-from ganatomy.evidence.configurations import LONG_REAL, STRONG_CLASSICAL
+from ganatomy.evidence.configurations import LONG_REAL, STRONG_REAL
 from ganatomy.evidence.results import SweepPlan
 from ganatomy.exhibits.exhibit import Exhibit, Grid
 from ganatomy.exhibits.material import Material
@@ -132,8 +132,12 @@ def rerun(plan: SweepPlan) -> str:
 
 def _controls(plan: SweepPlan) -> list[str]:
     """The names of the controls that a plan has, by what they are."""
-    arms = {control.get("arm") for control in plan.controls}
-    return [name for name, arm in ((LONG_REAL, "real"), (STRONG_CLASSICAL, "classical")) if arm in arms]
+    strong = any(
+        control.get("downstream.augmentation") == "strong" or control.get("arm") == "classical"  # as it was called
+        for control in plan.controls
+    )
+    longer = any("budget.segmentor_steps" in control for control in plan.controls)
+    return [*([LONG_REAL] if longer else []), *([STRONG_REAL] if strong else [])]
 
 
 def _wrapped(words: list[str], width: int = 90) -> str:

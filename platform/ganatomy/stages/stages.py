@@ -90,7 +90,7 @@ class Stages:
             return self.fit()
         if arm == "offline":
             return self.downstream(target, self.filtered())
-        return self.downstream(target, augment=arm == "classical")
+        return self.downstream(target)
 
     # --- the stages ----------------------------------------------------------------------------------------------
 
@@ -202,10 +202,9 @@ class Stages:
         inputs = {"synthesise": made.key, **plain(rule), "judge": judge.key if judge else None}
         return self.artefacts.compute("filter", inputs, self.apart(work), costs=True)
 
-    def downstream(self, role: str, kept: Stage | None = None, *, augment: bool = False, follow: bool = True) -> Stage:
+    def downstream(self, role: str, kept: Stage | None = None, *, follow: bool = True) -> Stage:
         """Train the downstream model of ``role`` on real images, and on the kept synthetic ones if given."""
-        experiment, strength = self.experiment, self.experiment.augmentation if augment else 0.0
-        data = self._data()
+        experiment, data = self.experiment, self._data()
         inputs = {
             **data,
             "labels": {**data["labels"], "gan_sees": None},
@@ -213,7 +212,6 @@ class Stages:
             "domain": experiment.domain(role),
             "segmentor": self._segmentor_inputs(),
             "training": replace(experiment.training, ema=0.0),
-            "augment": augment if strength in (0.0, 1.0) else strength,
             "kept": kept.key if kept else None,
             "mixing": experiment.mixing if kept else None,
             "seed": experiment.seed,
@@ -221,7 +219,7 @@ class Stages:
 
         def work(directory: Path, grown: Grown) -> None:
             synthetic, indices = self._kept(kept) if kept else (None, ())
-            build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices, strength)
+            build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices)
             train(build, directory, self.workers, grown)
 
         return self.artefacts.compute("downstream", inputs, work, follow=self._forward if follow else None, costs=True)

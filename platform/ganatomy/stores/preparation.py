@@ -69,6 +69,7 @@ def prepare(cohort: Cohort, root: Path | str, progress: Progress | None = None, 
                 digest=digest,
                 items=_prepared_items(cohort, names, report, max(1, workers)),
                 key=names.identity,
+                symmetric=cohort.symmetric,
             )
 
 

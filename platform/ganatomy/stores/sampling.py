@@ -15,9 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from ganatomy.contracts import UNLABELLED, Batch, Images, InputError
+from ganatomy.contracts import UNLABELLED, Batch, Drawn, Images, InputError
 from ganatomy.experiment import Mixing, Sampling, State
 from ganatomy.stores.layout import Record
 from ganatomy.stores.store import Store
@@ -140,27 +139,6 @@ def _share(mixing: Mixing, steps: int, batch: int) -> int:
     return int(steps * batch * ratio / (1 + ratio))
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Ordinary augmentation, the ``classical`` arm. No flips: a body has a left and a right.
-
-    rotation: degrees about each axis, either way.  scale: relative size, 1 -/+ this.  translation: fraction of a
-    side.  gamma: exponent of the contrast curve, exp of -/+ this.  noise: largest standard deviation, the image's range
-    being 2.
-    """
-
-    rotation: float = 10.0
-    scale: float = 0.1
-    translation: float = 0.05
-    gamma: float = 0.3
-    noise: float = 0.05
-
-    @classmethod
-    def of(cls, strength: float) -> Augmentation:
-        """The default, all of it so many times as strong."""
-        return cls(**{name: strength * value for name, value in vars(cls()).items()})
-
-
 def label_subset(patients: Iterable[Place], fraction: float, seed: int) -> frozenset[Place]:
     """``fraction`` of the patients, at least one. Subsets of one seed are nested, whatever the order of ``patients``.
 
@@ -183,7 +161,6 @@ class Sampler:
     """Batches for the roles of a method.
 
     pools: role -> the images that may play it.  batch: samples a step over all workers together.
-    augment: transform every sample (image and label together), True for the default ``Augmentation``.
     whole: a sample is the whole image brought to ``sampling.size``, without its label, and not a part of it.
     InputError when a role has no image.
     """
@@ -194,11 +171,9 @@ class Sampler:
         sampling: Sampling,
         batch: int,
         seed: int,
-        augment: bool | Augmentation = False,
         whole: bool = False,
     ) -> None:
         self.pools, self.sampling, self.size, self.seed = dict(pools), sampling, batch, seed
-        self.augmentation = Augmentation() if augment is True else augment or None
         self.whole = whole
         self._orders: dict[tuple[str, int], NDArray[np.int64]] = {}
         for role, pool in self.pools.items():
@@ -219,7 +194,15 @@ class Sampler:
         for i, (stream, entry, g) in enumerate(drawn):
             self._fill(image[i, 0], label[i], entry, _generator(self.seed, stream, g))
         subjects = tuple(entry.record.subject for _, entry, _ in drawn)
-        return Images(torch.from_numpy(image), torch.from_numpy(label), subjects)
+        of_each = tuple(self._told(stream, entry, g) for stream, entry, g in drawn)
+        return Images(torch.from_numpy(image), torch.from_numpy(label), subjects, of_each)
+
+    def _told(self, stream: str, entry: Entry, g: int) -> Drawn:
+        ndim, number = self.sampling.ndim, _generator(self.seed, f"{stream}/drawn", g).integers(2**64, dtype=np.uint64)
+        spacing = np.asarray(entry.store.spacing(entry.record)[-ndim:])
+        if self.whole:
+            spacing = spacing * entry.record.shape[-ndim:] / np.asarray(self.sampling.size)
+        return Drawn(int(number), tuple(spacing.tolist()))
 
     def _drawn(self, role: str, pool: Pool | Mixture, step: int) -> list[tuple[str, Entry, int]]:
         """The step's samples over all workers: (stream, image, its number in the stream), which name its randomness."""
@@ -256,19 +239,9 @@ class Sampler:
             volume = resized(volume, self.sampling)
         if self.sampling.ndim == 2:
             volume, mask, corner = volume[corner[0]], None if mask is None else mask[corner[0]], corner[1:]
-        if self.augmentation is None:
-            _crop(volume, corner, image, OUTSIDE)
-            if mask is not None:
-                _crop(mask, corner, label, 0)
-        else:
-            spacing = np.asarray(entry.store.spacing(entry.record)[-image.ndim :])
-            if self.whole:
-                spacing = spacing * entry.record.shape[-image.ndim :] / image.shape
-            matrix, offset = _view(corner, image.shape, spacing, self.augmentation, generator)
-            _look(volume, matrix, offset, image, OUTSIDE)
-            if mask is not None:
-                _look(mask, matrix, offset, label, 0)
-            _recolour(image, self.augmentation, generator)
+        _crop(volume, corner, image, OUTSIDE)
+        if mask is not None:
+            _crop(mask, corner, label, 0)
         if mask is None:
             label.fill(UNLABELLED)
 
@@ -340,58 +313,3 @@ def _crop(source: NDArray[Any], corner: tuple[int, ...], out: NDArray[Any], outs
     if not inside:
         out.fill(outside)
     out[tuple(into)] = source[tuple(taken)]
-
-
-def _view(
-    corner: tuple[int, ...],
-    sides: tuple[int, ...],
-    spacing: NDArray[np.float64],
-    amount: Augmentation,
-    generator: np.random.Generator,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(matrix, offset): voxel o of the sample shows point matrix @ o + offset of the volume, in voxels.
-
-    The crop's centre, moved a little, is seen under a rotation in millimetres (voxels may be anisotropic) and a scale.
-    """
-    n, middle = len(sides), (np.asarray(sides) - 1) / 2
-    rotation = np.eye(n)
-    for first in range(n):
-        for second in range(first + 1, n):
-            angle = np.deg2rad(generator.uniform(-amount.rotation, amount.rotation))
-            turn = np.eye(n)
-            turn[first, first] = turn[second, second] = np.cos(angle)
-            turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
-            rotation = rotation @ turn
-    scale = generator.uniform(1 - amount.scale, 1 + amount.scale)
-    matrix = rotation * spacing[None, :] / spacing[:, None] / scale
-    shift = generator.uniform(-amount.translation, amount.translation, n) * np.asarray(sides)
-    return matrix, np.asarray(corner) + middle + shift - matrix @ middle
-
-
-def _look(
-    source: NDArray[Any], matrix: NDArray[np.float64], offset: NDArray[np.float64], out: NDArray[Any], outside: float
-) -> None:
-    """Fill ``out`` with the view (matrix, offset) of ``source``: linear for images, nearest for class ids.
-
-    Only the box that the view can reach is copied out of the volume. Taken from the volume and not from the crop, so
-    that tissue beside the crop turns in where it exists.
-    """
-    sides = np.asarray(out.shape)
-    low = np.floor(offset + np.minimum(matrix, 0) @ (sides - 1)).astype(int) - 1
-    high = np.ceil(offset + np.maximum(matrix, 0) @ (sides - 1)).astype(int) + 2
-    low, high = np.clip(low, 0, source.shape), np.clip(high, 0, source.shape)
-    if (high <= low).any():
-        out.fill(outside)
-        return
-    box = source[tuple(slice(a, b) for a, b in zip(low, high))]
-    order = 0 if np.issubdtype(out.dtype, np.integer) else 1
-    ndimage.affine_transform(box, matrix, offset - low, out.shape, out, order=order, cval=outside)
-
-
-def _recolour(image: NDArray[np.float32], amount: Augmentation, generator: np.random.Generator) -> None:
-    """Contrast curve and noise, in place: ((x + 1) / 2) ** exponent on [0, 1]."""
-    exponent = np.float32(np.exp(generator.uniform(-amount.gamma, amount.gamma)))
-    deviation = np.float32(generator.uniform(0, amount.noise))
-    unit = np.clip((image + 1) / 2, 0, 1) ** exponent
-    noise = generator.standard_normal(image.shape, dtype=np.float32) * deviation
-    np.clip(unit * 2 - 1 + noise, -1, 1, out=image)

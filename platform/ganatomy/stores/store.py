@@ -40,6 +40,7 @@ class Store:
     a synthetic set.  origin: where others find it, where ``path`` is a copy on this node.
     labels: class id -> name, without 0.
     domains: domain name -> its description (modality, intensity rule) as plain values.
+    symmetric: axes (x, y, z) along which a mirror image is as good.
     """
 
     def __init__(self, path: Path, origin: str = "") -> None:
@@ -50,6 +51,7 @@ class Store:
         self.key: str = header["key"]
         self.labels: dict[int, str] = {int(key): name for key, name in header["labels"].items()}
         self.domains: dict[str, Any] = header["domains"]
+        self.symmetric: tuple[str, ...] = tuple(header.get("symmetric", ()))
         self._records, self._places = read_records(path / "records.arrow")
         self._shards: dict[int, Any] = {}
         self._volumes: dict[int, Volume] = {}

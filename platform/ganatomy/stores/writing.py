@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,12 @@ def write_store(
     digest: str,
     items: Iterable[Item],
     key: str = "",
+    symmetric: Sequence[str] = (),
 ) -> Store:
     """Write ``items`` as a store at ``path`` and open it. The folder appears complete or not at all.
 
     labels: class id (1..255) -> name.  domains: name -> description.  digest: content hash of what made the items.
-    key: identity of the key of its pseudonyms.
+    key: identity of the key of its pseudonyms.  symmetric: axes (x, y, z) along which a mirror image is as good.
     When two write the same at once, the first to finish wins and both get its store. InputError for an item that does
     not fit (names the subject), when the disc is full, or when ``path`` holds something else.
     """
@@ -87,6 +88,8 @@ def write_store(
     part = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part"
     part.mkdir()
     header = {"name": name, "digest": digest, "key": key, "labels": dict(labels), "domains": plain(domains)}
+    if symmetric:
+        header["symmetric"] = list(symmetric)
     try:
         _write_files(part, header, items)
         _publish(part, path)

@@ -33,11 +33,11 @@ class Options:
     """NAME=VALUE, …: declare which of the listed points with synthetic data are to be compared with the best training
     without it, e.g. arm=joint: those that have one of the values; all of them if not given. The fewer, the more each
     can show. What is sampled is searched, never compared."""
-    controls: tuple[Literal["long_real", "strong_classical"], ...] = ()
+    controls: tuple[Literal["long_real", "strong_real"], ...] = ()
     """Run controls beside the space, with the same seeds, on top of --trials. long_real: training on real images for as
     many updates as generator and downstream model took together, of each listed point (where none is listed, of the
-    base); it has more downstream work, and no verdict unless --compare names it. strong_classical: ordinary
-    augmentation at its strongest, one more candidate for the baseline."""
+    base); it has more downstream work, and no verdict unless --compare names it. strong_real: real
+    images under strong augmentation, one more candidate for the baseline."""
     objectives: tuple[Literal["utility", "cost", "fidelity"], ...] = ()
     """What the sampler looks for; utility, the score, alone if not given. cost: device seconds, the fewer the better.
     fidelity: healthiness times identity of pseudo-healthy images, else the mean S-score; 0 without synthetic images.

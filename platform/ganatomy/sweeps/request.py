@@ -35,7 +35,7 @@ from ganatomy.stores.preparation import prepare
 from ganatomy.stores.store import URL, Store, publish_store
 from ganatomy.sweeps.options import Options
 from ganatomy.sweeps.proposals import read_asked
-from ganatomy.sweeps.resuming import check_retriable, driving, run_again, to_resume
+from ganatomy.sweeps.resuming import check_retriable, check_terms, driving, run_again, to_resume
 from ganatomy.sweeps.showing import present, sweep_tags
 from ganatomy.sweeps.tuning import fitting, run_sweep
 from ganatomy.tracking.runs import Tracking
@@ -88,6 +88,7 @@ class SweepRequest(Options):
                              expected="what is of this run: --trials, --concurrent, --standstill-s, where it runs",
                              remedy="leave it out, or begin a new sweep: it finds the stages they share")  # fmt: skip
         plan = read_plan(directory)
+        check_terms(plan)
         if "trials" in typed and self.trials < plan.trials:
             raise InputError(f"--trials {self.trials} of a sweep of {plan.trials}", expected="as many, or more")
         if plan.confirms and self.trials > plan.trials:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ganatomy.cohorts.claims import alone_in
 from ganatomy.contracts import InputError
 from ganatomy.core.terminal import one_line, tell, warn
-from ganatomy.evidence.results import LATEST, SweepPlan, put_back, read_plan, retriable, sweep_directory, sweeps
+from ganatomy.evidence.results import LATEST, TERMS, SweepPlan, put_back, read_plan, retriable, sweep_directory, sweeps
 from ganatomy.evidence.state import SweepState, state_of
 from ganatomy.measures.statistics import counted
 
@@ -45,12 +45,21 @@ def to_resume(workspace: Path, name: str, trials: int = 0, *, retry: bool = Fals
 def _left(directory: Path, trials: int, retry: bool) -> SweepState | None:
     """How far a sweep is that has something left of what is asked for."""
     plan = read_plan(directory)
+    check_terms(plan)
     state = state_of(directory, plan)
     if retry:
         return state if retriable(directory)[0] else None
     if trials:  # a confirmation is given no more
         return state if not plan.confirms and (state.left or trials > plan.trials) else None
     return state if state.left else None
+
+
+def check_terms(plan: SweepPlan) -> None:
+    """InputError for a sweep whose trials were other work than the same words ask for now."""
+    if plan.terms != TERMS:
+        raise InputError(f"sweep {plan.name!r} was planned when arms had other terms: no augmentation but in an arm of "
+                         "its own, and another ratio in the joint arm", expected="one that this version planned",
+                         remedy="begin a new sweep; report and confirm read this one as it is")  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from ganatomy.experiment import Experiment, Sampling, Score, State
 from ganatomy.images.imaging import in_plane
 from ganatomy.measures.roc import LESION, NORMAL, PROBABILITY
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Augmentation, Mixture, Pool, Sampler, resized, slices_in
+from ganatomy.stores.sampling import Mixture, Pool, Sampler, resized, slices_in
 from ganatomy.stores.store import Store
 from ganatomy.training.downstream import Alone, task_of
 from ganatomy.training.models import DownstreamModels, Some
@@ -151,12 +151,10 @@ class Classifiers(DownstreamModels):
             mixed[name] = Mixture(Pool.of(store, _of_class(real, name)), made, experiment.mixing, steps)
         return mixed
 
-    def sampler(
-        self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool | Augmentation
-    ) -> Sampler:
+    def sampler(self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method) -> Sampler:
         """Of whole images, brought to the size of a sample."""
         batch = experiment.budget.batch
-        return Sampler(mixtures, experiment.sampling, batch, experiment.seed, augment=augment, whole=True)
+        return Sampler(mixtures, experiment.sampling, batch, experiment.seed, whole=True)
 
     def score(
         self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device

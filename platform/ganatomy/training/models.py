@@ -17,7 +17,7 @@ from ganatomy.downstream.task import task_of
 from ganatomy.evidence.panels import Column
 from ganatomy.experiment import Experiment, Sampling, Score
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Augmentation, Mixture, Sampler
+from ganatomy.stores.sampling import Mixture, Sampler
 from ganatomy.stores.store import Store
 
 Some = tuple[Store, Sequence[Image]]
@@ -50,10 +50,8 @@ class DownstreamModels(ABC):
         in ``store`` and, if given, the kept synthetic ones."""
 
     @abstractmethod
-    def sampler(
-        self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool | Augmentation
-    ) -> Sampler:
-        """What draws the batches. augment: ordinary augmentation, or False."""
+    def sampler(self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method) -> Sampler:
+        """What draws the batches, which are augmented afterwards."""
 
     @abstractmethod
     def score(

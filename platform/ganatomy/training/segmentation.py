@@ -12,7 +12,7 @@ from ganatomy.evidence.panels import Column
 from ganatomy.experiment import Experiment, Sampling, Score
 from ganatomy.measures.segmentation import case_scores
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Augmentation, Mixture, Pool, Sampler
+from ganatomy.stores.sampling import Mixture, Pool, Sampler
 from ganatomy.stores.store import Store
 from ganatomy.training.downstream import ROLE, Segmentation, score_records, segment, task_of
 from ganatomy.training.models import DownstreamModels, Some
@@ -40,12 +40,10 @@ class Segmentors(DownstreamModels):
         real, made = segmentor_pool(store, experiment, role), None if synthetic is None else Pool.of(*synthetic)
         return {ROLE: Mixture(real, made, experiment.mixing, experiment.budget.segmentor_steps)}
 
-    def sampler(
-        self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool | Augmentation
-    ) -> Sampler:
+    def sampler(self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method) -> Sampler:
         """Of parts that are as large as a sample, and as its network takes them."""
         size = grown(experiment.sampling, method)
-        return Sampler(mixtures, size, experiment.budget.batch, experiment.seed, augment=augment)
+        return Sampler(mixtures, size, experiment.budget.batch, experiment.seed)
 
     def score(
         self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device

@@ -20,8 +20,9 @@ from ganatomy.downstream.segmentation import SEGMENTATION
 from ganatomy.downstream.task import task_of as asked_of
 from ganatomy.evidence.panels import Column, panel, sheet, write_png
 from ganatomy.experiment import Budget, Experiment, Sampling
+from ganatomy.stores.augmentation import Augmentation, Augmented
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Augmentation, Entry, Pool, Sampler, label_subset
+from ganatomy.stores.sampling import Entry, Pool, Sampler, label_subset
 from ganatomy.stores.store import Store, open_store
 from ganatomy.training.distributed import NETWORKS
 from ganatomy.training.downstream import multiple_of, score_records, segment, task_of
@@ -134,6 +135,12 @@ def make_method(experiment: Experiment, classes: int) -> Method:
     return experiment.method_class()(experiment.method_config(), task_of(experiment, classes))
 
 
+def augmentation_of(experiment: Experiment, store: Store) -> Augmentation | None:
+    """What is done to the samples of the downstream model; None for nothing."""
+    strength = experiment.downstream.augmentation
+    return None if strength == "none" else Augmentation(strength, store.symmetric)
+
+
 def generator_updates(experiment: Experiment, classes: int) -> int:
     """All steps that the schedule of the experiment's method has, its early stop apart."""
     budget = experiment.budget
@@ -222,6 +229,8 @@ class FitGenerator(Recipe):
         """The method's, on the images of all its roles."""
         experiment, budget = self.experiment, self.experiment.budget
         method = make_method(experiment, store.classes)
+        if method.trains_segmentors and (augment := augmentation_of(experiment, store)):
+            method.task = replace(method.task, augment=augment)
         phases = method.phases(budget.generator_steps, budget.segmentor_steps)
         pools = {role: generator_pool(store, experiment, role) for role in method.roles}
         if method.trains_segmentors:
@@ -254,13 +263,11 @@ class TrainDownstream(Recipe):
     """Builds the loop that trains the downstream model of ``role`` on real images and, if given, synthetic ones.
 
     synthetic: a synthetic set (a store) and the indices of its kept images.
-    augment: strength of ordinary augmentation, 0 for none.
     """
 
     role: str
     synthetic: Path | None = None
     kept: tuple[int, ...] = ()
-    augment: float = 0.0
 
     def course(self, store: Store, device: torch.device) -> Course:
         """The downstream task's, with the budget that every arm has."""
@@ -268,8 +275,8 @@ class TrainDownstream(Recipe):
         mixtures = models.mixtures(store, experiment, self.role, made)
         method = models.fresh(experiment, store.classes)
         phases = method.phases(0, experiment.budget.segmentor_steps)
-        augment = Augmentation.of(self.augment) if self.augment else False
-        draws = models.sampler(mixtures, experiment, method, augment)
+        sampler, augment = models.sampler(mixtures, experiment, method), augmentation_of(experiment, store)
+        draws = Augmented(sampler, augment) if augment else sampler
         validate = self._validator(models, store, made, phases, device)
         return Course(method, draws, phases, validate, experiment.downstream.score)
 

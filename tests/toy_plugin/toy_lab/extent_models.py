@@ -71,10 +71,8 @@ class Measurers(DownstreamModels):
         real, made = segmentor_pool(store, experiment, role), None if synthetic is None else Pool.of(*synthetic)
         return {"images": Mixture(real, made, experiment.mixing, experiment.budget.segmentor_steps)}
 
-    def sampler(
-        self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool
-    ) -> Sampler:
-        return Sampler(mixtures, experiment.sampling, experiment.budget.batch, experiment.seed, augment=augment)
+    def sampler(self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method) -> Sampler:
+        return Sampler(mixtures, experiment.sampling, experiment.budget.batch, experiment.seed)
 
     def score(
         self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
