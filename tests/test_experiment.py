@@ -38,8 +38,11 @@ def experiments(draw) -> Experiment:
         labels=Labels(draw(st.floats(0.01, 1)), draw(st.sampled_from(["subset", "all"]))),
         mixing=Mixing(draw(st.floats(0, 50)), draw(st.sampled_from(["mixed", "real_first"])), draw(UNIT)),
         filter=Filter(draw(UNIT)),
-        downstream=Downstream(Choice("unet", {"width": draw(st.integers(1, 64))}), draw(st.floats(1e-6, 1)),
-                              augmentation=draw(st.sampled_from(["none", "light", "strong"]))),  # fmt: skip
+        downstream=Downstream(
+            Choice("unet", {"width": draw(st.integers(1, 64))}),
+            draw(st.floats(1e-6, 1)),
+            augmentation=draw(st.sampled_from(["none", "light", "strong"])),
+        ),
         sampling=Sampling(ndim, tuple(draw(st.integers(1, 512)) for _ in range(ndim)), draw(UNIT)),
         budget=Budget(*(draw(st.integers(1, 10**6)) for _ in range(4))),
         training=Training(draw(st.floats(0, 0.999)), draw(st.integers(0, 9)), draw(st.floats(0, 10))),
@@ -88,21 +91,25 @@ def test_replicates_share_a_configuration_and_nothing_else_does(experiment, seed
 
 def test_a_setting_that_is_new_leaves_configurations_of_before_as_they_were():
     """Plans hold them: a sweep that declared what it compares is still told what it asked."""
-    assert Experiment("cohort", {"A": "ct", "B": "mr"}).configuration() == "527d474eecdf75b8"
+    before = Experiment("cohort", {"A": "ct", "B": "mr"}, mixing=Mixing(composition="paper"))
+    assert before.configuration() == "527d474eecdf75b8"
+    assert before.configuration() != replace(before, mixing=Mixing()).configuration()
     made = [BASE.with_values({"downstream.augmentation": name}).configuration() for name in ("none", "light", "strong")]
     assert made[0] == BASE.configuration()
     assert len({*made}) == 3
 
 
 @pytest.mark.parametrize(("arm", "strength", "now"), [
-    ("classical", 1.0, ("real", "light")), ("classical", 0.3, ("real", "light")), ("classical", 3.0, ("real", "strong")),
-    ("offline", 1.0, ("offline", "none")), ("real", 1.0, ("real", "none")),
+    ("classical", 1.0, ("real", "light")), ("classical", 0.3, ("real", "light")),
+    ("classical", 3.0, ("real", "strong")), ("offline", 1.0, ("offline", "none")),
+    ("joint", 1.0, ("joint", "none")), ("real", 1.0, ("real", "none")),
 ])  # fmt: skip
 def test_an_experiment_of_when_augmentation_was_an_arm_is_read_as_what_comes_nearest(arm, strength, now):
     before = BASE.to_dict()
-    del before["downstream"]["augmentation"]
+    del before["downstream"]["augmentation"], before["mixing"]["composition"]
     read = Experiment.from_dict({**before, "arm": arm, "augmentation": strength})
     assert (read.arm, read.downstream.augmentation) == now
+    assert read.mixing.composition == ("paper" if arm == "joint" else "equal")  # its ratio was a weight
     with pytest.raises(InputError, match="classical"):
         BASE.with_values({"arm": "classical"})
 

@@ -97,11 +97,12 @@ class ShapeConsistent(Method):
                 remedy="set budget.generator_steps, budget.segmentor_steps or method.pretrain_fraction",
             )
         decay = joint // 2
+        made = 2 if self.config.use_reconstructed else 1
         phases = (
-            Phase("pretrain_segmentors", pretrain, may_stop=False),
+            Phase("pretrain_segmentors", pretrain, may_stop=False, segmentors=True),
             Phase("pretrain_generators", alone, may_stop=False),
-            Phase("joint", joint - decay),
-            Phase("decay", decay, decay=True),
+            Phase("joint", joint - decay, segmentors=True, made=made),
+            Phase("decay", decay, decay=True, segmentors=True, made=made),
         )
         return tuple(phase for phase in phases if phase.steps)
 
@@ -144,28 +145,30 @@ class ShapeConsistent(Method):
             synthetic["B"].append(batch["B"].made(rec_B.detach(), kind=2))
         return losses | self._step_segmentors(batch, update, synthetic)
 
-    def _step_segmentors(
-        self, batch: Batch, update: Update, synthetic: dict[str, list[Images]]
-    ) -> dict[str, Tensor]:
+    def _step_segmentors(self, batch: Batch, update: Update, synthetic: dict[str, list[Images]]) -> dict[str, Tensor]:
         """S learns real and synthetic images together (section 3.5; Zhang et al. 2018, section 3.5); G is fixed.
 
-        Every kind of synthetic image weighs ``task.synthetic_ratio`` against the real ones.
+        How many of either, and what each kind weighs, is the task's to say.
         """
+        losses: dict[str, Tensor] = {}
         with update("S_A", "S_B") as minimise:
             real: list[Tensor] = []
             fake: list[Tensor] = []
             for role, S in (("A", self.S_A), ("B", self.S_B)):
                 supervised = batch.get(labelled(role), batch[role])
-                seen = [self.task.augment(images) for images in (supervised, *synthetic.get(role, []))]
-                logits = S(torch.cat([images.image for images in seen])).split([len(images) for images in seen])
-                terms = [cross_entropy(found, images.label) for found, images in zip(logits, seen, strict=True)]
+                seen = self.task.seen(supervised, synthetic.get(role, []))
+                logits = S(torch.cat([part.image for part, _ in seen])).split([len(part) for part, _ in seen])
+                terms = [
+                    weight * cross_entropy(found, part.label)
+                    for found, (part, weight) in zip(logits, seen, strict=True)
+                ]
                 real.append(terms[0])
                 fake.extend(terms[1:])
-            objective = torch.stack(real).sum()
-            losses = {"segmentation_real": objective.detach()}
+            objective = torch.stack([*real, *fake]).sum()
+            together = any(labelled(role) in batch and batch[labelled(role)].vacant is not None for role in "AB")
+            losses["segmentation" if together else "segmentation_real"] = torch.stack(real).sum().detach()
             if fake:
                 losses["segmentation_synthetic"] = torch.stack(fake).sum().detach()
-                objective = objective + self.task.synthetic_ratio * torch.stack(fake).sum()
             minimise(objective)
         return losses
 

@@ -50,14 +50,18 @@ class Labels:
 class Mixing:
     """How real and synthetic images meet in the segmentor's training.
 
-    ratio: synthetic per real.  order: ``mixed``, every batch holds both; ``synthetic_first`` / ``real_first``, one
-    after the other.  pretrain: leading fraction of the segmentor's budget spent on real images only
-    (offline arm, ``mixed``).
+    ratio: synthetic samples per real one in the updates of the downstream model, in every arm.  order: ``mixed``, every
+    batch holds both; ``synthetic_first`` / ``real_first``, one after the other.  pretrain: leading fraction of the
+    segmentor's budget spent on real images only (offline arm, ``mixed``).
+    composition: ``equal``, an update sees ``budget.batch`` samples in every arm, in that proportion over consecutive
+    updates. ``paper``, it sees as many real ones as without synthetic ones, and beside them ``ratio`` times as many
+    made beforehand, or all that is made online, weighing ``ratio`` (Cai et al. 2019).
     """
 
     ratio: float = 1.0
     order: Literal["mixed", "synthetic_first", "real_first"] = "mixed"
     pretrain: float = 0.5
+    composition: Literal["equal", "paper"] = "equal"
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,8 @@ class Downstream:
     network: any entry of ``ganatomy.networks`` (or a dotted path).  task: any of ``ganatomy.tasks``, such as
     ``segmentation``, by labels; or ``classification``, which images show a lesion: whole images, brought to
     ``sampling.size``, by their class.
-    augmentation: what is done to the training samples of every arm, real and synthetic alike: nothing, a little geometry
-    and intensity, or nnU-Net's list. What generators and discriminators see is left as it is.
+    augmentation: what is done to the training samples of every arm, real and synthetic alike: nothing, a little
+    geometry and intensity, or nnU-Net's list. What generators and discriminators see is left as it is.
     """
 
     network: Choice = field(default_factory=lambda: Choice("unet"))
@@ -200,9 +204,9 @@ class Experiment:
     def from_dict(cls, values: Mapping[str, Any]) -> Experiment:
         """Inverse of ``to_dict``. Unknown names and impossible values raise InputError with the nearest right name.
 
-        What was written when augmentation was an arm of its own is read as what comes nearest to it now.
+        What was written when arms had other terms is read as what comes nearest to it now.
         """
-        return cast(Experiment, build(cls, _with_augmentation(values) if "augmentation" in values else values, ""))
+        return cast(Experiment, build(cls, _of_before(values), ""))
 
     def flat(self) -> dict[str, Any]:
         """Dotted name -> value, as logged and as accepted by ``with_values``: ``method``, ``method.shape_weight`` …"""
@@ -227,6 +231,8 @@ class Experiment:
         values: dict[str, Any] = {**self.to_dict(), "seed": None}
         if self.downstream.augmentation == "none":  # as in plans from before, which declare what they compare by this
             del values["downstream"]["augmentation"]
+        if (self.mixing.composition == "paper") == (self.arm == "joint"):
+            del values["mixing"]["composition"]
         return digest(values)
 
     def domain(self, role: str) -> str:
@@ -245,6 +251,10 @@ class Experiment:
         """Check what types cannot. Returns self; raises InputError naming the parameter, its value and the remedy."""
         check(0 < self.labels.fraction <= 1, "labels.fraction", self.labels.fraction, "a number in (0, 1]")
         check(self.mixing.ratio >= 0, "mixing.ratio", self.mixing.ratio, "a number >= 0")
+        beside, amount = self.mixing.composition == "paper", self.mixing.ratio * self.budget.batch
+        check(not beside or self.mixing.order == "mixed", "mixing.composition", "paper", "mixing.order = mixed with it")
+        check(not beside or self.arm != "offline" or amount.is_integer(), "mixing.ratio", self.mixing.ratio,
+              f"whole numbers beside {self.budget.batch} real images (mixing.composition = paper)")  # fmt: skip
         check(0 <= self.mixing.pretrain <= 1, "mixing.pretrain", self.mixing.pretrain, "a number in [0, 1]")
         check(self.drawing.per_label >= 0, "drawing.per_label", self.drawing.per_label, "a number >= 0")
         check(self.drawing.at_least >= 1, "drawing.at_least", self.drawing.at_least, "a whole number >= 1")
@@ -302,13 +312,17 @@ class Experiment:
         return build(self.method_class().Config, self.method.config, "method.")
 
 
-def _with_augmentation(values: Mapping[str, Any]) -> dict[str, Any]:
-    """An experiment from when ``classical`` was an arm: the real arm with ``light`` up to strength 1, ``strong`` above.
-    All other arms were trained without."""
+def _of_before(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An experiment from when ``classical`` was an arm: the real arm with ``light`` up to strength 1, ``strong`` above;
+    all others were trained without. The ratio was the weight that the papers mean in the joint arm."""
+    mixing = values.get("mixing")
+    if not isinstance(mixing, Mapping) or "pretrain" not in mixing or "composition" in mixing:
+        return values
     now = {name: value for name, value in values.items() if name != "augmentation"}
+    now["mixing"] = {**mixing, "composition": "paper" if now.get("arm") == "joint" else "equal"}
     if now.get("arm") != "classical":
         return now
-    strength = "light" if float(values["augmentation"]) <= 1 else "strong"
+    strength = "light" if float(values.get("augmentation", 1)) <= 1 else "strong"
     return {**now, "arm": "real", "downstream": {**now.get("downstream", {}), "augmentation": strength}}
 
 

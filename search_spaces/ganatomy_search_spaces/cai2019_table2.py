@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from ganatomy.experiment import Budget, Labels, Sampling
+from ganatomy.experiment import Budget, Downstream, Labels, Mixing, Sampling
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import with_segmentor
 from ganatomy_search_spaces.phantom_demo import BASE as DEMO_BASE
@@ -19,6 +19,8 @@ S_SCORE = "synthesis/s_score/"
 # The crop of 86 × 112 × 112 voxels, padded to what the networks can halve three times.
 FULL_BASE = replace(
     PAPER_BASE,
+    mixing=Mixing(ratio=1.0, composition="paper"),
+    downstream=Downstream(),
     sampling=Sampling(ndim=3, size=(88, 112, 112), foreground=0.5),
     budget=Budget(segmentor_steps=12_000, generator_steps=9_600, batch=1, validations=20),
 )

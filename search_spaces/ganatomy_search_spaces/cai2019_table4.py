@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ganatomy.experiment import Budget, Downstream, Labels, Sampling
+from ganatomy.experiment import Budget, Downstream, Labels, Mixing, Sampling
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.phantom_demo import BASE
 from ganatomy_search_spaces.shape_consistent import BASE as PAPER_BASE
@@ -21,6 +21,7 @@ SEGMENTORS = {"PSP-Net": "pspnet", "U-Net": "unet", "Refine-Net": "refinenet"}
 FULL_BASE = replace(
     PAPER_BASE,
     labels=Labels(fraction=0.25),
+    mixing=Mixing(ratio=1.0, composition="paper"),
     downstream=Downstream(),
     sampling=Sampling(ndim=3, size=(80, 64, 128), foreground=0.5),
     budget=Budget(segmentor_steps=8_000, generator_steps=6_400, batch=1, validations=20),

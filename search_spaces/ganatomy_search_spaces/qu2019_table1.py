@@ -7,9 +7,8 @@ from functools import partial
 
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import with_segmentor
-from ganatomy_search_spaces.multimodal_mr import BASE as FULL_BASE
 from ganatomy_search_spaces.multimodal_mr import RATIOS
-from ganatomy_search_spaces.qu2019_table2 import BASE
+from ganatomy_search_spaces.qu2019_table2 import BASE, FULL_BASE
 
 GUIDES: dict[str, Values] = {
     "1SEG": {"arm": "offline", "method.guidance": "1seg"},

@@ -8,14 +8,17 @@ from functools import partial
 from ganatomy.experiment import Budget, Choice, Downstream, Drawing, Sampling
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import with_segmentor
-from ganatomy_search_spaces.multimodal_mr import BASE as FULL_BASE
+from ganatomy_search_spaces.multimodal_mr import BASE as PAPER_BASE
 from ganatomy_search_spaces.multimodal_mr import RATIOS
 
 ALONE = 1000.0
 """Synthetic images alone, but for one real sample in a thousand."""
 
+# The rows of the paper that have a counterpart here are those without augmentation.
+FULL_BASE = replace(PAPER_BASE, downstream=replace(PAPER_BASE.downstream, augmentation="none"))
+
 BASE = replace(
-    FULL_BASE,
+    PAPER_BASE,
     method=Choice(
         "multimodal_mr",
         {

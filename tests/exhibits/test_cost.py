@@ -18,7 +18,8 @@ def test_the_front_is_listed_cheapest_first_with_the_generators_part():
     material = material_of(priced)
     shown = cost(material)
     assert [(row[0], row[3], row[4]) for row in shown.grids[0].rows] == [
-        ("real · augmentation=none", "50", "–"), ("real · augmentation=strong", "60", "–"), ("joint", "400", "340")]  # fmt: skip
+        ("real · augmentation=none", "50", "–"), ("real · augmentation=strong", "60", "–"),
+        ("joint", "400", "340")]  # fmt: skip
     assert shown.grids[0].strong == {2}
     assert "3 of 4 configurations are on the Pareto front" in shown.sentences[1]
     assert size_of(shown.pictures[0])[0] == 1118

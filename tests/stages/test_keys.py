@@ -53,6 +53,8 @@ REFERENCES = {"reference ct", "reference mr"}
     (OFFLINE, {"budget__generator_steps": 5}, {"fit", "synthesise", "filter", "downstream", "model"}),
     (OFFLINE, {"method__shape_weight": 1.0}, set()),  # the default, spelled out
     (JOINT, {"mixing__ratio": 2.0}, {"fit", "model"}),
+    (JOINT, {"mixing__composition": "paper"}, {"fit", "model"}),
+    (REAL, {"mixing__composition": "paper"}, set()),
     (JOINT, {"filter__min_dice": 0.3, "mixing__order": "real_first"}, set()),
     (REAL, {"method__shape_weight": 0.0, "mixing__ratio": 9.0, "filter__min_dice": 0.5}, set()),
     (REAL, {"method": "cyclegan", "budget__generator_steps": 99, "training__ema": 0.5}, set()),

@@ -21,11 +21,18 @@ def pool(tmp_path_factory):
     return Pool.of(store, store.records())
 
 
-@given(batch=st.integers(2, 33), step=st.integers(0, 10**6))
-def test_half_and_half_is_exact_in_every_batch(pool, batch, step):
-    """T-B6: floor(b / 2) real."""
+@given(half=st.integers(1, 16), step=st.integers(0, 10**6))
+def test_half_and_half_is_exact_in_every_batch_of_an_even_number(pool, half, step):
+    """T-B6."""
     mixture = Mixture(pool, pool, Mixing(1.0, "mixed", 0.0), 10**6 + 1)
-    assert mixture.composition(step, batch) == (batch // 2, batch - batch // 2)
+    assert mixture.composition(step, 2 * half) == (half, half)
+
+
+@given(batch=st.integers(1, 9), ratio=st.integers(0, 4), step=st.integers(0, 10**6))
+def test_the_papers_composition_sets_synthetic_images_beside_as_many_real_ones_as_without(pool, batch, ratio, step):
+    mixture = Mixture(pool, pool, Mixing(float(ratio), "mixed", 0.0, "paper"), 10**6 + 1)
+    assert mixture.composition(step, batch) == (batch, ratio * batch)
+    assert mixture.real_before(step, batch) == step * batch
 
 
 def test_half_and_half_of_one_alternates(pool):
@@ -52,9 +59,8 @@ def test_all_orders_spend_the_same(pool, ratio, batch, total):
         elif order == "real_first":
             assert [real for real, _ in plan] == sorted((real for real, _ in plan), reverse=True)
     assert len(set(spent.values())) == 1
-    if ratio != 1:
-        share = Fraction(ratio) / (1 + ratio)
-        assert abs(spent["mixed"][1] - share * total * batch) < 1
+    share = Fraction(ratio) / (1 + ratio)
+    assert abs(spent["mixed"][1] - share * total * batch) < 1
 
 
 @given(ratio=ratios, batch=st.integers(1, 9), start=st.integers(0, 1000), length=st.integers(1, 200))
@@ -63,17 +69,17 @@ def test_mixed_keeps_its_ratio_in_every_stretch(pool, ratio, batch, start, lengt
     mixture = Mixture(pool, pool, Mixing(float(ratio), "mixed", 0.0), 10**6)
     plan = [mixture.composition(step, batch)[1] for step in range(start, start + length)]
     assert max(plan) - min(plan) <= 1
-    if ratio != 1:
-        assert abs(sum(plan) - Fraction(ratio) / (1 + ratio) * batch * length) < 1
+    assert abs(sum(plan) - Fraction(ratio) / (1 + ratio) * batch * length) < 1
 
 
-@given(pretrain=st.floats(0, 1), total=st.integers(1, 100), batch=st.integers(2, 5))
-def test_pretraining_is_real_only(pool, pretrain, total, batch):
+@given(pretrain=st.floats(0, 1), total=st.integers(1, 100), half=st.integers(1, 3))
+def test_pretraining_is_real_only(pool, pretrain, total, half):
+    batch = 2 * half
     mixture = Mixture(pool, pool, Mixing(1.0, "mixed", pretrain), total)
     before = int(pretrain * total)
     assert [mixture.composition(step, batch) for step in range(before)] == [(batch, 0)] * before
     after = [mixture.composition(step, batch) for step in range(before, total)]
-    assert after == [(batch // 2, batch - batch // 2)] * (total - before)
+    assert after == [(half, half)] * (total - before)
 
 
 def test_without_synthetic_images_a_mixture_is_its_real_pool(pool):

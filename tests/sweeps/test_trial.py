@@ -240,7 +240,12 @@ def test_a_failed_trial_says_why_in_one_line(workspace, plan, values, error):
 ])  # fmt: skip
 def test_a_downstream_model_that_diverged_fails_its_trial_and_is_in_no_table(workspace, plan, steps, by):
     run(workspace, plan, {"arm": "real", "budget.segmentor_steps": steps}, "t1")
-    wild = {"arm": "real", "downstream.augmentation": "light", "budget.segmentor_steps": steps, "downstream.learning_rate": 1e30}
+    wild = {
+        "arm": "real",
+        "downstream.augmentation": "light",
+        "budget.segmentor_steps": steps,
+        "downstream.learning_rate": 1e30,
+    }
     with pytest.raises(Diverged):
         run(workspace, plan, wild, "t2")
     good, bad = read_results(workspace / "sweeps" / "sweep")
@@ -306,7 +311,10 @@ def test_a_failed_trial_keeps_its_traceback(workspace, plan, monkeypatch):
 
 
 def test_a_trial_that_failed_by_a_fault_of_the_machine_is_trained_again_as_it_was_planned(workspace, plan, monkeypatch):
-    directory, asked = workspace / "sweeps" / "sweep", {"t1": {"arm": "real"}, "t2": {"arm": "real", "downstream.augmentation": "light"}}
+    directory, asked = (
+        workspace / "sweeps" / "sweep",
+        {"t1": {"arm": "real"}, "t2": {"arm": "real", "downstream.augmentation": "light"}},
+    )
     directory.mkdir(parents=True)
     (directory / ASKED).write_text("".join(json.dumps({"trial": t, "values": v}) + "\n" for t, v in asked.items()))
     with monkeypatch.context() as patch:

@@ -129,8 +129,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
-_YAML_KEYS = ("format", "name", "licence", "orientation", "spacing", "size", "disjoint_domains", "symmetric", "domains", "labels",
-              "label_values", "quarantined")  # fmt: skip
+_YAML_KEYS = ("format", "name", "licence", "orientation", "spacing", "size", "disjoint_domains", "symmetric", "domains",
+              "labels", "label_values", "quarantined")  # fmt: skip
 
 
 def _known(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:

@@ -35,12 +35,15 @@ class Images:
     label: int64 [N, *S], class ids 0..C with 0 the background, or ``UNLABELLED`` throughout for an image without one.
     subjects: N pseudonymous ids, for provenance; never shown to a network.
     drawn: of each, how it came about; empty where nobody says.
+    vacant: of real images that a segmentor sees in an update: the numbers of the synthetic ones that are to stand
+    beside them (see ``Task.seen``); None where that is nobody's affair.
     """
 
     image: Tensor
     label: Tensor
     subjects: tuple[str, ...] = ()
     drawn: tuple[Drawn, ...] = ()
+    vacant: tuple[int, ...] | None = None
 
     def to(self, device: torch.device | str) -> Images:
         """The same images on ``device``."""
@@ -51,7 +54,7 @@ class Images:
         """What was made of these: ``image`` [N, 1, *S], with their labels. kind: a number for each way of making, so
         that chance does something else to each."""
         drawn = tuple(replace(one, number=(one.number + kind * _APART) % 2**64) for one in self.drawn)
-        return replace(self, image=image, drawn=drawn)
+        return replace(self, image=image, drawn=drawn, vacant=None)
 
     def __len__(self) -> int:
         return self.image.shape[0]
@@ -133,6 +136,36 @@ class Task:
     synthetic_ratio: float = 1.0
     augment: Callable[[Images], Images] = as_they_are
 
+    def seen(self, real: Images, made: Sequence[Images]) -> list[tuple[Images, float]]:
+        """What one update of a segmentor sees, augmented: parts, each with the weight of the mean of its losses.
+
+        real: the batch's images for it.  made: what was made at this step for the same domain, one batch for each way
+        of making. Where the real images leave places vacant, the parts are one, of as many samples as any other arm
+        sees in an update; elsewhere all that was made stands beside all that is real, weighed by ``synthetic_ratio``.
+        """
+        if real.vacant is None:
+            return [(self.augment(real), 1.0), *((self.augment(one), self.synthetic_ratio) for one in made)]
+        return [(self.augment(_filled(real, made)), 1.0)]
+
+
+def _filled(real: Images, made: Sequence[Images]) -> Images:
+    """``real`` with its vacant places taken by what was made, the ways of making by turns: where one has no label,
+    another's turn comes first. Which is taken depends on the place and its number, not on who works with whom."""
+    import torch
+
+    taken = []
+    for place, number in enumerate(real.vacant or (), start=len(real)):
+        turns = [made[(number + turn) % len(made)] for turn in range(len(made))]
+        labelled = (one for one in turns if bool((one.label[place] != UNLABELLED).any()))
+        taken.append((next(labelled, turns[0]), place))
+    if not taken:
+        return real
+    image = torch.cat([real.image, *(one.image[place][None] for one, place in taken)])
+    label = torch.cat([real.label, *(one.label[place][None] for one, place in taken)])
+    subjects = (*real.subjects, *("".join(one.subjects[place : place + 1]) for one, place in taken))
+    drawn = (*real.drawn, *(told for one, place in taken for told in one.drawn[place : place + 1]))
+    return Images(image, label, subjects, drawn)
+
 
 @dataclass(frozen=True)
 class Adam:
@@ -150,12 +183,16 @@ class Phase:
     decay: the learning rate falls linearly towards 0 over the phase, 1 - (i + 1) / (steps + 1) at its i-th step;
     it is constant otherwise.  may_stop: its validations count towards early stopping (``Training.patience``); those of
     a pre-training, which say nothing of what comes after, do not.
+    segmentors: whether segmentors that the method trains are updated.  made: in how many ways synthetic images are made
+    for each of their updates; 0 where they see real ones alone.
     """
 
     name: str
     steps: int
     decay: bool = False
     may_stop: bool = True
+    segmentors: bool = False
+    made: int = 0
 
 
 Corners = tuple[int, int, int, int]

@@ -29,7 +29,8 @@ def relevant(experiment: Experiment) -> Experiment:
     """The experiment with everything that cannot matter to its arm at its default, so that equals look equal."""
     blank = Experiment(experiment.cohort, experiment.domains)
     if experiment.arm == "joint":
-        mixing = dataclasses.replace(blank.mixing, ratio=experiment.mixing.ratio)
+        given = experiment.mixing
+        mixing = dataclasses.replace(blank.mixing, ratio=given.ratio, composition=given.composition)
         return dataclasses.replace(experiment, mixing=mixing, drawing=blank.drawing, filter=blank.filter)
     if experiment.arm in SYNTHETIC_ARMS:
         return experiment

@@ -13,17 +13,18 @@ from pathlib import Path
 from ganatomy.core.plain_values import plain
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
-from ganatomy.experiment import SYNTHETIC_ARMS, Labels, Score
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Score
 from ganatomy.measures.pathology import healing_rows
 from ganatomy.measures.segmentation import mean_over_patients, s_score_rows
 from ganatomy.stages.artefacts import Stage
 from ganatomy.stages.stages import KEPT, SCORES, Stages, read_scores, score_rows
 from ganatomy.stages.synthesis import score_healing, score_synthesis
 from ganatomy.stores.sampling import synthetic_samples
+from ganatomy.stores.supervision import real_alone, segmentor_update
 from ganatomy.training.distributed import read_history
 from ganatomy.training.downstream import score_label_indices
 from ganatomy.training.models import scored_images
-from ganatomy.training.tasks import generator_updates, real_images
+from ganatomy.training.tasks import phases_of, real_images
 
 REFERENCE_SEED = 2**32 - 1
 """Seed of the independent segmentors behind the S-score, so that none is ever an arm's own model."""
@@ -63,22 +64,12 @@ def work_of(stages: Stages) -> dict[str, float]:
     them that the filter kept; ``generator/updates``, ``generator/samples``, ``generator/device_seconds`` of what made
     them.
 
-    In the ``joint`` arm the model sees a real batch at each of its updates, and one made for it at those that train the
-    generators too.
+    The model's samples are those of ``samples_seen``.
     """
     experiment, budget = stages.experiment, stages.experiment.budget
     taken = _steps(model := stages.model())
     spent: dict[str, float] = {}
-    if experiment.arm == "joint":  # generators begin alone
-        total = generator_updates(experiment, stages.store.classes)
-        updates = max(0, taken - (total - budget.segmentor_steps))
-        both = budget.generator_steps + budget.segmentor_steps - total
-        real, made = updates * budget.batch, max(0, both - (total - taken)) * budget.batch
-    else:
-        updates, seen = taken, taken * budget.batch
-        mixing, total = experiment.mixing, budget.segmentor_steps
-        made = synthetic_samples(mixing, total, taken, budget.batch) if experiment.arm == "offline" else 0
-        real = seen - made
+    updates, real, made = samples_seen(experiment, stages.store.classes, taken)
     spent |= {"work/updates": updates, "work/real_samples": real, "work/synthetic_samples": made}
     if experiment.arm == "offline":
         chosen = json.loads((stages.filtered().directory / KEPT).read_text())
@@ -89,6 +80,24 @@ def work_of(stages: Stages) -> dict[str, float]:
         spent |= {"generator/updates": steps, "generator/samples": steps * budget.batch * roles,
                   "generator/device_seconds": fit.record["device_seconds"]}  # fmt: skip
     return {name: float(value) for name, value in spent.items()}
+
+
+def samples_seen(experiment: Experiment, classes: int, taken: int) -> tuple[int, int, int]:
+    """(updates, real samples, synthetic samples) of the downstream model in the first ``taken`` steps of the loop that
+    trains it, in the joint arm that of the whole method."""
+    mixing, batch, total = experiment.mixing, experiment.budget.batch, experiment.budget.segmentor_steps
+    updates, leading, beside = taken, None, mixing.composition == "paper"
+    if experiment.arm == "joint":
+        phases = phases_of(experiment, classes)
+        updates, leading = segmentor_update(taken, phases)[0], real_alone(phases)
+        mixing = replace(mixing, order="mixed")
+    if experiment.arm not in SYNTHETIC_ARMS:
+        return updates, updates * batch, 0
+    if beside and experiment.arm == "joint":  # all that is made
+        both = max(0, updates - (leading or 0)) if mixing.ratio else 0
+        return updates, updates * batch, both * batch * max(phase.made for phase in phases)
+    made = synthetic_samples(mixing, total, updates, batch, leading)
+    return updates, updates * batch - (0 if beside else made), made
 
 
 def _steps(stage: Stage) -> int:

@@ -113,6 +113,7 @@ class Stages:
             "budget": budget if method.trains_segmentors else {**budget, "segmentor_steps": None},
             "segmentor": self._segmentor_inputs() if method.trains_segmentors else None,
             "ratio": told_of(experiment, self.store.classes).synthetic_ratio,
+            "composition": experiment.mixing.composition if method.trains_segmentors else None,
             "seed": experiment.seed,
         }
 

@@ -1,4 +1,4 @@
-"""Ordinary augmentation of training samples: geometry in millimetres, then intensities. The same for real and synthetic.
+"""Ordinary augmentation of training samples, real and synthetic alike: geometry in millimetres, then intensities.
 
 What is done to a sample is a function of the sample's own number (``Images.drawn``): a resumed run, another number of
 workers and another arm do to it what they did.
@@ -44,8 +44,9 @@ class Geometry:
 LIGHT = Geometry(rotation=10, scale=(0.9, 1.1), translation=0.05)
 STRONG = Geometry(rotation=30, scale=(0.7, 1.4), often=0.2, mirror=True)
 GEOMETRY: Mapping[str, Geometry] = {"light": LIGHT, "strong": STRONG}
-"""By ``downstream.augmentation``. ``strong`` has the probabilities and ranges of nnU-Net (Isensee et al., Nature Methods
-2021, supplementary note 4), but turns slices by 30 degrees as volumes, where nnU-Net turns them all the way round."""
+"""By ``downstream.augmentation``. ``strong`` has the probabilities and ranges of nnU-Net (Isensee et al., Nature
+Methods 2021, supplementary note 4), but turns slices by 30 degrees as volumes, where nnU-Net turns them all the way
+round."""
 
 
 def intensities(strength: str) -> Compose:

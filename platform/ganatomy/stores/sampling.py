@@ -101,29 +101,43 @@ class Mixture:
     All orders spend the same number of samples of each kind in total when ``pretrain`` is 0 (it concerns ``mixed``
     only: its leading part of the steps is real alone). A ratio that does not divide the batch is kept exactly in the
     long run: batches then differ by one sample in a fixed pattern.
+
+    stream: name of the draws of real images, the role's where it is empty: mixtures of one stream draw alike.
+    leading: how many steps are real alone, where ``mixing.pretrain`` does not say it.  online: its synthetic images are
+    made while it trains: a batch holds the real ones, and leaves their places vacant.
     """
 
     real: Pool
     synthetic: Pool | None
     mixing: Mixing
     total_steps: int
+    stream: str = ""
+    leading: int | None = None
+    online: bool = False
 
     def composition(self, step: int, batch: int) -> tuple[int, int]:
-        """(real, synthetic) images in the batch of ``step``; they sum to ``batch``."""
+        """(real, synthetic) images in the batch of ``step``: they sum to ``batch``, or the real ones alone do where the
+        composition is the paper's."""
         synthetic = self.synthetic_before(step + 1, batch) - self.synthetic_before(step, batch)
-        return batch - synthetic, synthetic
+        return batch if self.mixing.composition == "paper" else batch - synthetic, synthetic
 
     def synthetic_before(self, step: int, batch: int) -> int:
         """Synthetic samples in all steps before ``step``. A closed form, so that a step needs no history."""
-        if self.synthetic is None or not len(self.synthetic):
+        if not self.online and (self.synthetic is None or not len(self.synthetic)):
             return 0
-        return synthetic_samples(self.mixing, self.total_steps, step, batch)
+        return synthetic_samples(self.mixing, self.total_steps, step, batch, self.leading)
+
+    def real_before(self, step: int, batch: int) -> int:
+        """Real samples in all steps before ``step``."""
+        beside = self.mixing.composition == "paper"
+        return step * batch - (0 if beside else self.synthetic_before(step, batch))
 
 
-def synthetic_samples(mixing: Mixing, total_steps: int, step: int, batch: int) -> int:
+def synthetic_samples(mixing: Mixing, total_steps: int, step: int, batch: int, leading: int | None = None) -> int:
     """Synthetic samples in all of ``total_steps`` steps before ``step``, where there are synthetic images."""
     if mixing.order == "mixed":
-        return _share(mixing, max(0, step - int(mixing.pretrain * total_steps)), batch)
+        alone = int(mixing.pretrain * total_steps) if leading is None else leading
+        return _share(mixing, max(0, step - alone), batch)
     synthetic = _share(mixing, total_steps, batch)
     if mixing.order == "synthetic_first":
         return min(step * batch, synthetic)
@@ -131,12 +145,10 @@ def synthetic_samples(mixing: Mixing, total_steps: int, step: int, batch: int) -
 
 
 def _share(mixing: Mixing, steps: int, batch: int) -> int:
-    """Synthetic samples among the first ``steps`` mixed batches. One to one means exactly floor(batch / 2) real in
-    every batch (the paper's half and half); one sample a batch cannot be halved and alternates."""
-    if mixing.ratio == 1 and batch > 1:
-        return steps * (batch - batch // 2)
+    """Synthetic samples among the first ``steps`` mixed batches: ``ratio`` for each real one, exactly so in any stretch
+    to within a sample. One to one is half and half where the batch is even, and by turns where it is one."""
     ratio = Fraction(mixing.ratio).limit_denominator(1_000_000)
-    return int(steps * batch * ratio / (1 + ratio))
+    return int(steps * batch * (ratio if mixing.composition == "paper" else ratio / (1 + ratio)))
 
 
 def label_subset(patients: Iterable[Place], fraction: float, seed: int) -> frozenset[Place]:
@@ -187,7 +199,11 @@ class Sampler:
         return {role: self._images(role, pool, step, rank, world) for role, pool in self.pools.items()}
 
     def _images(self, role: str, pool: Pool | Mixture, step: int, rank: int, world: int) -> Images:
-        drawn = self._drawn(role, pool, step)[rank::world]
+        everything = self._drawn(role, pool, step)
+        if isinstance(pool, Mixture) and pool.mixing.composition == "paper" and len(everything) % world:
+            raise InputError(f"{len(everything)} samples in an update for {world} workers", expected="as many for each",
+                             remedy="set budget.batch, mixing.ratio or --workers-per-trial")  # fmt: skip
+        drawn = everything[rank::world]
         size = tuple(self.sampling.size)
         image = np.empty((len(drawn), 1, *size), np.float32)
         label = np.empty((len(drawn), *size), np.int64)
@@ -195,7 +211,11 @@ class Sampler:
             self._fill(image[i, 0], label[i], entry, _generator(self.seed, stream, g))
         subjects = tuple(entry.record.subject for _, entry, _ in drawn)
         of_each = tuple(self._told(stream, entry, g) for stream, entry, g in drawn)
-        return Images(torch.from_numpy(image), torch.from_numpy(label), subjects, of_each)
+        vacant = None
+        if isinstance(pool, Mixture) and pool.online:
+            first = pool.synthetic_before(step, self.size) - len(everything)
+            vacant = tuple(first + place for place in range(rank, self.size, world) if place >= len(everything))
+        return Images(torch.from_numpy(image), torch.from_numpy(label), subjects, of_each, vacant)
 
     def _told(self, stream: str, entry: Entry, g: int) -> Drawn:
         ndim, number = self.sampling.ndim, _generator(self.seed, f"{stream}/drawn", g).integers(2**64, dtype=np.uint64)
@@ -210,8 +230,8 @@ class Sampler:
             return self._stretch(role, pool, step * self.size, self.size)
         synthetic = pool.synthetic_before(step, self.size)
         n_real, n_synthetic = pool.composition(step, self.size)
-        drawn = self._stretch(role, pool.real, step * self.size - synthetic, n_real)
-        if pool.synthetic is not None and n_synthetic:
+        drawn = self._stretch(pool.stream or role, pool.real, pool.real_before(step, self.size), n_real)
+        if not pool.online and pool.synthetic is not None and n_synthetic:
             drawn += self._stretch(f"{role}/synthetic", pool.synthetic, synthetic, n_synthetic)
         return drawn
 

@@ -50,6 +50,12 @@ def task_of(experiment: Experiment, classes: int) -> Task:
     )
 
 
+def fresh_segmentor(experiment: Experiment, classes: int) -> Segmentation:
+    """A segmentor with freshly initialised weights, the same for the same seed in every arm."""
+    torch.manual_seed(experiment.seed)
+    return Segmentation(Segmentation.Config(), task_of(experiment, classes))
+
+
 class Alone(Method):
     """A downstream network S trained alone, which makes no images: left to say are its roles, optimiser and step.
 

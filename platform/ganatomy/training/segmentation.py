@@ -14,7 +14,7 @@ from ganatomy.measures.segmentation import case_scores
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Mixture, Pool, Sampler
 from ganatomy.stores.store import Store
-from ganatomy.training.downstream import ROLE, Segmentation, score_records, segment, task_of
+from ganatomy.training.downstream import ROLE, Segmentation, fresh_segmentor, score_records, segment
 from ganatomy.training.models import DownstreamModels, Some
 from ganatomy.training.tasks import PANEL_SUBJECTS, evaluation_images, grown, segmentor_pool
 
@@ -32,8 +32,7 @@ class Segmentors(DownstreamModels):
 
     def fresh(self, experiment: Experiment, classes: int) -> Segmentation:
         """A segmentor of so many classes, the background among them."""
-        torch.manual_seed(experiment.seed)
-        return Segmentation(Segmentation.Config(), task_of(experiment, classes))
+        return fresh_segmentor(experiment, classes)
 
     def mixtures(self, store: Store, experiment: Experiment, role: str, synthetic: Some | None) -> dict[str, Mixture]:
         """All in one role."""

@@ -22,10 +22,11 @@ from ganatomy.evidence.panels import Column, panel, sheet, write_png
 from ganatomy.experiment import Budget, Experiment, Sampling
 from ganatomy.stores.augmentation import Augmentation, Augmented
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Entry, Pool, Sampler, label_subset
+from ganatomy.stores.sampling import Entry, Mixture, Pool, Sampler, label_subset
 from ganatomy.stores.store import Store, open_store
+from ganatomy.stores.supervision import Supervised, real_alone
 from ganatomy.training.distributed import NETWORKS
-from ganatomy.training.downstream import multiple_of, score_records, segment, task_of
+from ganatomy.training.downstream import ROLE, fresh_segmentor, multiple_of, score_records, segment, task_of
 from ganatomy.training.inference import synthesize_volume
 from ganatomy.training.loop import Draws, Loop, Record, Validate
 from ganatomy.training.models import DownstreamModels, Some, models_of
@@ -102,10 +103,20 @@ def segmentor_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     return Pool.of(store, [image for image in images if image.labelled and image.patient in patients])
 
 
-def _supervision(store: Store, experiment: Experiment, pools: Mapping[str, Pool]) -> dict[str, Pool]:
-    """Pools of labelled images for the roles whose own pools hold unlabelled ones too."""
-    mixed = [role for role, pool in pools.items() if len({entry.labelled for entry in pool.entries}) == 2]
-    return {labelled(role): segmentor_pool(store, experiment, role) for role in mixed}
+def supervision(
+    store: Store, experiment: Experiment, roles: Sequence[str], phases: Sequence[Phase]
+) -> dict[str, Mixture]:
+    """What the segmentors that a method trains see of real images, by the key of its batches: those of the target what
+    the real arm's model sees, in the same order, and as many of them as the offline arm's."""
+    told, total = task_of(experiment, store.classes), sum(phase.steps for phase in phases if phase.segmentors)
+    mixing = replace(experiment.mixing, ratio=told.synthetic_ratio, order="mixed")
+    found = {}
+    for role in roles:
+        if pool := segmentor_pool(store, experiment, role):
+            stream = ROLE if role == experiment.target else ""
+            equal = mixing.composition == "equal"
+            found[labelled(role)] = Mixture(pool, None, mixing, total, stream, real_alone(phases), online=equal)
+    return found
 
 
 def evaluation_images(store: Store, domain: str, split: str) -> list[Image]:
@@ -141,11 +152,15 @@ def augmentation_of(experiment: Experiment, store: Store) -> Augmentation | None
     return None if strength == "none" else Augmentation(strength, store.symmetric)
 
 
+def phases_of(experiment: Experiment, classes: int) -> Sequence[Phase]:
+    """The schedule of the experiment's method."""
+    budget = experiment.budget
+    return make_method(experiment, classes).phases(budget.generator_steps, budget.segmentor_steps)
+
+
 def generator_updates(experiment: Experiment, classes: int) -> int:
     """All steps that the schedule of the experiment's method has, its early stop apart."""
-    budget = experiment.budget
-    phases = make_method(experiment, classes).phases(budget.generator_steps, budget.segmentor_steps)
-    return sum(phase.steps for phase in phases)
+    return sum(phase.steps for phase in phases_of(experiment, classes))
 
 
 def grown(sampling: Sampling, method: Method) -> Sampling:
@@ -233,10 +248,15 @@ class FitGenerator(Recipe):
             method.task = replace(method.task, augment=augment)
         phases = method.phases(budget.generator_steps, budget.segmentor_steps)
         pools = {role: generator_pool(store, experiment, role) for role in method.roles}
-        if method.trains_segmentors:
-            pools |= _supervision(store, experiment, pools)
         pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
-        draws = Sampler(pools, grown(experiment.sampling, method), budget.batch, experiment.seed)
+        size = grown(experiment.sampling, method)
+        sampler = Sampler(pools, size, budget.batch, experiment.seed)
+        draws: Draws = sampler
+        if method.trains_segmentors:
+            seen = supervision(store, experiment, method.roles, phases)
+            draws = Supervised(sampler, Sampler(seen, size, budget.batch, experiment.seed), phases)
+            same = fresh_segmentor(experiment, store.classes).S
+            method.segmentor(experiment.target).load_state_dict(same.state_dict())
         return Course(method, draws, phases, self._validator(store, phases, device), SEGMENTATION.score)
 
     def _validator(self, store: Store, phases: Sequence[Phase], device: torch.device) -> Validate:
