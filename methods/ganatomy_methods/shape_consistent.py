@@ -166,7 +166,7 @@ class ShapeConsistent(Method):
                 fake.extend(terms[1:])
             objective = torch.stack([*real, *fake]).sum()
             together = any(labelled(role) in batch and batch[labelled(role)].vacant is not None for role in "AB")
-            losses["segmentation" if together else "segmentation_real"] = torch.stack(real).sum().detach()
+            losses["segmentation_mixed" if together else "segmentation_real"] = torch.stack(real).sum().detach()
             if fake:
                 losses["segmentation_synthetic"] = torch.stack(fake).sum().detach()
             minimise(objective)

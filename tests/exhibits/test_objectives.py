@@ -41,7 +41,7 @@ def test_the_set_is_of_what_no_other_beats_in_utility_cost_and_fidelity():
         "offline · ratio=0.5": "", "joint · ratio=2": "",
     }  # fmt: skip
     assert rows["joint · ratio=0.5"][1:3] == ("80", "0.800")
-    assert rows["real"][1:3] == ("10", "–")
+    assert rows["real · augmentation=none"][1:3] == ("10", "–")
     assert [exhibit.grids[0].rows[place][-1] for place in exhibit.grids[0].strong] == ["yes"] * 3
     assert "3 of 5 configurations" in exhibit.sentences[0]
     assert "utility alone" in exhibit.sentences[1]

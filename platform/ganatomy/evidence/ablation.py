@@ -16,7 +16,7 @@ from typing import Any
 
 from ganatomy.contracts import InputError
 from ganatomy.downstream.task import task_named, task_of
-from ganatomy.evidence.configurations import names_of, relevant
+from ganatomy.evidence.configurations import AUGMENTATION, names_of, relevant
 from ganatomy.evidence.published import Comparison, compare
 from ganatomy.evidence.work import Planned, more_work, planned_work, unequal_work
 from ganatomy.experiment import SYNTHETIC_ARMS, Downstream, Experiment, TrialResult, replicates
@@ -322,7 +322,7 @@ def _no_comparison(row: Row, planned: Planned, lost: Sequence[int]) -> str:
 
 
 def _downstream(row: Row) -> dict[str, Any]:
-    return {name: value for name, value in row.parameters.items() if name.startswith("downstream.")}
+    return {name: value for name, value in row.parameters.items() if "downstream." in name and name != AUGMENTATION}
 
 
 def _scored(trial: TrialResult) -> bool:

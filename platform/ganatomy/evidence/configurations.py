@@ -57,7 +57,8 @@ def declared_family(
     """
     able = [(point, made) for point in listed if (made := space.experiment(point, fixed)).arm in SYNTHETIC_ARMS]
     if asked:
-        able += [(point, space.experiment(point, fixed)) for point in controls]
+        longer = [point for point in controls if "budget.segmentor_steps" in point]  # others may be the baseline
+        able += [(point, space.experiment(point, fixed)) for point in longer]
     wanted = [_asked(member, [experiment for _, experiment in able]) for member in asked]
     return {
         relevant(experiment).configuration(): " ".join(f"{key}={plain(v)}" for key, v in point.items() if key != "seed")
