@@ -60,7 +60,7 @@ def test_rows_are_judged_as_one_family_against_the_baseline():
         assert rows[name].alpha < 0.025
         alone = compare(of_scores(asked[name]), baseline)
         assert rows[name].low < alone.low < alone.high < rows[name].high
-    assert rows["real"].answer == "no verdict"
+    assert rows["real · augmentation=none"].answer == "no verdict"
 
 
 def test_what_a_search_sampled_is_no_member_of_the_family():

@@ -44,7 +44,7 @@ def test_json_is_standard_and_keeps_every_patient():
     assert best["finding"]["p"] < 0.05
     assert best["finding"]["sentence"] in values["conclusion"]
     assert next(row for row in values["rows"] if row["name"] == "real · augmentation=strong")["finding"] is None
-    assert next(row for row in values["rows"] if row["name"] == "real")["finding"]["low"] is None
+    assert next(row for row in values["rows"] if row["name"] == "real · augmentation=none")["finding"]["low"] is None
 
 
 class Elements(html.parser.HTMLParser):
