@@ -31,13 +31,15 @@ def trial(name, made, lift=0.0, patients=12, noise=0.005, **more):
     return TrialResult(name, made, **given)
 
 
+STRONG = {"downstream__augmentation": "strong"}
+
+
 def sweep(patients=12, seeds=(0, 1, 2)):
     results = []
     for seed in seeds:
         results += [
             trial(f"r{seed}", experiment(arm="real", seed=seed), patients=patients),
-            trial(f"c{seed}", experiment(arm="real", downstream__augmentation="strong", seed=seed), 0.03,
-                  patients=patients),  # fmt: skip
+            trial(f"c{seed}", experiment(arm="real", **STRONG, seed=seed), 0.03, patients=patients),
             trial(f"o{seed}", experiment(arm="offline", mixing__ratio=0.5, seed=seed), 0.03, patients=patients),
             trial(f"j{seed}", experiment(arm="joint", mixing__ratio=0.5, seed=seed), 0.1, patients=patients,
                   summary={"synthesis/s_score/mr": 0.8 + 0.1 * seed, "synthesis/s_score/ct": 0.7,

@@ -22,5 +22,5 @@ def test_a_plan_of_before_is_read_and_not_resumed(tmp_path):
     (folder / PLAN).write_text(json.dumps(values))
     plan = read_plan(folder)
     assert (plan.base.arm, plan.base.downstream.augmentation) == ("real", "strong")
-    with pytest.raises(InputError, match="'old' was planned when arms had other terms.*begin a new sweep"):
+    with pytest.raises(InputError, match=r"'old' was planned when arms had other terms.*begin a new sweep"):
         check_terms(plan)
