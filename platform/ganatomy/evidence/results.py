@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -12,8 +13,9 @@ from typing import Any, TypeVar
 
 from ganatomy.contracts import InputError
 from ganatomy.core.durable import append_line
+from ganatomy.core.installation import software
 from ganatomy.core.names import checked_name, on_one_line, shortened
-from ganatomy.core.plain_files import read_json
+from ganatomy.core.plain_files import MOST_JSON, read_json, read_text
 from ganatomy.core.plain_values import plain
 from ganatomy.core.plugins import nearest, resolve
 from ganatomy.core.standstill import USUAL_S
@@ -32,6 +34,9 @@ CONCLUDED = "concluded"
 RETRIED = "retried.jsonl"
 TRACEBACK = "traceback.txt"
 """In a trial's folder: that it has come to its end; when it was put back, and why; what it failed by, and where."""
+
+DRIVEN_BY = "software.jsonl"
+"""In a sweep's folder: a line a driver whose software is not that of the driver before it, name -> version."""
 
 BASELINE = "the best training without synthetic data"
 """What candidates are compared with: chosen as they are, on validation patients."""
@@ -308,3 +313,20 @@ def is_retried(directory: Path, trial: str) -> bool:
 def write_json(path: Path, value: Any) -> None:
     """Write beside, then rename. NaN is written as such (Python reads it back)."""
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def keep_software(directory: Path) -> None:
+    """Write down that the sweep in ``directory`` is driven from here on by what is installed here."""
+    here = software()
+    if [here] != drivers(directory)[-1:]:
+        append_line(directory / DRIVEN_BY, json.dumps(here))
+
+
+def drivers(directory: Path) -> list[dict[str, str]]:
+    """What drove a sweep, name -> version, the first driver first, each that differs from the one before; none where
+    it was not yet written down. A line that a driver was killed at is passed over."""
+    path, found = directory / DRIVEN_BY, []
+    for line in read_text(path, MOST_JSON).splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError, AttributeError):
+            found.append({str(name): str(value) for name, value in json.loads(line).items()})
+    return found
