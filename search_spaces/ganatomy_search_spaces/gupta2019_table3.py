@@ -3,7 +3,7 @@ humerus (TL_G), and with the classifier of the humerus to select by as well (TL_
 
 from __future__ import annotations
 
-from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
+from ganatomy.search_space import PaperClaim, PaperData, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import suggest_classifier
 from ganatomy_search_spaces.gupta2019_table2 import BASE, THRESHOLDS
 from ganatomy_search_spaces.unit_lesion import BASE as FULL_BASE
@@ -59,6 +59,7 @@ def _table(part: str, rows: dict[str, Values], printed: dict[str, tuple[float, s
             "With 50 lesions an area has an interval of about ±0.09 here: those of all rows overlap.",
             "Where nothing reaches the threshold a trial of ours ends without a result, and its row is left blank.",
         ),
+        PaperData(part, {"H": "radiograph", "L": "radiograph"}, FULL_BASE.sampling.size),
     )
 
 

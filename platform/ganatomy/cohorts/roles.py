@@ -79,8 +79,10 @@ def choose_domains(cohort: Cohort, source: str, target: str) -> tuple[str, str]:
     labelled = {name: len({row.patient for row in cohort.rows_of(name, "train") if row.label}) for name in known}
     if not (source or target) and len(set(labelled.values())) == 1:
         source, target = known
-        tell(f"{counted(labelled[target], 'labelled training patient')} in {source} and in {target} alike: the order "
-             f"of the cohort makes {source} the source and {target} the target (--target {source} for the other way)")
+        tell(
+            f"{counted(labelled[target], 'labelled training patient')} in {source} and in {target} alike: the order "
+            f"of the cohort makes {source} the source and {target} the target (--target {source} for the other way)"
+        )
     target = target or min((name for name in known if name != source), key=lambda name: labelled[name])
     source = source or next(name for name in known if name != target)
     if source == target:

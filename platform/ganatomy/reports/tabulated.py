@@ -189,7 +189,7 @@ def _figure_cells(figure: Figure) -> list[str]:
     if math.isfinite(figure.deviation):
         ours += f" ± {figure.deviation:.3f}"
     seeds = f" ({counted(figure.seeds, 'training')})" if figure.seeds else ""
-    return [figure.name, figure.metric, f"{figure.paper:.3f} {figure.spread}".rstrip(), ours + seeds]
+    return [figure.name, figure.metric, f"{number(figure.paper, 3)} {figure.spread}".rstrip(), ours + seeds]
 
 
 def _finding_cells(finding: Finding) -> list[str]:

@@ -201,6 +201,8 @@ class SweepRequest(Options):
                 controls=tuple(controls),
                 compare=self.compare,
                 objectives=self.objectives,
+                anatomy=cohort.anatomy,
+                modalities={domain.name: domain.modality for domain in cohort.domains.values()},
             )
             _tell_family(plan)
             plan = settled(plan)
