@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ganatomy.contracts import InputError
-from ganatomy.core.plain_values import assign, build, check, digest, flatten, plain
+from ganatomy.core.plain_values import assign, build, check, digest, flatten, from_text, plain
 from ganatomy.core.plugins import nearest, resolve
 
 if TYPE_CHECKING:
@@ -96,10 +96,16 @@ class Transfer:
     generator: cohort that the method is trained on (TL_G of Gupta et al. 2019).  judge: cohort that the filter's
     downstream model is trained on (TL_PL). By name, or by the digest of its store; "" for this one. Domains go by the
     same names there.
+    settings: of the method, where they are others while a borrowed generator is trained: ``transfer.settings.window``.
     """
 
     generator: str = ""
     judge: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        read = {name: from_text(value) if isinstance(value, str) else value for name, value in self.settings.items()}
+        object.__setattr__(self, "settings", read)
 
 
 @dataclass(frozen=True)
@@ -226,7 +232,15 @@ class Experiment:
         values: dict[str, Any] = {**self.to_dict(), "seed": None}
         if self.augmentation == 1:  # as in plans from before it could be set, which declare what they compare by this
             del values["augmentation"]
+        if not self.transfer.settings:  # likewise
+            del values["transfer"]["settings"]
         return digest(values)
+
+    def lent(self) -> Experiment:
+        """The experiment with its method as it is trained: where a generator is borrowed, as its lender has it."""
+        if not (self.transfer.generator and self.transfer.settings):
+            return self
+        return replace(self, method=Choice(self.method.name, {**self.method.config, **self.transfer.settings}))
 
     def domain(self, role: str) -> str:
         """Name of the cohort's domain that plays ``role``, without the state."""
@@ -279,6 +293,10 @@ class Experiment:
         if self.arm == "joint":
             check(not self.transfer.generator, "transfer.generator", self.transfer.generator,
                   "none: a joint model is trained on its own cohort")  # fmt: skip
+        for name in self.transfer.settings:
+            check(name not in method.synthesis_settings, f"transfer.settings.{name}", self.transfer.settings[name],
+                  f"a setting that training depends on; what is made with it afterwards has method.{name}")  # fmt: skip
+        build(method.Config, self.transfer.settings, "transfer.settings.")
         self._check_task()
         self.method_config()
         resolve("networks", self.downstream.network.name)

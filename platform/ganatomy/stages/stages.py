@@ -21,7 +21,7 @@ from torch import nn
 from ganatomy.contracts import InputError, Method
 from ganatomy.core.names import checked_name
 from ganatomy.core.plain_values import plain
-from ganatomy.core.plugins import nearest, resolve
+from ganatomy.core.plugins import resolve
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
 from ganatomy.experiment import Experiment, Labels, Score, Transfer
@@ -29,6 +29,7 @@ from ganatomy.stages.artefacts import Artefacts, Follow, Grown, Stage, Work, cod
 from ganatomy.stages.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.stages.selection import judged, kept_images
 from ganatomy.stages.synthesis import synthetic_items
+from ganatomy.stores.lending import lending_store
 from ganatomy.stores.store import Store, open_store
 from ganatomy.stores.writing import write_store
 from ganatomy.training.distributed import Workers, run_task, train
@@ -181,6 +182,8 @@ class Stages:
 
         own = {"store": self.store.digest, "labels": self.experiment.labels}  # a fit may be another cohort's
         inputs = {"fit": fit.key, **own, "target": self.experiment.target, "settings": self._settings(trained=False)}
+        if self.experiment.lent() != self.experiment:  # then those of the fit are not those that cut what it is given
+            inputs["own"] = self._settings(trained=True)
         if self.experiment.method_class().draws_from_noise:
             inputs["drawing"] = plain(self.experiment.drawing)
         return self.artefacts.compute("synthesise", inputs, self.apart(work), costs=True)
@@ -247,19 +250,10 @@ class Stages:
         return self._borrowed("judge", self._elsewhere(name).downstream(target, follow=False))
 
     def _elsewhere(self, name: str) -> Stages:
-        """The stages of the same experiment on another cohort of the workspace, all of it seen, nothing transferred."""
-        stores = {
-            path.name: path for path in sorted(self.store_path.parent.iterdir()) if (path / "store.json").exists()
-        }
-        named = {open_store(path).name: path for path in stores.values()}
-        path = stores.get(name) or named.get(name)
-        if path is None:
-            raise InputError(
-                f"transfer from cohort {name!r}, of which there is no store in {self.store_path.parent}",
-                expected=nearest(name, named),
-                remedy="run a sweep on that cohort in this workspace first",
-            )
-        alone = replace(self.experiment, transfer=Transfer(), labels=Labels())
+        """The stages of the same experiment, with the settings of who lends its generator, on another cohort of the
+        workspace, all of it seen, nothing transferred."""
+        path = lending_store(self.store_path.parent, name)
+        alone = replace(self.experiment.lent(), transfer=Transfer(), labels=Labels())
         return Stages(self.workspace, path, alone, self.workers, say=self.say, may_train=self.may_train)
 
     def _borrowed(self, kind: str, stage: Stage) -> Stage:

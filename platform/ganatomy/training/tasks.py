@@ -129,9 +129,10 @@ def evaluation_images(store: Store, domain: str, split: str) -> list[Image]:
 
 
 def make_method(experiment: Experiment, classes: int) -> Method:
-    """The experiment's method with freshly initialised networks, the same for the same seed."""
+    """The experiment's method with freshly initialised networks, the same for the same seed; with the settings of its
+    lender where it is borrowed."""
     torch.manual_seed(experiment.seed)
-    return experiment.method_class()(experiment.method_config(), task_of(experiment, classes))
+    return experiment.method_class()(experiment.lent().method_config(), task_of(experiment, classes))
 
 
 def generator_updates(experiment: Experiment, classes: int) -> int:
