@@ -122,7 +122,8 @@ def healthiness(stages: Stages, split: str) -> tuple[dict[str, float], list[Scor
     """How healthy pseudo-healthy images are and how much they still are the same person's, never one without the
     other (Xia et al. 2019, section 4.2), as numbers to log and as rows; empty for a method that takes no lesion out.
 
-    f_pre is the reference segmentor of the S-score: it saw real training images only."""
+    f_pre is the reference segmentor of the S-score in the diseased domain: it saw real training images only. Where
+    nobody's lesions are labelled there is none, and identity is measured alone."""
     experiment = stages.experiment
     if all(experiment.state(role) != "lesion" for role in experiment.method_class().roles):
         return {}, []
@@ -135,6 +136,8 @@ def healthiness(stages: Stages, split: str) -> tuple[dict[str, float], list[Scor
 
     keys = {domain: stage.key for domain, stage in references.items()}
     inputs = {"fit": fit.key, "split": split, "references": keys, "areas": True}  # without them before
+    if len({experiment.domain(role) for role in experiment.method_class().roles}) > 1:  # found nothing before
+        inputs["judged_in"] = "the diseased domain"
     stage = stages.artefacts.compute("healthiness", inputs, stages.apart(work))
     found = json.loads((stage.directory / SCORES).read_text())
     return dict(found["summary"]), healing_rows(found["rows"])
@@ -157,12 +160,13 @@ def label_index_scores(stages: Stages, split: str) -> list[Score]:
 
 
 def reference_models(stages: Stages) -> dict[str, Stage]:
-    """Domain -> an independent segmentor: real images only, every label there is, its own seed."""
+    """Domain -> an independent segmentor: real images only, every label there is, its own seed. Of a domain in which
+    nothing is labelled, such as that of healthy people, there is none."""
     free = replace(stages.experiment, arm="real", labels=Labels(), seed=REFERENCE_SEED)
     real_only = Stages(stages.workspace, stages.store_path, free, stages.workers, say=stages.say)
     roles = {stages.experiment.domain(role): role for role in stages.experiment.method_class().roles}
     return {
         domain: real_only.downstream(role)
         for domain, role in roles.items()
-        if all(any(i.labelled for i in real_images(stages.store, domain, split)) for split in ("train", "val"))
+        if all(any(i.labelled_slices for i in real_images(stages.store, domain, split)) for split in ("train", "val"))
     }
