@@ -56,11 +56,24 @@ class Mixing:
     ratio: synthetic per real.  order: ``mixed``, every batch holds both; ``synthetic_first`` / ``real_first``, one
     after the other.  pretrain: leading fraction of the segmentor's budget spent on real images only
     (offline arm, ``mixed``).
+    share: what synthetic images have of it: as the ``ratio`` says; or, by ``counts``, each image as much as a real one.
+    distinct: how many of the images that a filter keeps are mixed in, 0 for all (offline arm).  source_patients: how
+    many training patients of the domains that are no target there are to learn from and to make images of, those with
+    labels where there are any; 0 for all. Sets of one seed are nested, in both.
     """
 
     ratio: float = 1.0
     order: Literal["mixed", "synthetic_first", "real_first"] = "mixed"
     pretrain: float = 0.5
+    share: Literal["ratio", "counts"] = "ratio"
+    distinct: int = 0
+    source_patients: int = 0
+
+    def stated(self) -> dict[str, Any]:
+        """What decides results, by name: amounts that are at their defaults are left out, as from before there were
+        any."""
+        return {name: value for name, value in vars(self).items()
+                if name not in ("share", "distinct", "source_patients") or value != vars(Mixing())[name]}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -234,6 +247,7 @@ class Experiment:
             del values["augmentation"]
         if not self.transfer.settings:  # likewise
             del values["transfer"]["settings"]
+        values["mixing"] = plain(self.mixing.stated())
         return digest(values)
 
     def lent(self) -> Experiment:
@@ -256,9 +270,16 @@ class Experiment:
 
     def validate(self) -> Experiment:
         """Check what types cannot. Returns self; raises InputError naming the parameter, its value and the remedy."""
+        check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
         check(0 < self.labels.fraction <= 1, "labels.fraction", self.labels.fraction, "a number in (0, 1]")
         check(self.mixing.ratio >= 0, "mixing.ratio", self.mixing.ratio, "a number >= 0")
         check(0 <= self.mixing.pretrain <= 1, "mixing.pretrain", self.mixing.pretrain, "a number in [0, 1]")
+        for name in ("distinct", "source_patients"):
+            count = getattr(self.mixing, name)
+            check(count >= 0, f"mixing.{name}", count, "a whole number, 0 for all")
+        sources = [role for role in self.domains if self.domain(role) != self.target_domain()]
+        count = self.mixing.source_patients
+        check(bool(sources) or not count, "mixing.source_patients", count, "0 where every role is of the target domain")
         check(self.drawing.per_label >= 0, "drawing.per_label", self.drawing.per_label, "a number >= 0")
         check(self.drawing.at_least >= 1, "drawing.at_least", self.drawing.at_least, "a whole number >= 1")
         for name, threshold in vars(self.filter).items():
@@ -277,7 +298,6 @@ class Experiment:
         rate = self.downstream.learning_rate
         check(rate > 0, "downstream.learning_rate", rate, "a number > 0")
         check(0 <= self.seed < 2**32, "seed", self.seed, "a whole number in [0, 2^32)")
-        check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
         for role in self.domains:
             state = self.state(role)
             check(state in ("", *STATES), f"domains.{role}", self.domains[role],

@@ -31,6 +31,7 @@ from ganatomy.measures.objectives import check_objectives
 from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import MINIMUM_TRAININGS
 from ganatomy.search_space import SearchSpace, load_space, named_in, parse_settings
+from ganatomy.stages.amounts import check_amounts
 from ganatomy.stores.lending import check_lenders
 from ganatomy.stores.preparation import prepare
 from ganatomy.stores.store import URL, Store, publish_store
@@ -173,6 +174,7 @@ class SweepRequest(Options):
             if url := self.store_url or os.environ.get(URL):
                 publish_store(store.path, url)
             check_lenders(store.path.parent, experiments)
+            check_amounts(store, experiments)
             for experiment in experiments:  # labels without which every trial would fail, one after the other
                 labelled_patients(store, experiment, experiment.target)
                 scored_images(store, experiment, "val")
