@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ganatomy.contracts import InputError
-from ganatomy.core.plain_values import assign, build, check, digest, flatten, plain
+from ganatomy.core.plain_values import assign, build, check, digest, flatten, from_text, plain
 from ganatomy.core.plugins import nearest, resolve
 
 if TYPE_CHECKING:
@@ -56,11 +56,24 @@ class Mixing:
     ratio: synthetic per real.  order: ``mixed``, every batch holds both; ``synthetic_first`` / ``real_first``, one
     after the other.  pretrain: leading fraction of the segmentor's budget spent on real images only
     (offline arm, ``mixed``).
+    share: what synthetic images have of it: as the ``ratio`` says; or, by ``counts``, each image as much as a real one.
+    distinct: how many of the images that a filter keeps are mixed in, 0 for all (offline arm).  source_patients: how
+    many training patients of the domains that are no target there are to learn from and to make images of, those with
+    labels where there are any; 0 for all. Sets of one seed are nested, in both.
     """
 
     ratio: float = 1.0
     order: Literal["mixed", "synthetic_first", "real_first"] = "mixed"
     pretrain: float = 0.5
+    share: Literal["ratio", "counts"] = "ratio"
+    distinct: int = 0
+    source_patients: int = 0
+
+    def stated(self) -> dict[str, Any]:
+        """What decides results, by name: amounts that are at their defaults are left out, as from before there were
+        any."""
+        return {name: value for name, value in vars(self).items()
+                if name not in ("share", "distinct", "source_patients") or value != vars(Mixing())[name]}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,10 +109,16 @@ class Transfer:
     generator: cohort that the method is trained on (TL_G of Gupta et al. 2019).  judge: cohort that the filter's
     downstream model is trained on (TL_PL). By name, or by the digest of its store; "" for this one. Domains go by the
     same names there.
+    settings: of the method, where they are others while a borrowed generator is trained: ``transfer.settings.window``.
     """
 
     generator: str = ""
     judge: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        read = {name: from_text(value) if isinstance(value, str) else value for name, value in self.settings.items()}
+        object.__setattr__(self, "settings", read)
 
 
 @dataclass(frozen=True)
@@ -226,7 +245,16 @@ class Experiment:
         values: dict[str, Any] = {**self.to_dict(), "seed": None}
         if self.augmentation == 1:  # as in plans from before it could be set, which declare what they compare by this
             del values["augmentation"]
+        if not self.transfer.settings:  # likewise
+            del values["transfer"]["settings"]
+        values["mixing"] = plain(self.mixing.stated())
         return digest(values)
+
+    def lent(self) -> Experiment:
+        """The experiment with its method as it is trained: where a generator is borrowed, as its lender has it."""
+        if not (self.transfer.generator and self.transfer.settings):
+            return self
+        return replace(self, method=Choice(self.method.name, {**self.method.config, **self.transfer.settings}))
 
     def domain(self, role: str) -> str:
         """Name of the cohort's domain that plays ``role``, without the state."""
@@ -242,9 +270,16 @@ class Experiment:
 
     def validate(self) -> Experiment:
         """Check what types cannot. Returns self; raises InputError naming the parameter, its value and the remedy."""
+        check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
         check(0 < self.labels.fraction <= 1, "labels.fraction", self.labels.fraction, "a number in (0, 1]")
         check(self.mixing.ratio >= 0, "mixing.ratio", self.mixing.ratio, "a number >= 0")
         check(0 <= self.mixing.pretrain <= 1, "mixing.pretrain", self.mixing.pretrain, "a number in [0, 1]")
+        for name in ("distinct", "source_patients"):
+            count = getattr(self.mixing, name)
+            check(count >= 0, f"mixing.{name}", count, "a whole number, 0 for all")
+        sources = [role for role in self.domains if self.domain(role) != self.target_domain()]
+        count = self.mixing.source_patients
+        check(bool(sources) or not count, "mixing.source_patients", count, "0 where every role is of the target domain")
         check(self.drawing.per_label >= 0, "drawing.per_label", self.drawing.per_label, "a number >= 0")
         check(self.drawing.at_least >= 1, "drawing.at_least", self.drawing.at_least, "a whole number >= 1")
         for name, threshold in vars(self.filter).items():
@@ -263,7 +298,6 @@ class Experiment:
         rate = self.downstream.learning_rate
         check(rate > 0, "downstream.learning_rate", rate, "a number > 0")
         check(0 <= self.seed < 2**32, "seed", self.seed, "a whole number in [0, 2^32)")
-        check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
         for role in self.domains:
             state = self.state(role)
             check(state in ("", *STATES), f"domains.{role}", self.domains[role],
@@ -279,6 +313,10 @@ class Experiment:
         if self.arm == "joint":
             check(not self.transfer.generator, "transfer.generator", self.transfer.generator,
                   "none: a joint model is trained on its own cohort")  # fmt: skip
+        for name in self.transfer.settings:
+            check(name not in method.synthesis_settings, f"transfer.settings.{name}", self.transfer.settings[name],
+                  f"a setting that training depends on; what is made with it afterwards has method.{name}")  # fmt: skip
+        build(method.Config, self.transfer.settings, "transfer.settings.")
         self._check_task()
         self.method_config()
         resolve("networks", self.downstream.network.name)

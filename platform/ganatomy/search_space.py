@@ -15,9 +15,11 @@ from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import from_text, plain
 from ganatomy.core.plugins import Group, allow, resolve
 from ganatomy.experiment import Experiment
-
-Values = Mapping[str, Any]
-"""Dotted parameter name -> value."""
+from ganatomy.papers import PaperClaim as PaperClaim
+from ganatomy.papers import PaperData as PaperData
+from ganatomy.papers import PaperFigure as PaperFigure
+from ganatomy.papers import PaperTable as PaperTable
+from ganatomy.papers import Values as Values
 
 
 class Suggest(Protocol):
@@ -39,47 +41,6 @@ class Suggest(Protocol):
 def never(values: Values) -> bool:
     """No trial of a space asks for two workers unless the space says so."""
     return False
-
-
-@dataclass(frozen=True)
-class PaperFigure:
-    """A number that a paper prints.
-
-    name: what it calls the row.  point: values that our configuration of it has.  value: in the metric's own unit (Dice
-    in [0, 1]).  spread: as printed, such as ``± 0.03``.  metric: its name in a trial's summary; ``{B}`` in it stands
-    for the domain that plays role B, and ``synthesis/s_score/*`` for the mean of all whose names begin so.
-    """
-
-    name: str
-    point: Values
-    value: float
-    spread: str = ""
-    metric: str = "val/dice"
-
-
-@dataclass(frozen=True)
-class PaperClaim:
-    """An effect that a paper reports: the configuration with the values ``more`` has a greater ``metric`` than the one
-    with the values ``less``."""
-
-    says: str
-    more: Values
-    less: Values
-    metric: str = "val/dice"
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """A table of a paper, to be shown beside a sweep of the same study.
-
-    where: paper, table, data.  caveats: in sentences, what is inconsistent or missing in it, and which of its orders
-    are not to be expected here.
-    """
-
-    where: str
-    figures: tuple[PaperFigure, ...]
-    claims: tuple[PaperClaim, ...] = ()
-    caveats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ganatomy.experiment import Budget, Choice, Downstream, Sampling
-from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
+from ganatomy.search_space import PaperClaim, PaperData, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import suggest_classifier
 from ganatomy_search_spaces.unit_lesion import BASE as FULL_BASE
 
@@ -71,6 +71,7 @@ PUBLISHED = PaperTable(
         "That all synthetic lesions without selection do not help is said in the text, without a figure; so is that a "
         "weight of 1 changes texture and puts no lesion in.",
     ),
+    of=PaperData("humerus", {"H": "radiograph", "L": "radiograph"}, FULL_BASE.sampling.size),
 )
 
 SPACE = SearchSpace(

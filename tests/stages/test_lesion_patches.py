@@ -15,6 +15,7 @@ from ganatomy.cohorts.pseudonyms import pseudonyms_of
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Labels
 from ganatomy.phantoms.bones import bone_film, make_bone_cohort
+from ganatomy.stages.amounts import check_amounts
 from ganatomy.stages.lesion_patches import film_items, part, patch_items, role_in, rules_of
 from ganatomy.stages.outcome import outcome_of
 from ganatomy.stages.stages import PATCHES, SYNTHETIC, Stages
@@ -37,6 +38,13 @@ def store(tmp_path_factory):
 def films(store):
     method = make_method(OFFLINE, store.classes).eval()
     return list(film_items(method, OFFLINE, store, "fit", CPU))
+
+
+def test_more_films_than_can_be_made_are_refused_beforehand(store, films):
+    for distinct in (1, len(films)):
+        check_amounts(store, [OFFLINE.with_values({"mixing.distinct": distinct})])
+    with pytest.raises(InputError, match="of at most 36 synthetic images that unit_lesion makes"):  # windows x normals
+        check_amounts(store, [OFFLINE.with_values({"mixing.distinct": 2 * 6 * 3 + 1})])
 
 
 def test_who_trains_receives_nothing(store):

@@ -50,6 +50,7 @@ def import_cohort(
     group_near_copies: bool = False,
     name: str = "",
     licence: str = "",
+    anatomy: str = "",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Cohort, Findings]:
@@ -72,7 +73,8 @@ def import_cohort(
     disjoint_domains: hold a patient scanned in several domains to one: no, train (held-out patients keep all their
     images, which nobody learns from), all.
     group_near_copies: patients who share nearly equal images are one for the split.
-    name, licence: for the record.  overwrite: replace the cohort in ``out``.  progress: told (images opened, total).
+    name, licence: for the record.  anatomy: as in ``Cohort``.  overwrite: replace the cohort in ``out``.
+    progress: told (images opened, total).
 
     Faulty images are quarantined, named in the findings, and the rest goes on. Raises InputError where there is nothing
     to go on with, or where an option is wrong; ``out`` is then untouched.
@@ -100,6 +102,7 @@ def import_cohort(
         size=_axes(size, int, "--size"),
         disjoint_domains=disjoint_domains != "no",
         licence=licence or source.licence,
+        anatomy=anatomy,
         rows=tuple(rows),
     )
     # Splits come later, and so may patients of two domains: only what the source itself says is judged here.

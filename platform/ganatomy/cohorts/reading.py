@@ -46,6 +46,7 @@ def read_cohort(path: Path | str, *, require_files: bool = True) -> Cohort:
         orientation=str(values.get("orientation", "RAS")),
         disjoint_domains=bool(values.get("disjoint_domains", False)),
         licence=str(values.get("licence") or ""),
+        anatomy=str(values.get("anatomy") or ""),
         rows=tuple(rows[index] for index in kept),
         quarantined=findings,
         set_aside=tuple(row for row in rows if str(row.image) in aside),
@@ -122,8 +123,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
-_YAML_KEYS = ("format", "name", "licence", "orientation", "spacing", "size", "disjoint_domains", "domains", "labels",
-              "label_values", "quarantined")  # fmt: skip
+_YAML_KEYS = ("format", "name", "licence", "anatomy", "orientation", "spacing", "size", "disjoint_domains", "domains",
+              "labels", "label_values", "quarantined")  # fmt: skip
 
 
 def _known(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:

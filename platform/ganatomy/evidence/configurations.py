@@ -27,7 +27,8 @@ def relevant(experiment: Experiment) -> Experiment:
     if experiment.arm != "classical":
         experiment = dataclasses.replace(experiment, augmentation=blank.augmentation)
     if experiment.arm == "joint":
-        mixing = dataclasses.replace(blank.mixing, ratio=experiment.mixing.ratio)
+        own = experiment.mixing
+        mixing = dataclasses.replace(blank.mixing, ratio=own.ratio, source_patients=own.source_patients)
         return dataclasses.replace(experiment, mixing=mixing, drawing=blank.drawing, filter=blank.filter)
     if experiment.arm in SYNTHETIC_ARMS:
         return experiment

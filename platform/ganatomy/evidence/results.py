@@ -60,6 +60,7 @@ class SweepPlan:
     controls: values of trials that are run besides what the space lists or samples, each with its seed.
     compare: as the family was asked for, NAME=VALUE; empty where it is all that the space lists.
     objectives: names of ``measures.objectives`` that the sampler looks for; none in earlier plans: utility alone.
+    anatomy, modalities: of the cohort and of its domains; unsaid in earlier plans.
     """
 
     name: str
@@ -91,6 +92,8 @@ class SweepPlan:
     controls: tuple[Mapping[str, Any], ...] = ()
     compare: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ()
+    anatomy: str = ""
+    modalities: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def validations(self) -> int:
@@ -131,12 +134,33 @@ class SweepPlan:
             resolve(kind, name)
 
     def published(self, tell: Callable[[str], None] = lambda why: None) -> tuple[PaperTable, ...]:
-        """What papers say of the sweep's points; nothing, and ``tell`` hears why, where its space cannot be had."""
+        """What papers say of the sweep's points, of organ and modalities like its cohort's; ``tell`` hears why others
+        are left out, or all, where its space cannot be had."""
         try:
-            return self.search_space().published
+            tables = self.search_space().published
         except InputError as error:
             tell(f"nothing that papers say of its points is shown: {on_one_line(str(error))}")
             return ()
+        unlike = {table.where: self._unlike(table) for table in tables}
+        for where, why in unlike.items():
+            if why:
+                tell(f"{where}: not shown beside this sweep: {why}")
+        return tuple(table for table in tables if not unlike[table.where])
+
+    def _unlike(self, table: PaperTable) -> str:
+        """What the table is of and this sweep's cohort is not, in words."""
+        if table.of is None:
+            return ""
+        ours, theirs = self.anatomy, table.of.anatomy
+        if ours.casefold() != theirs.casefold():
+            return f"that is of the {theirs}, and this of " + (
+                f"the {ours}" if ours else "what cohort.yaml leaves unsaid"
+            )
+        for role, said in table.of.modalities.items():
+            domain = self.base.domain(role)
+            if not {_modality(said)} & {_modality(domain), _modality(self.modalities.get(domain, ""))}:
+                return f"{role} is {said} there, and {domain} here"
+        return ""
 
     def save(self, directory: Path) -> None:
         """Write ``sweep.json``, atomically; what lies in the workspace by its place there."""
@@ -151,6 +175,11 @@ class SweepPlan:
         files = {"runs are recorded in": self.tracking_uri.removeprefix(SQLITE), "the prepared cohort is": self.store}
         return [f"{said} {path}, which is not in workspace {workspace}" for said, path in files.items()
                 if path.startswith("/") and not Path(path).is_relative_to(absolute(workspace))]  # fmt: skip
+
+
+def _modality(name: str) -> str:
+    """A modality's name, in one spelling."""
+    return {"mri": "mr"}.get(name.casefold(), name.casefold())
 
 
 def sweeps(workspace: Path) -> list[str]:

@@ -133,6 +133,13 @@ def _cut(
             )
 
 
+def film_places(experiment: Experiment, parting: Parting) -> Iterable[tuple[str, Corners]]:
+    """Image of ``parting`` and window, of each patch that a lesion is to be put into."""
+    rules = rules_of(experiment)
+    windows = rules.of_lesions(parting.boxes, parting.sides, experiment.seed)
+    return rules.of_normals(windows, parting.sources, parting.sides, experiment.seed + 1)
+
+
 def film_items(
     method: Method, experiment: Experiment, store: Store, source: str, device: torch.device
 ) -> Iterator[Item]:
@@ -142,9 +149,7 @@ def film_items(
     lesion, the box of what was put in, and its own patient.  source: what to name as their maker.
     """
     rules, parting = rules_of(experiment), part(store, experiment)
-    windows = rules.of_lesions(parting.boxes, parting.sides, experiment.seed)
-    places = iter(rules.of_normals(windows, parting.sources, parting.sides, experiment.seed + 1))
-    number = 0
+    places, number = iter(film_places(experiment, parting)), 0
     while some := list(islice(places, AT_ONCE)):
         images = [_image(store, parting.records[name]) for name, _ in some]
         patches = [rules.cut(image, window) for image, (_, window) in zip(images, some)]

@@ -21,7 +21,7 @@ from torch import nn
 from ganatomy.contracts import InputError, Method
 from ganatomy.core.names import checked_name
 from ganatomy.core.plain_values import plain
-from ganatomy.core.plugins import nearest, resolve
+from ganatomy.core.plugins import resolve
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
 from ganatomy.experiment import Experiment, Labels, Score, Transfer
@@ -29,6 +29,8 @@ from ganatomy.stages.artefacts import Artefacts, Follow, Grown, Stage, Work, cod
 from ganatomy.stages.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.stages.selection import judged, kept_images
 from ganatomy.stages.synthesis import synthetic_items
+from ganatomy.stores.amounts import distinct_images
+from ganatomy.stores.lending import lending_store
 from ganatomy.stores.store import Store, open_store
 from ganatomy.stores.writing import write_store
 from ganatomy.training.distributed import Workers, run_task, train
@@ -114,6 +116,7 @@ class Stages:
             "segmentor": self._segmentor_inputs() if method.trains_segmentors else None,
             "ratio": told_of(experiment, self.store.classes).synthetic_ratio,
             "seed": experiment.seed,
+            **self._sources(),
         }
 
         def work(directory: Path, grown: Grown) -> None:
@@ -179,8 +182,11 @@ class Stages:
                     remedy="label some, swap source and target, or choose another method",
                 )
 
-        own = {"store": self.store.digest, "labels": self.experiment.labels}  # a fit may be another cohort's
+        own = {"store": self.store.digest, "labels": self.experiment.labels, **self._sources()}
+        # a fit may be another cohort's
         inputs = {"fit": fit.key, **own, "target": self.experiment.target, "settings": self._settings(trained=False)}
+        if self.experiment.lent() != self.experiment:  # then those of the fit are not those that cut what it is given
+            inputs["own"] = self._settings(trained=True)
         if self.experiment.method_class().draws_from_noise:
             inputs["drawing"] = plain(self.experiment.drawing)
         return self.artefacts.compute("synthesise", inputs, self.apart(work), costs=True)
@@ -190,6 +196,9 @@ class Stages:
         to be, by their label or by their class."""
         rule = self.experiment.filter
         made = self.synthesised()
+        if distinct := self.experiment.mixing.distinct:  # before anybody is trained to judge
+            there = len(open_store(made.directory / SYNTHETIC))
+            distinct_images(range(there), there, distinct, self.experiment.seed)
         judge = self._judge() if any(vars(rule).values()) else None
 
         def work(directory: Path) -> None:
@@ -215,12 +224,13 @@ class Stages:
             "training": replace(experiment.training, ema=0.0),
             "augment": augment if strength in (0.0, 1.0) else strength,
             "kept": kept.key if kept else None,
-            "mixing": experiment.mixing if kept else None,
+            "mixing": _of_mixing(experiment) if kept else None,
             "seed": experiment.seed,
         }
 
+        synthetic, indices = self.mixed_in(kept) if kept else (None, ())
+
         def work(directory: Path, grown: Grown) -> None:
-            synthetic, indices = self._kept(kept) if kept else (None, ())
             build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices, strength)
             train(build, directory, self.workers, grown)
 
@@ -247,19 +257,11 @@ class Stages:
         return self._borrowed("judge", self._elsewhere(name).downstream(target, follow=False))
 
     def _elsewhere(self, name: str) -> Stages:
-        """The stages of the same experiment on another cohort of the workspace, all of it seen, nothing transferred."""
-        stores = {
-            path.name: path for path in sorted(self.store_path.parent.iterdir()) if (path / "store.json").exists()
-        }
-        named = {open_store(path).name: path for path in stores.values()}
-        path = stores.get(name) or named.get(name)
-        if path is None:
-            raise InputError(
-                f"transfer from cohort {name!r}, of which there is no store in {self.store_path.parent}",
-                expected=nearest(name, named),
-                remedy="run a sweep on that cohort in this workspace first",
-            )
-        alone = replace(self.experiment, transfer=Transfer(), labels=Labels())
+        """The stages of the same experiment, with the settings of who lends its generator, on another cohort of the
+        workspace, all of it seen, nothing transferred."""
+        path = lending_store(self.store_path.parent, name)
+        mixing = replace(self.experiment.mixing, source_patients=0)
+        alone = replace(self.experiment.lent(), transfer=Transfer(), labels=Labels(), mixing=mixing)
         return Stages(self.workspace, path, alone, self.workers, say=self.say, may_train=self.may_train)
 
     def _borrowed(self, kind: str, stage: Stage) -> Stage:
@@ -268,11 +270,14 @@ class Stages:
         self.artefacts.costs[stage.key] = stage.record["device_seconds"]
         return stage
 
-    def _kept(self, stage: Stage) -> tuple[Path, tuple[int, ...]]:
-        """The synthetic set that a filter stage looked at, and the indices of the images it kept."""
+    def mixed_in(self, stage: Stage) -> tuple[Path, tuple[int, ...]]:
+        """The synthetic set that a filter stage looked at, and the indices of the images it kept, or of as many of them
+        as are asked for. InputError where it kept fewer."""
         key = checked_name(stage.record["inputs"]["synthesise"], f"{stage.directory}: key")
         made = self.workspace / "stages" / "synthesise" / key
-        return made / SYNTHETIC, tuple(json.loads((stage.directory / KEPT).read_text())["kept"])
+        found = json.loads((stage.directory / KEPT).read_text())
+        chosen = distinct_images(found["kept"], found["of"], self.experiment.mixing.distinct, self.experiment.seed)
+        return made / SYNTHETIC, chosen
 
     # --- inputs of keys ------------------------------------------------------------------------------------------
 
@@ -288,6 +293,11 @@ class Stages:
             "sampling": experiment.sampling,
             **self._task_code(),
         }
+
+    def _sources(self) -> dict[str, Any]:
+        """How many patients of the source there are, where not all are used."""
+        count = self.experiment.mixing.source_patients
+        return {"source_patients": count} if count else {}
 
     def _task_code(self) -> dict[str, Any]:
         """What a task of somebody's own adds to keys. Of ours ``FORMAT`` speaks, as of all that is the platform's."""
@@ -328,6 +338,11 @@ class Stages:
     def __getstate__(self) -> dict[str, Any]:
         """Ships to another process without the callbacks, which belong to the trial's own."""
         return {**self.__dict__, "follow": _ignore, "say": _ignore}
+
+
+def _of_mixing(experiment: Experiment) -> dict[str, Any]:
+    """What of the mixing the downstream model depends on, beside the images."""
+    return {name: value for name, value in experiment.mixing.stated().items() if name != "source_patients"}
 
 
 def _ignore(*_: Any) -> None:

@@ -31,6 +31,8 @@ from ganatomy.measures.objectives import check_objectives
 from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import MINIMUM_TRAININGS
 from ganatomy.search_space import SearchSpace, load_space, named_in, parse_settings
+from ganatomy.stages.amounts import check_amounts
+from ganatomy.stores.lending import check_lenders
 from ganatomy.stores.preparation import prepare
 from ganatomy.stores.store import URL, Store, publish_store
 from ganatomy.sweeps.options import Options
@@ -171,6 +173,8 @@ class SweepRequest(Options):
             tracking = Tracking(self.tracking_uri or None, workspace, f"{cohort.name} {store.digest[:8]}")
             if url := self.store_url or os.environ.get(URL):
                 publish_store(store.path, url)
+            check_lenders(store.path.parent, experiments)
+            check_amounts(store, experiments)
             for experiment in experiments:  # labels without which every trial would fail, one after the other
                 labelled_patients(store, experiment, experiment.target)
                 scored_images(store, experiment, "val")
@@ -201,6 +205,8 @@ class SweepRequest(Options):
                 controls=tuple(controls),
                 compare=self.compare,
                 objectives=self.objectives,
+                anatomy=cohort.anatomy,
+                modalities={domain.name: domain.modality for domain in cohort.domains.values()},
             )
             _tell_family(plan)
             plan = settled(plan)

@@ -23,6 +23,7 @@ from ganatomy.evidence.panels import Column
 from ganatomy.experiment import Experiment, Sampling, Score, State
 from ganatomy.images.imaging import in_plane
 from ganatomy.measures.roc import LESION, NORMAL, PROBABILITY
+from ganatomy.stores.amounts import in_proportion
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Augmentation, Mixture, Pool, Sampler, resized, slices_in
 from ganatomy.stores.store import Store
@@ -148,7 +149,9 @@ class Classifiers(DownstreamModels):
         steps, mixed = experiment.budget.segmentor_steps, {}
         for name in STATE:
             made = None if synthetic is None else Pool.of(synthetic[0], _of_class(synthetic[1], name))
-            mixed[name] = Mixture(Pool.of(store, _of_class(real, name)), made, experiment.mixing, steps)
+            own = Pool.of(store, _of_class(real, name))
+            mixing = in_proportion(experiment.mixing, len(own), len(made or ()))
+            mixed[name] = Mixture(own, made, mixing, steps)
         return mixed
 
     def sampler(

@@ -11,6 +11,7 @@ from ganatomy.contracts import Method
 from ganatomy.evidence.panels import Column
 from ganatomy.experiment import Experiment, Sampling, Score
 from ganatomy.measures.segmentation import case_scores
+from ganatomy.stores.amounts import in_proportion
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Augmentation, Mixture, Pool, Sampler
 from ganatomy.stores.store import Store
@@ -38,7 +39,8 @@ class Segmentors(DownstreamModels):
     def mixtures(self, store: Store, experiment: Experiment, role: str, synthetic: Some | None) -> dict[str, Mixture]:
         """All in one role."""
         real, made = segmentor_pool(store, experiment, role), None if synthetic is None else Pool.of(*synthetic)
-        return {ROLE: Mixture(real, made, experiment.mixing, experiment.budget.segmentor_steps)}
+        mixing = in_proportion(experiment.mixing, len(real), len(made or ()))
+        return {ROLE: Mixture(real, made, mixing, experiment.budget.segmentor_steps)}
 
     def sampler(
         self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool | Augmentation

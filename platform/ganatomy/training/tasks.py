@@ -20,6 +20,7 @@ from ganatomy.downstream.segmentation import SEGMENTATION
 from ganatomy.downstream.task import task_of as asked_of
 from ganatomy.evidence.panels import Column, panel, sheet, write_png
 from ganatomy.experiment import Budget, Experiment, Sampling
+from ganatomy.stores.amounts import some_patients
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Augmentation, Entry, Pool, Sampler, label_subset
 from ganatomy.stores.store import Store, open_store
@@ -49,9 +50,9 @@ def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozen
     domain = experiment.domain(role)
     annotated = models_of(experiment).annotated
     images = [image for image in real_images(store, domain, "train") if annotated(image)]
-    patients = {image.patient for image in images}
     if domain != experiment.target_domain():
-        return frozenset(patients)
+        return frozenset(image.patient for image in images) & source_patients(store, experiment, role)
+    patients = {image.patient for image in images}
     if not patients:
         raise InputError(
             f"cohort {store.name}: no labelled training image of domain {domain!r}",
@@ -59,6 +60,16 @@ def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozen
             remedy="choose another target domain, or label some",
         )
     return drawn_patients(images, patients, experiment.labels.fraction, experiment.seed)
+
+
+def source_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
+    """Training patients of the domain of ``role``, no target's, who take part: of those with labels where there are
+    any, as many as ``mixing.source_patients`` says. InputError where there are fewer."""
+    domain, count = experiment.domain(role), experiment.mixing.source_patients
+    images = real_images(store, domain, "train")
+    known = [image for image in images if models_of(experiment).annotated(image)] if count else []
+    said = f"{'labelled ' if known else ''}training patients of domain {domain} of cohort {store.name}"
+    return some_patients(known or images, count, experiment.seed, said)
 
 
 def drawn_patients(images: Iterable[Image], patients: Collection[str], fraction: float, seed: int) -> frozenset[str]:
@@ -77,8 +88,11 @@ def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     """The images that a generator learns ``role`` from, in its state; labels only of ``labelled_patients``."""
     images = real_images(store, experiment.domain(role), "train")
     patients = labelled_patients(store, experiment, role)
-    if experiment.domain(role) == experiment.target_domain() and experiment.labels.gan_sees == "subset":
-        images = [image for image in images if image.patient in patients]
+    if experiment.domain(role) == experiment.target_domain():
+        seen = patients if experiment.labels.gan_sees == "subset" else None
+    else:
+        seen = source_patients(store, experiment, role)
+    images = [image for image in images if seen is None or image.patient in seen]
     pool = Pool.of(store, images, patients).in_state(experiment.state(role), experiment.sampling.ndim)
     if not len(pool):
         raise InputError(
@@ -129,9 +143,10 @@ def evaluation_images(store: Store, domain: str, split: str) -> list[Image]:
 
 
 def make_method(experiment: Experiment, classes: int) -> Method:
-    """The experiment's method with freshly initialised networks, the same for the same seed."""
+    """The experiment's method with freshly initialised networks, the same for the same seed; with the settings of its
+    lender where it is borrowed."""
     torch.manual_seed(experiment.seed)
-    return experiment.method_class()(experiment.method_config(), task_of(experiment, classes))
+    return experiment.method_class()(experiment.lent().method_config(), task_of(experiment, classes))
 
 
 def generator_updates(experiment: Experiment, classes: int) -> int:
