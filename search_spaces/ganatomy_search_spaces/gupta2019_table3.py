@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import suggest_classifier
-from ganatomy_search_spaces.gupta2019_table2 import BASE, THRESHOLDS
-from ganatomy_search_spaces.unit_lesion import BASE as FULL_BASE
+from ganatomy_search_spaces.gupta2019_table2 import BASE, FULL, THRESHOLDS
 
 LENDER = "humeri"
 """Name of the cohort that is borrowed from; it has to have been prepared in the same workspace."""
@@ -93,7 +92,7 @@ TIBIA = SearchSpace(
     sample=sample,
     points=tuple(TIBIA_ROWS.values()),
     seeds=(0, 1, 2),
-    full=FULL_BASE.with_values({"method.window": 1.0, "method.normals": 7}),
+    full=FULL.with_values({"method.window": 1.0, "method.normals": 7, "method.candidates": 4680}),
     published=(TIBIA_TABLE,),
 )
 FEMUR = SearchSpace(
@@ -103,6 +102,6 @@ FEMUR = SearchSpace(
     sample=sample,
     points=tuple(FEMUR_ROWS.values()),
     seeds=(0, 1, 2),
-    full=FULL_BASE,
+    full=FULL.with_values({"method.candidates": 9171}),
     published=(FEMUR_TABLE,),
 )
