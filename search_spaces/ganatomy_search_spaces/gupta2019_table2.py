@@ -31,7 +31,7 @@ BASE = replace(
 )
 
 FULL = FULL_BASE.with_values({"method.source_share": 0.75, "method.candidates": 4643})
-"""As Table 1 counts: 536 patches without a lesion train, of as many of the 2295 films at most; so many are translated."""
+"""As Table 1 counts: 536 patches without a lesion train, of as many of the 2295 films at most; 4643 are translated."""
 
 REAL: Values = {"arm": "real"}
 
