@@ -24,7 +24,7 @@ from ganatomy.core.plain_values import plain
 from ganatomy.core.plugins import nearest, resolve
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
-from ganatomy.experiment import Experiment, Labels, Score, Transfer
+from ganatomy.experiment import Experiment, Labels, Score, Transfer, as_before
 from ganatomy.stages.artefacts import Artefacts, Follow, Grown, Stage, Work, code_digest, key_of
 from ganatomy.stages.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.stages.selection import judged, kept_images
@@ -109,7 +109,7 @@ class Stages:
             "domains": experiment.domains,
             "method": {"name": experiment.method.name, **self._settings(trained=True)},
             "code": code_digest(method),
-            "training": experiment.training,
+            "training": as_before(experiment.training),
             "budget": budget if method.trains_segmentors else {**budget, "segmentor_steps": None},
             "segmentor": self._segmentor_inputs() if method.trains_segmentors else None,
             "ratio": told_of(experiment, self.store.classes).synthetic_ratio,
@@ -212,7 +212,7 @@ class Stages:
             "role": role,
             "domain": experiment.domain(role),
             "segmentor": self._segmentor_inputs(),
-            "training": replace(experiment.training, ema=0.0),
+            "training": as_before(replace(experiment.training, ema=0.0)),
             "augment": augment if strength in (0.0, 1.0) else strength,
             "kept": kept.key if kept else None,
             "mixing": experiment.mixing if kept else None,

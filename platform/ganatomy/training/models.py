@@ -61,6 +61,14 @@ class DownstreamModels(ABC):
     ) -> list[Score]:
         """Rows of evidence on images that say what is asked. Subjects and patients appear by the store's pseudonyms."""
 
+    def loss(
+        self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
+    ) -> float:
+        """What its training minimises, on whole images that say what is asked: for ``training.waits_for = loss``.
+        InputError for a task that has no such thing."""
+        raise InputError("training.waits_for = 'loss' with a downstream task that has no loss on whole images",
+                         expected="score", remedy="--set training.waits_for=score")  # fmt: skip
+
     @abstractmethod
     def judge(
         self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
