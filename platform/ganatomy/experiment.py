@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ganatomy.contracts import InputError
@@ -109,11 +109,15 @@ class Downstream:
     network: any entry of ``ganatomy.networks`` (or a dotted path).  task: any of ``ganatomy.tasks``, such as
     ``segmentation``, by labels; or ``classification``, which images show a lesion: whole images, brought to
     ``sampling.size``, by their class.
+    weights: a safetensors file that every one of these networks starts from, in every arm; "", none. What it lacks
+    starts at random.  frozen: beginnings of the names of its tensors that never change, such as ``stages.0``.
     """
 
     network: Choice = field(default_factory=lambda: Choice("unet"))
     learning_rate: float = 2e-4
     task: str = "segmentation"
+    weights: str = ""
+    frozen: tuple[str, ...] = ()
 
     def asked(self) -> Any:
         """The task, a ``ganatomy.downstream.task.DownstreamTask``: here alone its name becomes that object. InputError
@@ -231,10 +235,16 @@ class Experiment:
 
     def configuration(self) -> str:
         """Content hash of everything but the seed: trials that share it are replicates."""
-        values: dict[str, Any] = {**self.to_dict(), "seed": None, "training": as_before(self.training)}
+        values: dict[str, Any] = {**self.to_dict(), "seed": None, "training": as_before(self.training),
+                                  "downstream": as_before(self.downstream)}  # fmt: skip
         if self.augmentation == 1:  # as in plans from before it could be set, which declare what they compare by this
             del values["augmentation"]
         return digest(values)
+
+    def trained(self) -> Experiment:
+        """The experiment whose networks are about to be given the weights that a training left: those that it started
+        from are not looked for."""
+        return replace(self, downstream=replace(self.downstream, weights="", frozen=()))
 
     def domain(self, role: str) -> str:
         """Name of the cohort's domain that plays ``role``, without the state."""
@@ -310,7 +320,7 @@ class Experiment:
         return build(self.method_class().Config, self.method.config, "method.")
 
 
-LATER: Mapping[str, Any] = {"patience_epochs": 0.0, "waits_for": "score", "keep": "last"}
+LATER: Mapping[str, Any] = {"patience_epochs": 0.0, "waits_for": "score", "keep": "last", "weights": "", "frozen": []}
 """Settings that earlier versions had not, with what these did."""
 
 

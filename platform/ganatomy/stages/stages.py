@@ -33,8 +33,9 @@ from ganatomy.stores.store import Store, open_store
 from ganatomy.stores.writing import write_store
 from ganatomy.training.distributed import Workers, run_task, train
 from ganatomy.training.downstream import task_of as told_of
+from ganatomy.training.downstream import weights_digest
 from ganatomy.training.loop import Record
-from ganatomy.training.models import models_of, scored_images
+from ganatomy.training.models import check_start, models_of, scored_images
 from ganatomy.training.tasks import FitGenerator, TrainDownstream, load_networks, make_method
 
 SCORES = "scores.json"
@@ -65,6 +66,8 @@ class Stages:
         self.store: Store = open_store(self.store_path)
         for role in self.experiment.domains:  # an unknown domain is an InputError here, before anything is spent
             self.store.records(self.experiment.domain(role))
+        if self.may_train:
+            check_start(self.experiment, self.store.classes)
         self.artefacts = Artefacts(self.workspace / "stages", self.workers, self.say, self.may_train)
         self.keys = self.artefacts.keys
 
@@ -232,12 +235,14 @@ class Stages:
         """The trained downstream network that ``model`` (a downstream stage, or a joint fit) left, ready to predict."""
         if model.kind == "fit":
             return self.method(model).segmentor(self.experiment.target)
-        fresh = models_of(self.experiment).fresh(self.experiment, self.store.classes)
+        fresh = models_of(self.experiment).fresh(self.experiment.trained(), self.store.classes)
         return load_networks(fresh, model.directory).get_submodule("S").to(self.device())
 
     def method(self, fit: Stage) -> Method:
         """The trained method that a fit left, in evaluation mode."""
-        return load_networks(make_method(self.experiment, self.store.classes), fit.directory).to(self.device())
+        return load_networks(make_method(self.experiment.trained(), self.store.classes), fit.directory).to(
+            self.device()
+        )
 
     def _judge(self) -> Stage:
         """The downstream model trained on real images only: of this cohort, or of one that has more of them."""
@@ -302,8 +307,11 @@ class Stages:
 
     def _segmentor_inputs(self) -> dict[str, Any]:
         downstream = self.experiment.downstream
+        given = as_before(downstream)
+        if downstream.weights:  # what is in it counts, not where it lies
+            given["weights"] = weights_digest(downstream.weights)
         return {
-            **plain(downstream),
+            **given,
             "code": code_digest(resolve("networks", downstream.network.name)),
             "budget": {**plain(self.experiment.budget), "generator_steps": None},
         }

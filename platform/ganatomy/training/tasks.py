@@ -137,7 +137,7 @@ def make_method(experiment: Experiment, classes: int) -> Method:
 def generator_updates(experiment: Experiment, classes: int) -> int:
     """All steps that the schedule of the experiment's method has, its early stop apart."""
     budget = experiment.budget
-    phases = make_method(experiment, classes).phases(budget.generator_steps, budget.segmentor_steps)
+    phases = make_method(experiment.trained(), classes).phases(budget.generator_steps, budget.segmentor_steps)
     return sum(phase.steps for phase in phases)
 
 
