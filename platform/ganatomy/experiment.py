@@ -128,11 +128,15 @@ class Downstream:
     network: any entry of ``ganatomy.networks`` (or a dotted path).  task: any of ``ganatomy.tasks``, such as
     ``segmentation``, by labels; or ``classification``, which images show a lesion: whole images, brought to
     ``sampling.size``, by their class.
+    weights: a safetensors file that every one of these networks starts from, in every arm; "", none. What it lacks
+    starts at random.  frozen: beginnings of the names of its tensors that never change, such as ``stages.0``.
     """
 
     network: Choice = field(default_factory=lambda: Choice("unet"))
     learning_rate: float = 2e-4
     task: str = "segmentation"
+    weights: str = ""
+    frozen: tuple[str, ...] = ()
 
     def asked(self) -> Any:
         """The task, a ``ganatomy.downstream.task.DownstreamTask``: here alone its name becomes that object. InputError
@@ -174,13 +178,21 @@ class Budget:
 class Training:
     """The loop's own settings, the same for every method. Off by default where the papers have none.
 
-    ema: decay of an exponential moving average of the generators' weights, 0 off.  patience: stop after so many
-    validations without a better mean Dice, 0 off.  clip_norm: gradient norm bound, 0 off.
-    precision: ``auto`` is bf16 on hardware that has it, else fp32.
+    ema: decay of an exponential moving average of the generators' weights, 0 off.  clip_norm: gradient norm bound,
+    0 off.  precision: ``auto`` is bf16 on hardware that has it, else fp32.
+
+    patience_epochs: stop once nothing has been better for so many epochs, 0 off. In every arm an epoch is as many
+    updates as the downstream model takes to go through its real training samples. It is looked at when the loop
+    validates: ``budget.validations`` says how finely.  patience: the same, counted in validations.
+    waits_for: what is to get better: the ``score`` of the downstream task, or its ``loss`` on validation patients.
+    keep: the weights of the ``last`` update, or those that validated ``best`` by that.
     """
 
     ema: float = 0.0
     patience: int = 0
+    patience_epochs: float = 0.0
+    waits_for: Literal["score", "loss"] = "score"
+    keep: Literal["last", "best"] = "last"
     clip_norm: float = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
@@ -242,7 +254,8 @@ class Experiment:
 
     def configuration(self) -> str:
         """Content hash of everything but the seed: trials that share it are replicates."""
-        values: dict[str, Any] = {**self.to_dict(), "seed": None}
+        values: dict[str, Any] = {**self.to_dict(), "seed": None, "training": as_before(self.training),
+                                  "downstream": as_before(self.downstream)}  # fmt: skip
         if self.augmentation == 1:  # as in plans from before it could be set, which declare what they compare by this
             del values["augmentation"]
         if not self.transfer.settings:  # likewise
@@ -255,6 +268,11 @@ class Experiment:
         if not (self.transfer.generator and self.transfer.settings):
             return self
         return replace(self, method=Choice(self.method.name, {**self.method.config, **self.transfer.settings}))
+
+    def trained(self) -> Experiment:
+        """The experiment whose networks are about to be given the weights that a training left: those that it started
+        from are not looked for."""
+        return replace(self, downstream=replace(self.downstream, weights="", frozen=()))
 
     def domain(self, role: str) -> str:
         """Name of the cohort's domain that plays ``role``, without the state."""
@@ -292,7 +310,7 @@ class Experiment:
         for name in ("segmentor_steps", "generator_steps", "batch", "validations"):
             check(getattr(self.budget, name) >= 1, f"budget.{name}", getattr(self.budget, name), "a whole number >= 1")
         check(0 <= self.training.ema < 1, "training.ema", self.training.ema, "a number in [0, 1)")
-        for name in ("patience", "clip_norm"):
+        for name in ("patience", "patience_epochs", "clip_norm"):
             check(getattr(self.training, name) >= 0, f"training.{name}", getattr(self.training, name), "0 or more")
         check(0 < self.augmentation <= STRONGEST, "augmentation", self.augmentation, f"a number in (0, {STRONGEST:g}]")
         rate = self.downstream.learning_rate
@@ -338,6 +356,16 @@ class Experiment:
     def method_config(self) -> Any:
         """The method's frozen Config with this experiment's settings over the paper's defaults."""
         return build(self.method_class().Config, self.method.config, "method.")
+
+
+LATER: Mapping[str, Any] = {"patience_epochs": 0.0, "waits_for": "score", "keep": "last", "weights": "", "frozen": []}
+"""Settings that earlier versions had not, with what these did."""
+
+
+def as_before(part: Any) -> dict[str, Any]:
+    """The plain values of a part of an Experiment, without what ``LATER`` names where it has that value: plans and
+    stages of earlier versions keep their hashes."""
+    return {name: value for name, value in plain(part).items() if name not in LATER or value != LATER[name]}
 
 
 # --- results -----------------------------------------------------------------------------------------------------

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from ganatomy.search_space import PaperClaim, PaperData, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import suggest_classifier
-from ganatomy_search_spaces.gupta2019_table2 import BASE, THRESHOLDS
-from ganatomy_search_spaces.unit_lesion import BASE as FULL_BASE
+from ganatomy_search_spaces.gupta2019_table2 import BASE, FULL, THRESHOLDS
 
 LENDER = "humeri"
 """Name of the cohort that is borrowed from; it has to have been prepared in the same workspace."""
@@ -62,7 +61,7 @@ def _table(part: str, rows: dict[str, Values], printed: dict[str, tuple[float, s
             "With 50 lesions an area has an interval of about ±0.09 here: those of all rows overlap.",
             "Where nothing reaches the threshold a trial of ours ends without a result, and its row is left blank.",
         ),
-        PaperData(part, {"H": "radiograph", "L": "radiograph"}, FULL_BASE.sampling.size),
+        PaperData(part, {"H": "radiograph", "L": "radiograph"}, FULL.sampling.size),
     )
 
 
@@ -97,8 +96,13 @@ TIBIA = SearchSpace(
     sample=sample,
     points=tuple(TIBIA_ROWS.values()),
     seeds=(0, 1, 2),
-    full=FULL_BASE.with_values(
-        {"method.window": 1.0, "method.normals": 7, "transfer.settings": {**HUMERUS, "normals": 10}}
+    full=FULL.with_values(
+        {
+            "method.window": 1.0,
+            "method.normals": 7,
+            "method.candidates": 4680,
+            "transfer.settings": {**HUMERUS, "normals": 10},
+        }
     ),
     published=(TIBIA_TABLE,),
 )
@@ -109,6 +113,6 @@ FEMUR = SearchSpace(
     sample=sample,
     points=tuple(FEMUR_ROWS.values()),
     seeds=(0, 1, 2),
-    full=FULL_BASE,
+    full=FULL.with_values({"method.candidates": 9171}),
     published=(FEMUR_TABLE,),
 )

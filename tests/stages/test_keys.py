@@ -71,6 +71,8 @@ REFERENCES = {"reference ct", "reference mr"}
     (REAL, {"budget__batch": 1}, {"downstream", "model", *REFERENCES}),
     (REAL, {"sampling__foreground": 0.0}, {"downstream", "model", *REFERENCES}),
     (REAL, {"training__patience": 2}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"training__patience_epochs": 2.0}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"training__keep": "best"}, {"downstream", "model", *REFERENCES}),
     (OFFLINE, {"labels__fraction": 0.5}, {"fit", "synthesise", "filter", "downstream", "model"}),
     (OFFLINE, {"seed": 1}, {"fit", "synthesise", "filter", "downstream", "model"}),
     ({**OFFLINE, "labels__fraction": 0.5}, {"labels__gan_sees": "all"},

@@ -148,7 +148,8 @@ class Patches(Protocol):
 
     @property
     def source_share(self) -> float:
-        """Share in (0, 1) of the patients without a lesion who are kept from training, to receive lesions later."""
+        """Least share, in (0, 1), of the patients without a lesion who are kept from training, to receive lesions
+        later."""
         ...
 
     def of_lesions(
@@ -165,6 +166,17 @@ class Patches(Protocol):
         seed: int,
     ) -> list[tuple[str, Corners]]:
         """(image without a lesion, window to cut of it) for the windows of the lesions."""
+        ...
+
+    def receiving(
+        self,
+        windows: Mapping[str, Sequence[Corners]],
+        sources: Sequence[str],
+        sides: Mapping[str, tuple[int, int]],
+        seed: int,
+    ) -> list[tuple[str, Corners]]:
+        """(image that may receive a lesion, window to put one into), each of ``sources`` at one window at least before
+        any has a second; fewer where the method has a bound. windows: of the lesions."""
         ...
 
     def sources(self, negatives: Sequence[str], used: Sequence[str], patients: Mapping[str, str]) -> list[str]:

@@ -25,11 +25,13 @@ Seeds = Sequence[Sequence[Score]]
 @dataclass(frozen=True)
 class Column:
     """A column of the table beside the score. header: as it is shown, its unit behind a blank.  of: the number, by its
-    name in ``Standing`` or in its ``further``.  form: how it is written, as ``format`` takes it."""
+    name in ``Standing``, in its ``further`` or in ``Row.work``.  form: how it is written, as ``format`` takes it.
+    to: where the cell is an interval, the number that it ends with, named likewise."""
 
     header: str
     of: str
     form: str = ".3f"
+    to: str = ""
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ def _places(
     if not receivers:
         return
     given: set[str] = set()
-    for name, window in rules.of_normals(windows, receivers, sides, seed):
+    for name, window in rules.receiving(windows, receivers, sides, seed):
         if name not in given and len(given) < most:
             image = torch.from_numpy(_prepared(generator, rows[name]).image.copy())
             if rules.worth(rules.cut(image, window)):

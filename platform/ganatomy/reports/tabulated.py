@@ -142,9 +142,10 @@ def work_table(table: Ablation) -> tuple[list[str], list[list[str]]]:
 
 
 def _own(row: Row, column: Column) -> str:
-    """A number that is a column of the row's task."""
-    value = row.further[column.of] if column.of in row.further else getattr(row, column.of, math.nan)
-    return format(value, column.form) if math.isfinite(value) else "–"
+    """A number that is a column of the row's task, or an interval."""
+    known = {**row.work, **row.further}
+    values = [known.get(of, getattr(row, of, math.nan)) for of in (column.of, column.to) if of]
+    return "–".join(format(value, column.form) for value in values) if all(map(math.isfinite, values)) else "–"
 
 
 def _s_scores(row: Row) -> str:

@@ -33,7 +33,9 @@ def _most(store: Store, experiment: Experiment) -> int:
     """No more synthetic images of the target than these can be made."""
     method = experiment.method_class()
     if method.on_patches:
-        return sum(1 for _ in film_places(experiment, part(store, experiment)))
+        return sum(
+            1 for _ in film_places(experiment, part(store, experiment, taught=not experiment.transfer.generator))
+        )
     if method.draws_from_noise:
         pool = label_pool(store, experiment, experiment.target)
         return Offers.of(pool, experiment.sampling.size).count(experiment.drawing)

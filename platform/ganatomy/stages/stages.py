@@ -24,7 +24,7 @@ from ganatomy.core.plain_values import plain
 from ganatomy.core.plugins import resolve
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
-from ganatomy.experiment import Experiment, Labels, Score, Transfer
+from ganatomy.experiment import Experiment, Labels, Score, Transfer, as_before
 from ganatomy.stages.artefacts import Artefacts, Follow, Grown, Stage, Work, code_digest, key_of
 from ganatomy.stages.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.stages.selection import judged, kept_images
@@ -35,8 +35,9 @@ from ganatomy.stores.store import Store, open_store
 from ganatomy.stores.writing import write_store
 from ganatomy.training.distributed import Workers, run_task, train
 from ganatomy.training.downstream import task_of as told_of
+from ganatomy.training.downstream import weights_digest
 from ganatomy.training.loop import Record
-from ganatomy.training.models import models_of, scored_images
+from ganatomy.training.models import check_start, models_of, scored_images
 from ganatomy.training.tasks import FitGenerator, TrainDownstream, load_networks, make_method
 
 SCORES = "scores.json"
@@ -67,6 +68,8 @@ class Stages:
         self.store: Store = open_store(self.store_path)
         for role in self.experiment.domains:  # an unknown domain is an InputError here, before anything is spent
             self.store.records(self.experiment.domain(role))
+        if self.may_train:
+            check_start(self.experiment, self.store.classes)
         self.artefacts = Artefacts(self.workspace / "stages", self.workers, self.say, self.may_train)
         self.keys = self.artefacts.keys
 
@@ -111,7 +114,7 @@ class Stages:
             "domains": experiment.domains,
             "method": {"name": experiment.method.name, **self._settings(trained=True)},
             "code": code_digest(method),
-            "training": experiment.training,
+            "training": as_before(experiment.training),
             "budget": budget if method.trains_segmentors else {**budget, "segmentor_steps": None},
             "segmentor": self._segmentor_inputs() if method.trains_segmentors else None,
             "ratio": told_of(experiment, self.store.classes).synthetic_ratio,
@@ -221,7 +224,7 @@ class Stages:
             "role": role,
             "domain": experiment.domain(role),
             "segmentor": self._segmentor_inputs(),
-            "training": replace(experiment.training, ema=0.0),
+            "training": as_before(replace(experiment.training, ema=0.0)),
             "augment": augment if strength in (0.0, 1.0) else strength,
             "kept": kept.key if kept else None,
             "mixing": _of_mixing(experiment) if kept else None,
@@ -242,12 +245,14 @@ class Stages:
         """The trained downstream network that ``model`` (a downstream stage, or a joint fit) left, ready to predict."""
         if model.kind == "fit":
             return self.method(model).segmentor(self.experiment.target)
-        fresh = models_of(self.experiment).fresh(self.experiment, self.store.classes)
+        fresh = models_of(self.experiment).fresh(self.experiment.trained(), self.store.classes)
         return load_networks(fresh, model.directory).get_submodule("S").to(self.device())
 
     def method(self, fit: Stage) -> Method:
         """The trained method that a fit left, in evaluation mode."""
-        return load_networks(make_method(self.experiment, self.store.classes), fit.directory).to(self.device())
+        return load_networks(make_method(self.experiment.trained(), self.store.classes), fit.directory).to(
+            self.device()
+        )
 
     def _judge(self) -> Stage:
         """The downstream model trained on real images only: of this cohort, or of one that has more of them."""
@@ -312,8 +317,11 @@ class Stages:
 
     def _segmentor_inputs(self) -> dict[str, Any]:
         downstream = self.experiment.downstream
+        given = as_before(downstream)
+        if downstream.weights:  # what is in it counts, not where it lies
+            given["weights"] = weights_digest(downstream.weights)
         return {
-            **plain(downstream),
+            **given,
             "code": code_digest(resolve("networks", downstream.network.name)),
             "budget": {**plain(self.experiment.budget), "generator_steps": None},
         }

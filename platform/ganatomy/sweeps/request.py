@@ -43,7 +43,7 @@ from ganatomy.sweeps.tuning import fitting, run_sweep
 from ganatomy.tracking.runs import Tracking
 from ganatomy.tracking.server import refuse_password
 from ganatomy.training.loop import check_share
-from ganatomy.training.models import scored_images
+from ganatomy.training.models import check_start, scored_images
 from ganatomy.training.tasks import generator_updates, labelled_patients
 
 OF_A_RUN = frozenset(
@@ -178,6 +178,7 @@ class SweepRequest(Options):
             for experiment in experiments:  # labels without which every trial would fail, one after the other
                 labelled_patients(store, experiment, experiment.target)
                 scored_images(store, experiment, "val")
+                check_start(experiment, store.classes)
             _tell_labels(store, experiments)
             plan = SweepPlan(
                 name=name,

@@ -36,6 +36,8 @@ STATE: dict[str, State] = {NORMAL: "healthy", LESION: "lesion"}
 """Class -> the state of its images. The order is that of the logits."""
 
 AT_ONCE = 16
+LEAST = 1e-7
+"""No probability counts as less in a loss: single precision rounds what is nearly certain."""
 
 
 def class_of(image: Image) -> str:
@@ -166,6 +168,15 @@ class Classifiers(DownstreamModels):
     ) -> list[Score]:
         """``score_classes``."""
         return score_classes(network, store, images, sampling, device)
+
+    def loss(
+        self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
+    ) -> float:
+        """Cross-entropy, a mean over the images of either class and then of both: they count alike, as in training."""
+        found: dict[str, list[float]] = {name: [] for name in STATE}
+        for image, p in lesion_probabilities(network, store, images, sampling, device):
+            found[class_of(image)].append(-math.log(max(p if class_of(image) == LESION else 1 - p, LEAST)))
+        return sum(math.fsum(some) / len(some) for some in found.values()) / len(found)
 
     def judge(
         self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device

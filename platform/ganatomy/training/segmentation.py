@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from ganatomy.contracts import Method
 from ganatomy.evidence.panels import Column
@@ -15,7 +18,8 @@ from ganatomy.stores.amounts import in_proportion
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Augmentation, Mixture, Pool, Sampler
 from ganatomy.stores.store import Store
-from ganatomy.training.downstream import ROLE, Segmentation, score_records, segment, task_of
+from ganatomy.training.downstream import ROLE, Segmentation, multiple_of, score_records, segment, task_of
+from ganatomy.training.inference import Passes, predict_volume
 from ganatomy.training.models import DownstreamModels, Some
 from ganatomy.training.tasks import PANEL_SUBJECTS, evaluation_images, grown, segmentor_pool
 
@@ -54,6 +58,19 @@ class Segmentors(DownstreamModels):
     ) -> list[Score]:
         """``score_records``."""
         return score_records(network, store, images, sampling, device)
+
+    def loss(
+        self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
+    ) -> float:
+        """Cross-entropy, a mean over voxels and then over labelled images."""
+        losses = []
+        for image in images:
+            if image.labelled:
+                passes: Passes = {"multiple_of": multiple_of(network), "device": device}
+                logits = predict_volume(network, store.image(image).copy(), sampling, **passes)
+                truth = torch.from_numpy(store.label(image).astype(np.int64))
+                losses.append(float(functional.cross_entropy(logits[None], truth[None])))
+        return math.fsum(losses) / len(losses)
 
     def judge(
         self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device

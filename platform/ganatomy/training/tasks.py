@@ -27,7 +27,7 @@ from ganatomy.stores.store import Store, open_store
 from ganatomy.training.distributed import NETWORKS
 from ganatomy.training.downstream import multiple_of, score_records, segment, task_of
 from ganatomy.training.inference import synthesize_volume
-from ganatomy.training.loop import Draws, Loop, Record, Validate
+from ganatomy.training.loop import LOSS, Draws, Loop, Record, Validate
 from ganatomy.training.models import DownstreamModels, Some, models_of
 
 PANELS = "panels"
@@ -152,8 +152,21 @@ def make_method(experiment: Experiment, classes: int) -> Method:
 def generator_updates(experiment: Experiment, classes: int) -> int:
     """All steps that the schedule of the experiment's method has, its early stop apart."""
     budget = experiment.budget
-    phases = make_method(experiment, classes).phases(budget.generator_steps, budget.segmentor_steps)
+    phases = make_method(experiment.trained(), classes).phases(budget.generator_steps, budget.segmentor_steps)
     return sum(phase.steps for phase in phases)
+
+
+def epoch_updates(store: Store, experiment: Experiment, role: str) -> int:
+    """Updates in which the downstream model of ``role`` goes through its real training samples (slices in 2D, else
+    images) once, those of the class that has most; the same in every arm. 1 where nobody counts in epochs."""
+    if not experiment.training.patience_epochs:
+        return 1
+    samples = [
+        sum(len(entry.slices or range(*entry.record.content)) if experiment.sampling.ndim == 2 else 1
+            for entry in mixture.real.entries)
+        for mixture in models_of(experiment).mixtures(store, experiment, role, None).values()
+    ]  # fmt: skip
+    return max(1, math.ceil(max(samples) / experiment.budget.batch))
 
 
 def grown(sampling: Sampling, method: Method) -> Sampling:
@@ -207,6 +220,7 @@ class Recipe(ABC):
             world=world,
             validate=course.validate,
             score=course.score,
+            epoch=course.epoch,
         )
 
     @abstractmethod
@@ -216,13 +230,14 @@ class Recipe(ABC):
 
 @dataclass(frozen=True)
 class Course:
-    """A training: of what, on what, how long, and what is told of it. score: the validation that patience waits for."""
+    """A training: of what, on what, how long, and what is told of it. score, epoch: as ``Loop`` has them."""
 
     method: Method
     draws: Draws
     phases: Sequence[Phase]
     validate: Validate
     score: str
+    epoch: int = 1
 
 
 @dataclass(frozen=True)
@@ -243,7 +258,8 @@ class FitGenerator(Recipe):
             pools |= _supervision(store, experiment, pools)
         pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
         draws = Sampler(pools, grown(experiment.sampling, method), budget.batch, experiment.seed)
-        return Course(method, draws, phases, self._validator(store, phases, device), SEGMENTATION.score)
+        epoch = epoch_updates(store, experiment, experiment.target) if method.trains_segmentors else 1
+        return Course(method, draws, phases, self._validator(store, phases, device), SEGMENTATION.score, epoch)
 
     def _validator(self, store: Store, phases: Sequence[Phase], device: torch.device) -> Validate:
         experiment = self.experiment
@@ -257,6 +273,9 @@ class FitGenerator(Recipe):
                 segmentor = method.segmentor(experiment.target)
                 rows = score_records(segmentor, store, images, experiment.sampling, device)
                 record = SEGMENTATION.summarise(rows)
+                if experiment.training.waits_for == "loss":
+                    models = models_of(experiment)
+                    record[LOSS] = models.loss(segmentor, store, images, experiment.sampling, device)
             if picture := picture_of(step, self.directory, phases, experiment.budget):
                 _show_translations(method, shown, experiment, picture, device)
             return record
@@ -286,7 +305,8 @@ class TrainDownstream(Recipe):
         augment = Augmentation.of(self.augment) if self.augment else False
         draws = models.sampler(mixtures, experiment, method, augment)
         validate = self._validator(models, store, made, phases, device)
-        return Course(method, draws, phases, validate, experiment.downstream.score)
+        epoch = epoch_updates(store, experiment, self.role)
+        return Course(method, draws, phases, validate, experiment.downstream.score, epoch)
 
     def _synthetic(self) -> Some | None:
         if self.synthetic is None:
@@ -305,7 +325,10 @@ class TrainDownstream(Recipe):
             if picture := picture_of(step, self.directory, phases, experiment.budget):
                 rows = models.shown(network, (store, images), made, experiment.sampling, device)
                 write_picture(rows, store, images[0], experiment, picture)
-            return task.summarise(models.score(network, store, images, experiment.sampling, device))
+            record = task.summarise(models.score(network, store, images, experiment.sampling, device))
+            if experiment.training.waits_for == "loss":
+                record[LOSS] = models.loss(network, store, images, experiment.sampling, device)
+            return record
 
         return validate
 
