@@ -40,7 +40,8 @@ class Choice:
 class Labels:
     """How many labelled patients of the target domain there are.
 
-    fraction: of its training patients, in (0, 1]; at least one is kept, subsets of one seed are nested.
+    fraction: of its training patients, in (0, 1]; at least one of every class is kept, classes stay in their shares,
+    subsets of one seed are nested.
     gan_sees: ``subset``, the whole pipeline sees only those patients; ``all``, generators and discriminators also see
     the unlabelled rest.
     """

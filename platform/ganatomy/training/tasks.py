@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from ganatomy.downstream.task import task_of as asked_of
 from ganatomy.evidence.panels import Column, panel, sheet, write_png
 from ganatomy.experiment import Budget, Experiment, Sampling
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Augmentation, Entry, Pool, Sampler, label_subset
+from ganatomy.stores.sampling import Augmentation, Entry, Pool, Sampler
 from ganatomy.stores.store import Store, open_store
+from ganatomy.stores.subsets import drawn_patients
 from ganatomy.training.distributed import NETWORKS
 from ganatomy.training.downstream import multiple_of, score_records, segment, task_of
 from ganatomy.training.inference import synthesize_volume
@@ -61,16 +62,22 @@ def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozen
     return drawn_patients(images, patients, experiment.labels.fraction, experiment.seed)
 
 
-def drawn_patients(images: Iterable[Image], patients: Collection[str], fraction: float, seed: int) -> frozenset[str]:
-    """``label_subset`` of ``patients``, drawn by their places in the cohort: pseudonyms are others under another key.
+def generator_pools(store: Store, experiment: Experiment, method: type[Method] | Method) -> dict[str, Pool]:
+    """All that generators and discriminators are shown: the ``generator_pool`` of every role, and second draws.
 
-    images: of all of them."""
-    places: dict[str, tuple[int, int]] = {}
-    for image in images:
-        if image.patient in patients:
-            places.setdefault(image.patient, (image.rank, image.index))
-    chosen = label_subset(places.values(), fraction, seed)
-    return frozenset(patient for patient, place in places.items() if place in chosen)
+    One rule for all: samples are centred on labelled voxels in every role, or in none. Where some role has images that
+    it cannot be done with, a discriminator would tell the roles apart by where samples lie and what they hold, and
+    teach the generators to take structures out.
+    """
+    pools = {role: generator_pool(store, experiment, role) for role in method.roles}
+    alike = len({experiment.state(role) for role in pools}) == 1 and all(map(_may_be_centred, pools.values()))
+    pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
+    return pools if alike else {key: pool.from_anywhere() for key, pool in pools.items()}
+
+
+def _may_be_centred(pool: Pool) -> bool:
+    """Whether the labels of all its images may be seen, and show something."""
+    return all(entry.labelled for entry in pool.entries) and any(entry.record.labelled_slices for entry in pool.entries)
 
 
 def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
@@ -102,9 +109,12 @@ def segmentor_pool(store: Store, experiment: Experiment, role: str) -> Pool:
 
 
 def _supervision(store: Store, experiment: Experiment, pools: Mapping[str, Pool]) -> dict[str, Pool]:
-    """Pools of labelled images for the roles whose own pools hold unlabelled ones too."""
-    mixed = [role for role, pool in pools.items() if len({entry.labelled for entry in pool.entries}) == 2]
-    return {labelled(role): segmentor_pool(store, experiment, role) for role in mixed}
+    """Pools of labelled images, drawn by their labels, for the roles whose own pools are not."""
+    drawn = [
+        role for role, pool in pools.items() if not all(entry.labelled and entry.centred for entry in pool.entries)
+    ]
+    found = {labelled(role): segmentor_pool(store, experiment, role) for role in drawn}
+    return {key: pool for key, pool in found.items() if len(pool)}
 
 
 def evaluation_images(store: Store, domain: str, split: str) -> list[Image]:
@@ -223,10 +233,9 @@ class FitGenerator(Recipe):
         experiment, budget = self.experiment, self.experiment.budget
         method = make_method(experiment, store.classes)
         phases = method.phases(budget.generator_steps, budget.segmentor_steps)
-        pools = {role: generator_pool(store, experiment, role) for role in method.roles}
+        pools = generator_pools(store, experiment, method)
         if method.trains_segmentors:
-            pools |= _supervision(store, experiment, pools)
-        pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
+            pools |= _supervision(store, experiment, {role: pools[role] for role in method.roles})
         draws = Sampler(pools, grown(experiment.sampling, method), budget.batch, experiment.seed)
         return Course(method, draws, phases, self._validator(store, phases, device), SEGMENTATION.score)
 
