@@ -57,6 +57,10 @@ class ShapeConsistent(Method):
 
     Roles A and B, unpaired: images x [N, 1, *S] in [-1, 1] with labels y [N, *S]; an unlabelled image takes part in
     the adversarial and cycle terms only.
+
+    A domain without any label (``task.unlabelled``) has no segmentor that real images could teach. Its S begins as that
+    of the other domain, whose images it is pre-trained on, and then learns from translations of those alone; it teaches
+    no generator. The other domain's S judges what came back instead: reconstructions carry their own image's label.
     """
 
     Config: ClassVar[type] = ShapeConsistentConfig
@@ -121,7 +125,10 @@ class ShapeConsistent(Method):
             cycle = l1(rec_A, x_A) + l1(rec_B, x_B)  # eq. 2
             objective = adversarial + config.cycle_weight * cycle
             if config.shape_weight and update.phase != "pretrain_generators":
-                shape = cross_entropy(S_A(fake_A), y_B) + cross_entropy(S_B(fake_B), y_A)  # eq. 5
+                if self.task.unlabelled:
+                    shape = self._shape_of_reconstructions(batch, {"A": rec_A, "B": rec_B})
+                else:
+                    shape = cross_entropy(S_A(fake_A), y_B) + cross_entropy(S_B(fake_B), y_A)  # eq. 5
                 objective = objective + config.shape_weight * shape
                 losses["shape"] = shape.detach()
             minimise(objective)
@@ -144,6 +151,12 @@ class ShapeConsistent(Method):
             synthetic["B"].append((rec_B.detach(), y_B))
         return losses | self._step_segmentors(batch, update, synthetic)
 
+    def _shape_of_reconstructions(self, batch: Batch, rec: dict[str, Tensor]) -> Tensor:
+        """Eq. 5 where one domain has no label: no expert taught its segmentor, and its images have none.
+        What is left is whether images of the labelled domain keep their shape there and back."""
+        taught = [role for role in self.roles if role not in self.task.unlabelled]
+        return torch.stack([cross_entropy(self.segmentor(role)(rec[role]), batch[role].label) for role in taught]).sum()
+
     def _step_segmentors(
         self, batch: Batch, update: Update, synthetic: dict[str, list[tuple[Tensor, Tensor]]]
     ) -> dict[str, Tensor]:
@@ -155,13 +168,13 @@ class ShapeConsistent(Method):
             real: list[Tensor] = []
             fake: list[Tensor] = []
             for role, S in (("A", self.S_A), ("B", self.S_B)):
-                supervised = batch.get(labelled(role), batch[role])
-                pairs = [(supervised.image, supervised.label), *synthetic.get(role, [])]
+                supervised = self._supervision(batch, role, joint=bool(synthetic))
+                pairs = [*supervised, *synthetic.get(role, [])]
                 labels = [label for _, label in pairs]
                 logits = S(torch.cat([image for image, _ in pairs])).split([len(label) for label in labels])
                 terms = [cross_entropy(*pair) for pair in zip(logits, labels, strict=True)]
-                real.append(terms[0])
-                fake.extend(terms[1:])
+                real.extend(terms[: len(supervised)])
+                fake.extend(terms[len(supervised) :])
             objective = torch.stack(real).sum()
             losses = {"segmentation_real": objective.detach()}
             if fake:
@@ -169,6 +182,16 @@ class ShapeConsistent(Method):
                 objective = objective + self.task.synthetic_ratio * torch.stack(fake).sum()
             minimise(objective)
         return losses
+
+    def _supervision(self, batch: Batch, role: str, *, joint: bool) -> list[tuple[Tensor, Tensor]]:
+        """Real images and labels for the segmentor of ``role``: its own domain's; where that has no label, the other's
+        until there are translations of them."""
+        if role in self.task.unlabelled:
+            if joint:
+                return []
+            role = "B" if role == "A" else "A"
+        images = batch.get(labelled(role), batch[role])
+        return [(images.image, images.label)]
 
     @torch.no_grad()
     def synthesize(self, batch: Batch) -> list[Synthetic]:

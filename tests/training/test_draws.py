@@ -34,7 +34,9 @@ def _store(path, domains, picture):
         for split in ("train", "val")
         for i in range(4)
     ]
-    return write_store(path, name="d", labels={1: "l"}, domains=dict.fromkeys(domains, {}), digest="d", items=made)
+    return write_store(
+        path, name="d", labels={1: "l"}, domains={domain: {} for domain in domains}, digest="d", items=made
+    )
 
 
 def _drawn(store, chosen, directory, steps=1500):

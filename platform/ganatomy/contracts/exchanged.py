@@ -98,6 +98,7 @@ class Task:
     segmentor: makes one fresh downstream segmentor, [N, 1, *S] -> logits [N, classes, *S]; the same network that the
     other arms train, so that arms differ in data only.  segmentor_rate: Adam's learning rate for it, in every arm.
     synthetic_ratio: weight of synthetic against real terms when a method trains its segmentors online.
+    unlabelled: roles none of whose training images has a label: nothing real teaches a segmentor of theirs.
     """
 
     ndim: int
@@ -105,6 +106,7 @@ class Task:
     segmentor: Callable[[], nn.Module]
     segmentor_rate: float = 2e-4
     synthetic_ratio: float = 1.0
+    unlabelled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

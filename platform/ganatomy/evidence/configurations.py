@@ -26,6 +26,10 @@ def relevant(experiment: Experiment) -> Experiment:
     blank = Experiment(experiment.cohort, experiment.domains)
     if experiment.arm != "classical":
         experiment = dataclasses.replace(experiment, augmentation=blank.augmentation)
+    if experiment.labels.fraction == 0:  # generators see all, and there is nothing real to mix with
+        mixing = experiment.mixing if experiment.arm == "joint" else blank.mixing
+        labels = dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees)
+        experiment = dataclasses.replace(experiment, mixing=mixing, labels=labels)
     if experiment.arm == "joint":
         mixing = dataclasses.replace(blank.mixing, ratio=experiment.mixing.ratio)
         return dataclasses.replace(experiment, mixing=mixing, drawing=blank.drawing, filter=blank.filter)
@@ -100,7 +104,8 @@ def _control(
     if name == STRONG_CLASSICAL:
         return {**shared, "arm": "classical", "augmentation": STRONGEST}
     updates = candidate.budget.segmentor_steps + generator_updates(candidate)
-    return {**shared, "arm": "real", "budget.segmentor_steps": updates}
+    arm = "real" if candidate.labels.fraction else "source"
+    return {**shared, "arm": arm, "budget.segmentor_steps": updates}
 
 
 def _asked(member: str, experiments: Sequence[Experiment]) -> dict[str, Any]:

@@ -78,6 +78,8 @@ def work_of(stages: Stages) -> dict[str, float]:
         updates, seen = taken, taken * budget.batch
         mixing, total = experiment.mixing, budget.segmentor_steps
         made = synthetic_samples(mixing, total, taken, budget.batch) if experiment.arm == "offline" else 0
+        if experiment.arm == "offline" and experiment.labels.fraction == 0:
+            made = seen
         real = seen - made
     spent |= {"work/updates": updates, "work/real_samples": real, "work/synthetic_samples": made}
     if experiment.arm == "offline":

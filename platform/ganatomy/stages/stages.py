@@ -90,6 +90,8 @@ class Stages:
             return self.fit()
         if arm == "offline":
             return self.downstream(target, self.filtered())
+        if arm == "source":
+            return self.downstream(self.experiment.source(), scored=target)
         return self.downstream(target, augment=arm == "classical")
 
     # --- the stages ----------------------------------------------------------------------------------------------
@@ -202,8 +204,12 @@ class Stages:
         inputs = {"synthesise": made.key, **plain(rule), "judge": judge.key if judge else None}
         return self.artefacts.compute("filter", inputs, self.apart(work), costs=True)
 
-    def downstream(self, role: str, kept: Stage | None = None, *, augment: bool = False, follow: bool = True) -> Stage:
-        """Train the downstream model of ``role`` on real images, and on the kept synthetic ones if given."""
+    def downstream(
+        self, role: str, kept: Stage | None = None, *, augment: bool = False, follow: bool = True, scored: str = ""
+    ) -> Stage:
+        """Train the downstream model of ``role`` on real images, and on the kept synthetic ones if given.
+
+        scored: role whose validation images it is followed on, its own if ""."""
         experiment, strength = self.experiment, self.experiment.augmentation if augment else 0.0
         data = self._data()
         inputs = {
@@ -215,13 +221,14 @@ class Stages:
             "training": replace(experiment.training, ema=0.0),
             "augment": augment if strength in (0.0, 1.0) else strength,
             "kept": kept.key if kept else None,
-            "mixing": experiment.mixing if kept else None,
+            "mixing": experiment.mixing if kept and experiment.labels.fraction else None,  # nothing real to mix with
             "seed": experiment.seed,
+            **({"scored": scored} if scored else {}),
         }
 
         def work(directory: Path, grown: Grown) -> None:
             synthetic, indices = self._kept(kept) if kept else (None, ())
-            build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices, strength)
+            build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices, strength, scored)
             train(build, directory, self.workers, grown)
 
         return self.artefacts.compute("downstream", inputs, work, follow=self._forward if follow else None, costs=True)
@@ -279,8 +286,8 @@ class Stages:
     def _data(self) -> dict[str, Any]:
         """What every training stage depends on."""
         experiment, labels = self.experiment, plain(self.experiment.labels)
-        if experiment.labels.fraction == 1:
-            labels["gan_sees"] = None  # nothing is withheld, so both readings are the same
+        if experiment.labels.fraction in (0, 1):
+            labels["gan_sees"] = None  # all or nothing is withheld, so both readings are the same
         return {
             "store": self.store.digest,
             "target": experiment.target,

@@ -103,6 +103,8 @@ def state_of(klass: str) -> str:
 class Mixture:
     """Real and synthetic images of one role, in the amounts and the order of ``mixing`` over ``total_steps`` steps.
 
+    unlabelled: there is no real one, since none has a label, and synthetic ones alone are no mistake.
+
     All orders spend the same number of samples of each kind in total when ``pretrain`` is 0 (it concerns ``mixed``
     only: its leading part of the steps is real alone). A ratio that does not divide the batch is kept exactly in the
     long run: batches then differ by one sample in a fixed pattern.
@@ -112,6 +114,10 @@ class Mixture:
     synthetic: Pool | None
     mixing: Mixing
     total_steps: int
+    unlabelled: bool = False
+
+    def __len__(self) -> int:
+        return len(self.real) or (len(self.synthetic or ()) if self.unlabelled else 0)
 
     def composition(self, step: int, batch: int) -> tuple[int, int]:
         """(real, synthetic) images in the batch of ``step``; they sum to ``batch``."""
@@ -122,6 +128,8 @@ class Mixture:
         """Synthetic samples in all steps before ``step``. A closed form, so that a step needs no history."""
         if self.synthetic is None or not len(self.synthetic):
             return 0
+        if not len(self.real):
+            return step * batch
         return synthetic_samples(self.mixing, self.total_steps, step, batch)
 
 
@@ -188,7 +196,7 @@ class Sampler:
         self.whole = whole
         self._orders: dict[tuple[str, int], NDArray[np.int64]] = {}
         for role, pool in self.pools.items():
-            if not len(pool.real if isinstance(pool, Mixture) else pool):
+            if not len(pool):
                 raise InputError(
                     f"no training image for role {role}", expected="at least one", remedy="check the splits"
                 )

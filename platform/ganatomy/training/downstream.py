@@ -47,7 +47,15 @@ def task_of(experiment: Experiment, classes: int) -> Task:
         segmentor=lambda: build_segmentor(network, ndim, classes),
         segmentor_rate=experiment.downstream.learning_rate,
         synthetic_ratio=experiment.mixing.ratio if experiment.arm == "joint" else 1.0,
+        unlabelled=_unlabelled(experiment),
     )
+
+
+def _unlabelled(experiment: Experiment) -> frozenset[str]:
+    """Roles none of whose training images has a label that may be seen."""
+    target = experiment.target_domain()
+    return frozenset(role for role in experiment.domains if experiment.domain(role) == target
+                     and experiment.labels.fraction == 0)  # fmt: skip
 
 
 class Alone(Method):

@@ -38,7 +38,8 @@ class Segmentors(DownstreamModels):
     def mixtures(self, store: Store, experiment: Experiment, role: str, synthetic: Some | None) -> dict[str, Mixture]:
         """All in one role."""
         real, made = segmentor_pool(store, experiment, role), None if synthetic is None else Pool.of(*synthetic)
-        return {ROLE: Mixture(real, made, experiment.mixing, experiment.budget.segmentor_steps)}
+        none = experiment.labels.fraction == 0
+        return {ROLE: Mixture(real, made, experiment.mixing, experiment.budget.segmentor_steps, unlabelled=none)}
 
     def sampler(
         self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool | Augmentation

@@ -48,6 +48,8 @@ def real_images(store: Store, domain: str, split: str) -> list[Image]:
 def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
     """Training patients whose labels the pipeline may see: the label fraction applies to the target domain alone."""
     domain = experiment.domain(role)
+    if domain == experiment.target_domain() and experiment.labels.fraction == 0:
+        return frozenset()
     annotated = models_of(experiment).annotated
     images = [image for image in real_images(store, domain, "train") if annotated(image)]
     patients = {image.patient for image in images}
@@ -60,6 +62,19 @@ def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozen
             remedy="choose another target domain, or label some",
         )
     return drawn_patients(images, patients, experiment.labels.fraction, experiment.seed)
+
+
+def check_labels(store: Store, experiment: Experiment) -> None:
+    """InputError where a training would find no label that it needs: of the target, or of the source in its place."""
+    labelled_patients(store, experiment, experiment.target)
+    if experiment.arm == "source" or experiment.labels.fraction == 0:
+        role = experiment.source()
+        if not labelled_patients(store, experiment, role):
+            raise InputError(
+                f"cohort {store.name}: no labelled training image of the source domain {experiment.domain(role)!r}",
+                expected="at least one labelled patient in split train",
+                remedy="swap source and target, or label some",
+            )
 
 
 def generator_pools(store: Store, experiment: Experiment, method: type[Method] | Method) -> dict[str, Pool]:
@@ -84,7 +99,8 @@ def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     """The images that a generator learns ``role`` from, in its state; labels only of ``labelled_patients``."""
     images = real_images(store, experiment.domain(role), "train")
     patients = labelled_patients(store, experiment, role)
-    if experiment.domain(role) == experiment.target_domain() and experiment.labels.gan_sees == "subset":
+    fewer = experiment.labels.gan_sees == "subset" and experiment.labels.fraction > 0
+    if fewer and experiment.domain(role) == experiment.target_domain():
         images = [image for image in images if image.patient in patients]
     pool = Pool.of(store, images, patients).in_state(experiment.state(role), experiment.sampling.ndim)
     if not len(pool):
@@ -263,13 +279,15 @@ class TrainDownstream(Recipe):
     """Builds the loop that trains the downstream model of ``role`` on real images and, if given, synthetic ones.
 
     synthetic: a synthetic set (a store) and the indices of its kept images.
-    augment: strength of ordinary augmentation, 0 for none.
+    augment: strength of ordinary augmentation, 0 for none.  scored: role of the domain that it is validated on, its own
+    if "".
     """
 
     role: str
     synthetic: Path | None = None
     kept: tuple[int, ...] = ()
     augment: float = 0.0
+    scored: str = ""
 
     def course(self, store: Store, device: torch.device) -> Course:
         """The downstream task's, with the budget that every arm has."""
@@ -292,7 +310,7 @@ class TrainDownstream(Recipe):
         self, models: DownstreamModels, store: Store, made: Some | None, phases: Sequence[Phase], device: torch.device
     ) -> Validate:
         experiment, task = self.experiment, asked_of(self.experiment)
-        images = models.scored_images(store, experiment.domain(self.role), "val")
+        images = models.scored_images(store, experiment.domain(self.scored or self.role), "val")
 
         def validate(method: Method, step: int) -> Record:
             network = method.get_submodule("S")
