@@ -74,10 +74,16 @@ class ShapeConsistent(Method):
         judge = (task.ndim, config.width, config.discriminator_layers, config.final_activation)
         self.D_A = PatchDiscriminator(*judge)
         self.D_B = PatchDiscriminator(*judge)
-        self.S_A = task.segmentor()
-        self.S_B = task.segmentor()
+        if task.segmentors:
+            self.S_A = task.segmentor()
+            self.S_B = task.segmentor()
         self.pool_A = ReplayPool(config.pool_size, stream=0)
         self.pool_B = ReplayPool(config.pool_size, stream=1)
+
+    @classmethod
+    def needs_segmentors(cls, config: ShapeConsistentConfig) -> bool:
+        """Not with γ = 0, which leaves a CycleGAN."""
+        return bool(config.shape_weight)
 
     def optimisers(self) -> dict[str, Adam]:
         """Adam for each network; momentum 0.5 for the adversaries as in CycleGAN, Adam's own for the segmentors."""
@@ -89,7 +95,8 @@ class ShapeConsistent(Method):
         """Section 4.2: pre-train S, pre-train G and D (γ = 0), train all jointly, then jointly with decaying rates.
 
         S gets ``pretrain_fraction`` of its updates beforehand, the rest are the joint ones; G and D are pre-trained
-        with what the joint phases leave of theirs. Raises InputError if the joint phases need more than they have.
+        with what the joint phases leave of theirs. Where there is no S, the rest is as with it.
+        Raises InputError if the joint phases need more than they have.
         """
         pretrain = 0 if self.config.from_scratch else round(self.config.pretrain_fraction * segmentor_steps)
         joint = segmentor_steps - pretrain
@@ -102,7 +109,7 @@ class ShapeConsistent(Method):
             )
         decay = joint // 2
         phases = (
-            Phase("pretrain_segmentors", pretrain, may_stop=False),
+            Phase("pretrain_segmentors", pretrain * self.segments, may_stop=False),
             Phase("pretrain_generators", alone, may_stop=False),
             Phase("joint", joint - decay),
             Phase("decay", decay, decay=True),
@@ -114,7 +121,7 @@ class ShapeConsistent(Method):
         if update.phase == "pretrain_segmentors":
             return self._step_segmentors(batch, update, {})
         config = self.config
-        G_A, G_B, D_A, D_B, S_A, S_B = self.G_A, self.G_B, self.D_A, self.D_B, self.S_A, self.S_B
+        G_A, G_B, D_A, D_B = self.G_A, self.G_B, self.D_A, self.D_B
         x_A, y_A, x_B, y_B = batch["A"].image, batch["A"].label, batch["B"].image, batch["B"].label
         losses: dict[str, Tensor] = {}
 
@@ -128,7 +135,7 @@ class ShapeConsistent(Method):
                 if self.task.unlabelled:
                     shape = self._shape_of_reconstructions(batch, {"A": rec_A, "B": rec_B})
                 else:
-                    shape = cross_entropy(S_A(fake_A), y_B) + cross_entropy(S_B(fake_B), y_A)  # eq. 5
+                    shape = cross_entropy(self.S_A(fake_A), y_B) + cross_entropy(self.S_B(fake_B), y_A)  # eq. 5
                 objective = objective + config.shape_weight * shape
                 losses["shape"] = shape.detach()
             minimise(objective)
@@ -140,7 +147,7 @@ class ShapeConsistent(Method):
             minimise(discrimination_A + discrimination_B)
         losses["discriminator"] = (discrimination_A + discrimination_B).detach()
 
-        if update.phase == "pretrain_generators":
+        if update.phase == "pretrain_generators" or not self.segments:
             return losses
         if not self.task.synthetic_ratio:
             return losses | self._step_segmentors(batch, update, {})

@@ -14,9 +14,10 @@ from ganatomy_methods.common.segmentors import UNet
 from ganatomy_methods.shape_consistent import ShapeConsistent, ShapeConsistentConfig
 
 
-def make(seed=0, ndim=2, ratio=1.0, unlabelled="", **chosen):
+def make(seed=0, ndim=2, ratio=1.0, unlabelled="", segmentors=True, **chosen):
     torch.manual_seed(seed)
-    task = Task(ndim, 3, lambda: UNet(ndim, 1, 3, width=4), synthetic_ratio=ratio, unlabelled=frozenset(unlabelled))
+    task = Task(ndim, 3, lambda: UNet(ndim, 1, 3, width=4), synthetic_ratio=ratio, segmentors=segmentors,
+                unlabelled=frozenset(unlabelled))  # fmt: skip
     return ShapeConsistent(ShapeConsistentConfig(**{"width": 0.05, "discriminator_layers": 1, **chosen}), task)
 
 
@@ -321,6 +322,22 @@ def test_a_segmentor_without_labels_learns_the_sources_images_and_then_their_tra
     torch.testing.assert_close(joint["S_B"], own)
     _, doubled = gradients(images, "joint", ratio=2.0)
     torch.testing.assert_close(doubled["S_B"], 2 * own)
+
+
+def test_without_shape_term_generators_learn_the_same_with_segmentors_and_without():
+    """In every phase that trains them, to the last bit; with it they cannot be without."""
+    with_them, without = make(shape_weight=0), make(shape_weight=0, segmentors=False)
+    assert not any(name.startswith("S_") for name in without.networks())
+    assert without.networks().keys() == {"G_A", "G_B", "D_A", "D_B"}
+    for phase in ("pretrain_generators", "joint", "decay"):
+        updates = [Inspected(method, phase) for method in (with_them, without)]
+        for update in updates:
+            update.method.step(batch(), update)
+        assert all(torch.equal(updates[0].steps[name], updates[1].steps[name]) for name in without.networks())
+    lengths = [[(phase.name, phase.steps) for phase in method.phases(160, 200)] for method in (with_them, without)]
+    assert lengths[1] == lengths[0][1:]
+    needs = ShapeConsistent.needs_segmentors
+    assert (needs(ShapeConsistentConfig()), needs(ShapeConsistentConfig(shape_weight=0))) == (True, False)
 
 
 def test_nothing_is_computed_twice():

@@ -106,6 +106,7 @@ class Stages:
             patches = self.patches()
             store, data = patches.directory / PATCHES, {"patches": patches.key}
             experiment = patch_experiment(experiment)
+        told = told_of(experiment, self.store.classes)
         inputs = {
             **data,
             "domains": experiment.domains,
@@ -113,8 +114,8 @@ class Stages:
             "code": code_digest(method),
             "training": experiment.training,
             "budget": budget if method.trains_segmentors else {**budget, "segmentor_steps": None},
-            "segmentor": self._segmentor_inputs() if method.trains_segmentors else None,
-            "ratio": told_of(experiment, self.store.classes).synthetic_ratio,
+            "segmentor": self._segmentor_inputs() if told.segmentors else None,
+            "ratio": told.synthetic_ratio,
             "seed": experiment.seed,
         }
 

@@ -240,7 +240,7 @@ class Course:
 class FitGenerator(Recipe):
     """Builds the loop that trains the experiment's method.
 
-    A method that trains segmentors has that of the target domain scored on validation patients at every report: in the
+    A method that has segmentors has that of the target domain scored on validation patients at every report: in the
     ``joint`` arm it is the downstream model.
     """
 
@@ -250,7 +250,7 @@ class FitGenerator(Recipe):
         method = make_method(experiment, store.classes)
         phases = method.phases(budget.generator_steps, budget.segmentor_steps)
         pools = generator_pools(store, experiment, method)
-        if method.trains_segmentors:
+        if method.segments:
             pools |= _supervision(store, experiment, {role: pools[role] for role in method.roles})
         draws = Sampler(pools, grown(experiment.sampling, method), budget.batch, experiment.seed)
         return Course(method, draws, phases, self._validator(store, phases, device), SEGMENTATION.score)
@@ -262,7 +262,7 @@ class FitGenerator(Recipe):
 
         def validate(method: Method, step: int) -> Record:
             record: Record = {}
-            if method.trains_segmentors:
+            if method.segments:
                 images = evaluation_images(store, experiment.target_domain(), "val")
                 segmentor = method.segmentor(experiment.target)
                 rows = score_records(segmentor, store, images, experiment.sampling, device)
@@ -358,7 +358,7 @@ def _show_translations(
             columns = [Column("real", real, truth)]
             for (role, kind), volume in made.items():
                 columns.append(Column(kind, volume))
-                if kind == "translated" and method.trains_segmentors:
+                if kind == "translated" and method.segments:
                     found = segment(method.segmentor(role), volume, experiment.sampling, device)
                     columns.append(Column("its segmentation", volume, found, truth))
             rows[f"{experiment.domains[source]} {image.subject}"] = columns
