@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 State = Literal["", "lesion", "healthy"]
 STATES: tuple[State, ...] = ("lesion", "healthy")
 
-Arm = Literal["real", "classical", "offline", "joint"]
+Arm = Literal["real", "classical", "source", "offline", "joint"]
 ARMS: tuple[Arm, ...] = typing.get_args(Arm)
 SYNTHETIC_ARMS: tuple[Arm, ...] = ("offline", "joint")
+NEED_LABELS: tuple[Arm, ...] = ("real", "classical")
+"""Arms that learn from labels of the target domain alone. Without any, ``source`` stands in their place."""
 
 STRONGEST = 3.0
 """The most that ``Experiment.augmentation`` may be."""
@@ -40,9 +42,11 @@ class Choice:
 class Labels:
     """How many labelled patients of the target domain there are.
 
-    fraction: of its training patients, in (0, 1]; at least one is kept, subsets of one seed are nested.
+    fraction: of its training patients, in [0, 1]; at least one of every class is kept, classes stay in their shares,
+    subsets of one seed are nested. 0 is nobody: the target's training patients are unlabelled, those that a model is
+    validated and tested on are not.
     gan_sees: ``subset``, the whole pipeline sees only those patients; ``all``, generators and discriminators also see
-    the unlabelled rest.
+    the unlabelled rest. Where nobody is labelled they see all in either case.
     """
 
     fraction: float = 1.0
@@ -205,6 +209,9 @@ class Experiment:
     domains: role -> domain of the cohort, or a state of one: ``flair:lesion`` are the slices (in 3D, the images) of
     domain flair in which something is labelled, ``flair:healthy`` those in which nothing is.
     target: the role whose domain the downstream model works in, in whatever state.
+    arm: ``real``, real images of the target; ``classical``, with ordinary augmentation; ``source``, real images of the
+    source, and the model applied to the target as it is; ``offline``, real and synthetic images; ``joint``, trained
+    with the generator.
     augmentation: strength of the ordinary augmentation in the ``classical`` arm: 1 as usual, ``STRONGEST`` at most.
     """
 
@@ -286,10 +293,19 @@ class Experiment:
         """Name of the domain that the downstream model works in."""
         return self.domain(self.target)
 
+    def source(self) -> str:
+        """The role that the target's images are made from: the first, by its name, of another domain. InputError where
+        there is none."""
+        others = [role for role in sorted(self.domains) if self.domain(role) != self.target_domain()]
+        if not others:
+            raise InputError(f"no source domain beside {self.target_domain()}", expected="a role of another domain",
+                             remedy="choose a method that translates between domains, or arm=real")  # fmt: skip
+        return others[0]
+
     def validate(self) -> Experiment:
         """Check what types cannot. Returns self; raises InputError naming the parameter, its value and the remedy."""
         check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
-        check(0 < self.labels.fraction <= 1, "labels.fraction", self.labels.fraction, "a number in (0, 1]")
+        check(0 <= self.labels.fraction <= 1, "labels.fraction", self.labels.fraction, "a number in [0, 1]")
         check(self.mixing.ratio >= 0, "mixing.ratio", self.mixing.ratio, "a number >= 0")
         check(0 <= self.mixing.pretrain <= 1, "mixing.pretrain", self.mixing.pretrain, "a number in [0, 1]")
         for name in ("distinct", "source_patients"):
@@ -335,10 +351,28 @@ class Experiment:
             check(name not in method.synthesis_settings, f"transfer.settings.{name}", self.transfer.settings[name],
                   f"a setting that training depends on; what is made with it afterwards has method.{name}")  # fmt: skip
         build(method.Config, self.transfer.settings, "transfer.settings.")
+        if self.arm == "source":
+            self.source()
+        if self.labels.fraction == 0:
+            self._check_unlabelled()
         self._check_task()
         self.method_config()
         resolve("networks", self.downstream.network.name)
         return self
+
+    def _check_unlabelled(self) -> None:
+        """Refuse what cannot be done where no training image of the target domain has a label to be seen."""
+        where, method = "with labels.fraction = 0", self.method_class()
+        check(self.arm not in NEED_LABELS, "arm", self.arm, f"source, offline or joint {where}: there is nothing real "
+              "to learn from")  # fmt: skip
+        self.source()
+        needs = method.on_patches or method.draws_from_noise or method.label_donors
+        check(not (needs and self.arm in SYNTHETIC_ARMS), "method", self.method.name,
+              f"one that translates labelled images of another domain {where}")  # fmt: skip
+        check(self.mixing.ratio > 0 or self.arm == "source", "mixing.ratio", self.mixing.ratio, f"above 0 {where}")
+        for name, threshold in vars(self.filter).items():
+            check(not threshold or bool(self.transfer.judge) or self.arm != "offline", f"filter.{name}", threshold,
+                  f"0 {where}, or transfer.judge: no model of real images is there to judge")  # fmt: skip
 
     def _check_task(self) -> None:
         """Refuse what the downstream task has no use for, thresholds on what it does not judge by among it."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import from_text, plain
 from ganatomy.core.plugins import Group, allow, resolve
-from ganatomy.experiment import Experiment
+from ganatomy.experiment import NEED_LABELS, Experiment
 from ganatomy.papers import PaperClaim as PaperClaim
 from ganatomy.papers import PaperData as PaperData
 from ganatomy.papers import PaperFigure as PaperFigure
@@ -95,10 +95,8 @@ class SearchSpace:
         runs at the same time then shares no stage and waits for nobody.
 
         A value that none of the points has takes the place of theirs. Not so with an arm: what else a point says means
-        something in its own arm only.
-
-        What a point leaves out stays as in the base. It is said all the same: else Optuna would choose it, anew for
-        each replicate.
+        something in its own arm only. Without labels of the target, ``source`` stands for arms that need them.
+        What a point leaves out stays as in the base, and is said: else Optuna would choose it, anew for each replicate.
         """
         chosen: list[dict[str, Any]] = []
         narrowing = [
@@ -106,7 +104,8 @@ class SearchSpace:
             for name, value in fixed.items()
             if name == "arm" or any(name in point and _agree(point[name], value) for point in self.points)
         ]
-        agreeing = [point for point in self.points if all(_agree(point.get(n, v), v) for n, v in narrowing)]
+        points = [{name: _open(name, value, fixed) for name, value in point.items()} for point in self.points]
+        agreeing = [point for point in points if all(_agree(point.get(n, v), v) for n, v in narrowing)]
         whole = [self._whole(point, fixed) for point in agreeing]
         for point in whole:
             for seed in seeds:
@@ -165,7 +164,8 @@ class SearchSpace:
 
     def sampler(self, fixed: Values, seeds: Sequence[int]) -> Sampler:
         """The define-by-run function that Optuna calls for each trial."""
-        return Sampler(self.sample, dict(fixed), tuple(seeds))
+        unjudged = dict.fromkeys(("filter.min_dice", "filter.min_probability"), 0.0) if _unlabelled(fixed) else {}
+        return Sampler(self.sample, {**unjudged, **fixed}, tuple(seeds))
 
     def experiment(self, values: Values, fixed: Values) -> Experiment:
         """The trial's Experiment: base, then what is fixed, then what was sampled. InputError as in ``with_values``."""
@@ -257,6 +257,8 @@ class Fixing:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """As ``optuna.Trial``, unless fixed."""
         if name not in self.fixed:
+            if name == "arm":
+                choices = [*dict.fromkeys(_open(name, choice, self.fixed) for choice in choices)]
             return self.trial.suggest_categorical(name, choices)
         value = self.fixed[name]
         return next((choice for choice in choices if _agree(choice, value)), _read(value))
@@ -344,6 +346,15 @@ def parse_settings(settings: Sequence[str]) -> dict[str, str]:
 def _agree(value: Any, given: Any) -> bool:
     """Whether a value given as text on the command line is this one."""
     return plain(value) in (given, _read(given))
+
+
+def _unlabelled(fixed: Values) -> bool:
+    return bool(_read(fixed.get("labels.fraction")) == 0)
+
+
+def _open(name: str, value: Any, fixed: Values) -> Any:
+    """The value, or what stands for an arm that needs labels where there are none."""
+    return "source" if name == "arm" and value in NEED_LABELS and _unlabelled(fixed) else value
 
 
 def _read(given: Any) -> Any:

@@ -98,6 +98,9 @@ class Task:
     segmentor: makes one fresh downstream segmentor, [N, 1, *S] -> logits [N, classes, *S]; the same network that the
     other arms train, so that arms differ in data only.  segmentor_rate: Adam's learning rate for it, in every arm.
     synthetic_ratio: weight of synthetic against real terms when a method trains its segmentors online.
+    segmentors: whether a method that trains segmentors is to have and train them. False where only generators are asked
+    for, and ``Method.needs_segmentors`` says that these learn the same without.
+    unlabelled: roles none of whose training images has a label: nothing real teaches a segmentor of theirs.
     """
 
     ndim: int
@@ -105,6 +108,8 @@ class Task:
     segmentor: Callable[[], nn.Module]
     segmentor_rate: float = 2e-4
     synthetic_ratio: float = 1.0
+    segmentors: bool = True
+    unlabelled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class DownstreamTask(ABC):
         """Raise InputError for an experiment that asks what this task has no use for."""
         task = experiment.downstream.task
         check(self.segments or experiment.arm != "joint", "arm", experiment.arm,
-              f"real, classical or offline with downstream.task = {task}")  # fmt: skip
+              f"real, classical, source or offline with downstream.task = {task}")  # fmt: skip
 
     @abstractmethod
     def summarise(self, scores: Iterable[Score], split: str = "val") -> dict[str, float]:

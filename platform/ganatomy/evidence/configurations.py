@@ -26,14 +26,22 @@ def relevant(experiment: Experiment) -> Experiment:
     blank = Experiment(experiment.cohort, experiment.domains)
     if experiment.arm != "classical":
         experiment = dataclasses.replace(experiment, augmentation=blank.augmentation)
+    if experiment.labels.fraction == 0:  # generators see all, and there is nothing real to mix with
+        own = experiment.mixing
+        amounts = dataclasses.replace(blank.mixing, source_patients=own.source_patients, distinct=own.distinct)
+        mixing = own if experiment.arm == "joint" else amounts
+        labels = dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees)
+        experiment = dataclasses.replace(experiment, mixing=mixing, labels=labels)
     if experiment.arm == "joint":
         own = experiment.mixing
         mixing = dataclasses.replace(blank.mixing, ratio=own.ratio, source_patients=own.source_patients)
         return dataclasses.replace(experiment, mixing=mixing, drawing=blank.drawing, filter=blank.filter)
     if experiment.arm in SYNTHETIC_ARMS:
         return experiment
+    taught = experiment.mixing.source_patients if experiment.arm == "source" else 0
     return dataclasses.replace(
-        experiment, method=blank.method, mixing=blank.mixing, drawing=blank.drawing, filter=blank.filter,
+        experiment, method=blank.method, mixing=dataclasses.replace(blank.mixing, source_patients=taught),
+        drawing=blank.drawing, filter=blank.filter,
         transfer=blank.transfer,
         labels=dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees),
         budget=dataclasses.replace(experiment.budget, generator_steps=blank.budget.generator_steps),
@@ -101,7 +109,8 @@ def _control(
     if name == STRONG_CLASSICAL:
         return {**shared, "arm": "classical", "augmentation": STRONGEST}
     updates = candidate.budget.segmentor_steps + generator_updates(candidate)
-    return {**shared, "arm": "real", "budget.segmentor_steps": updates}
+    arm = "real" if candidate.labels.fraction else "source"
+    return {**shared, "arm": arm, "budget.segmentor_steps": updates}
 
 
 def _asked(member: str, experiments: Sequence[Experiment]) -> dict[str, Any]:

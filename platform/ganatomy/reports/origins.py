@@ -130,7 +130,11 @@ def rerun(plan: SweepPlan) -> str:
 def _controls(plan: SweepPlan) -> list[str]:
     """The names of the controls that a plan has, by what they are."""
     arms = {control.get("arm") for control in plan.controls}
-    return [name for name, arm in ((LONG_REAL, "real"), (STRONG_CLASSICAL, "classical")) if arm in arms]
+    return [
+        name
+        for name, arm in ((LONG_REAL, "real"), (LONG_REAL, "source"), (STRONG_CLASSICAL, "classical"))
+        if arm in arms
+    ]
 
 
 def _wrapped(words: list[str], width: int = 90) -> str:

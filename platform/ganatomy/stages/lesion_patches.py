@@ -21,9 +21,10 @@ from ganatomy.images.imaging import in_plane
 from ganatomy.measures.roc import LESION, NORMAL
 from ganatomy.stores.layout import Record
 from ganatomy.stores.store import Store
+from ganatomy.stores.subsets import drawn_patients
 from ganatomy.stores.writing import Item
 from ganatomy.training.classification import class_of
-from ganatomy.training.tasks import drawn_patients, labelled_patients, real_images
+from ganatomy.training.tasks import labelled_patients, real_images
 
 AT_ONCE = 16
 SHOWN = 3

@@ -75,6 +75,8 @@ def work_of(stages: Stages) -> dict[str, float]:
         updates = max(0, taken - (total - budget.segmentor_steps))
         both = budget.generator_steps + budget.segmentor_steps - total
         real, made = updates * budget.batch, max(0, both - (total - taken)) * budget.batch
+        if experiment.labels.fraction == 0:  # the source's images, until there are translations of them
+            real -= made
     else:
         updates, seen = taken, taken * budget.batch
         shown = _shown(stages, taken) if experiment.arm == "offline" else {}

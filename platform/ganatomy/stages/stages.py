@@ -95,6 +95,8 @@ class Stages:
             return self.fit()
         if arm == "offline":
             return self.downstream(target, self.filtered())
+        if arm == "source":
+            return self.downstream(self.experiment.source(), scored=target)
         return self.downstream(target, augment=arm == "classical")
 
     # --- the stages ----------------------------------------------------------------------------------------------
@@ -109,6 +111,7 @@ class Stages:
             patches = self.patches()
             store, data = patches.directory / PATCHES, {"patches": patches.key}
             experiment = patch_experiment(experiment)
+        told = told_of(experiment, self.store.classes)
         inputs = {
             **data,
             "domains": experiment.domains,
@@ -116,8 +119,8 @@ class Stages:
             "code": code_digest(method),
             "training": as_before(experiment.training),
             "budget": budget if method.trains_segmentors else {**budget, "segmentor_steps": None},
-            "segmentor": self._segmentor_inputs() if method.trains_segmentors else None,
-            "ratio": told_of(experiment, self.store.classes).synthetic_ratio,
+            "segmentor": self._segmentor_inputs() if told.segmentors else None,
+            "ratio": told.synthetic_ratio,
             "seed": experiment.seed,
             **self._sources(),
         }
@@ -214,8 +217,12 @@ class Stages:
         inputs = {"synthesise": made.key, **plain(rule), "judge": judge.key if judge else None}
         return self.artefacts.compute("filter", inputs, self.apart(work), costs=True)
 
-    def downstream(self, role: str, kept: Stage | None = None, *, augment: bool = False, follow: bool = True) -> Stage:
-        """Train the downstream model of ``role`` on real images, and on the kept synthetic ones if given."""
+    def downstream(
+        self, role: str, kept: Stage | None = None, *, augment: bool = False, follow: bool = True, scored: str = ""
+    ) -> Stage:
+        """Train the downstream model of ``role`` on real images, and on the kept synthetic ones if given.
+
+        scored: role whose validation images it is followed on, its own if ""."""
         experiment, strength = self.experiment, self.experiment.augmentation if augment else 0.0
         data = self._data()
         inputs = {
@@ -227,14 +234,17 @@ class Stages:
             "training": as_before(replace(experiment.training, ema=0.0)),
             "augment": augment if strength in (0.0, 1.0) else strength,
             "kept": kept.key if kept else None,
-            "mixing": _of_mixing(experiment) if kept else None,
+            # With no label of the target there is nothing real to mix with.
+            "mixing": _of_mixing(experiment) if kept and experiment.labels.fraction else None,
             "seed": experiment.seed,
+            **({"scored": scored} if scored else {}),
+            **(self._sources() if experiment.domain(role) != experiment.target_domain() else {}),
         }
 
         synthetic, indices = self.mixed_in(kept) if kept else (None, ())
 
         def work(directory: Path, grown: Grown) -> None:
-            build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices, strength)
+            build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices, strength, scored)
             train(build, directory, self.workers, grown)
 
         return self.artefacts.compute("downstream", inputs, work, follow=self._forward if follow else None, costs=True)
@@ -289,8 +299,8 @@ class Stages:
     def _data(self) -> dict[str, Any]:
         """What every training stage depends on."""
         experiment, labels = self.experiment, plain(self.experiment.labels)
-        if experiment.labels.fraction == 1:
-            labels["gan_sees"] = None  # nothing is withheld, so both readings are the same
+        if experiment.labels.fraction in (0, 1):
+            labels["gan_sees"] = None  # all or nothing is withheld, so both readings are the same
         return {
             "store": self.store.digest,
             "target": experiment.target,

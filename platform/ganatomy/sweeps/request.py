@@ -44,7 +44,7 @@ from ganatomy.tracking.runs import Tracking
 from ganatomy.tracking.server import refuse_password
 from ganatomy.training.loop import check_share
 from ganatomy.training.models import check_start, scored_images
-from ganatomy.training.tasks import generator_updates, labelled_patients
+from ganatomy.training.tasks import check_labels, generator_updates, labelled_patients
 
 OF_A_RUN = frozenset(
     ("resume", "retry_failed", "trials", "concurrent", "standstill_s", "address", "nodes", "workspace", "store_cache",
@@ -176,7 +176,7 @@ class SweepRequest(Options):
             check_lenders(store.path.parent, experiments)
             check_amounts(store, experiments)
             for experiment in experiments:  # labels without which every trial would fail, one after the other
-                labelled_patients(store, experiment, experiment.target)
+                check_labels(store, experiment)
                 scored_images(store, experiment, "val")
                 check_start(experiment, store.classes)
             _tell_labels(store, experiments)
@@ -262,7 +262,10 @@ def _tell_labels(store: Store, experiments: Sequence[Experiment]) -> None:
     """Say how many patients a label fraction comes to: of few, a small one is rounded up to one."""
     told = set()
     for experiment in experiments:
-        if experiment.labels.fraction < 1:
+        if experiment.labels.fraction == 0:
+            told.add(f"no label of a training patient of {experiment.target_domain()} is used (labels.fraction 0); arm "
+                     "source stands where a point of the space says real or classical")  # fmt: skip
+        elif experiment.labels.fraction < 1:
             domain, target = experiment.target_domain(), experiment.target
             used = len(labelled_patients(store, experiment, target))
             everyone = replace(experiment, labels=replace(experiment.labels, fraction=1.0))

@@ -146,14 +146,14 @@ class Classifiers(DownstreamModels):
     def mixtures(self, store: Store, experiment: Experiment, role: str, synthetic: Some | None) -> dict[str, Mixture]:
         """Class -> real and synthetic images of it."""
         patients = labelled_patients(store, experiment, role)
-        images = classified_images(store, experiment.domain(role), "train")
+        images = classified_images(store, experiment.domain(role), "train") if patients else []
         real = [image for image in images if image.patient in patients]
         steps, mixed = experiment.budget.segmentor_steps, {}
         for name in STATE:
             made = None if synthetic is None else Pool.of(synthetic[0], _of_class(synthetic[1], name))
             own = Pool.of(store, _of_class(real, name))
             mixing = in_proportion(experiment.mixing, len(own), len(made or ()))
-            mixed[name] = Mixture(own, made, mixing, steps)
+            mixed[name] = Mixture(own, made, mixing, steps, not patients)
         return mixed
 
     def sampler(

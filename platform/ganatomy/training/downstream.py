@@ -52,7 +52,23 @@ def task_of(experiment: Experiment, classes: int) -> Task:
         segmentor=lambda: begun(build_segmentor(network, ndim, classes), experiment.downstream),
         segmentor_rate=experiment.downstream.learning_rate,
         synthetic_ratio=experiment.mixing.ratio if experiment.arm == "joint" else 1.0,
+        segmentors=needs_segmentors(experiment),
+        unlabelled=_unlabelled(experiment),
     )
+
+
+def needs_segmentors(experiment: Experiment) -> bool:
+    """Whether a fit trains segmentors: they are the arm's model, or teach the generators, or say when these stop."""
+    method = experiment.method_class()
+    asked = experiment.arm == "joint" or bool(experiment.training.patience)
+    return method.trains_segmentors and (asked or method.needs_segmentors(experiment.method_config()))
+
+
+def _unlabelled(experiment: Experiment) -> frozenset[str]:
+    """Roles none of whose training images has a label that may be seen."""
+    target = experiment.target_domain()
+    return frozenset(role for role in experiment.domains if experiment.domain(role) == target
+                     and experiment.labels.fraction == 0)  # fmt: skip
 
 
 # --- weights to start from -----------------------------------------------------------------------------------------

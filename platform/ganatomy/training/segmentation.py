@@ -43,8 +43,8 @@ class Segmentors(DownstreamModels):
     def mixtures(self, store: Store, experiment: Experiment, role: str, synthetic: Some | None) -> dict[str, Mixture]:
         """All in one role."""
         real, made = segmentor_pool(store, experiment, role), None if synthetic is None else Pool.of(*synthetic)
-        mixing = in_proportion(experiment.mixing, len(real), len(made or ()))
-        return {ROLE: Mixture(real, made, mixing, experiment.budget.segmentor_steps)}
+        mixing, none = in_proportion(experiment.mixing, len(real), len(made or ())), experiment.labels.fraction == 0
+        return {ROLE: Mixture(real, made, mixing, experiment.budget.segmentor_steps, unlabelled=none)}
 
     def sampler(
         self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method, augment: bool | Augmentation

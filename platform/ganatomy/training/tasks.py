@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from ganatomy.evidence.panels import Column, panel, sheet, write_png
 from ganatomy.experiment import Budget, Experiment, Sampling
 from ganatomy.stores.amounts import some_patients
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Augmentation, Entry, Pool, Sampler, label_subset
+from ganatomy.stores.sampling import Augmentation, Entry, Pool, Sampler
 from ganatomy.stores.store import Store, open_store
+from ganatomy.stores.subsets import drawn_patients
 from ganatomy.training.distributed import NETWORKS
 from ganatomy.training.downstream import multiple_of, score_records, segment, task_of
 from ganatomy.training.inference import synthesize_volume
@@ -48,6 +49,8 @@ def real_images(store: Store, domain: str, split: str) -> list[Image]:
 def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
     """Training patients whose labels the pipeline may see: the label fraction applies to the target domain alone."""
     domain = experiment.domain(role)
+    if domain == experiment.target_domain() and experiment.labels.fraction == 0:
+        return frozenset()
     annotated = models_of(experiment).annotated
     images = [image for image in real_images(store, domain, "train") if annotated(image)]
     if domain != experiment.target_domain():
@@ -72,24 +75,44 @@ def source_patients(store: Store, experiment: Experiment, role: str) -> frozense
     return some_patients(known or images, count, experiment.seed, said)
 
 
-def drawn_patients(images: Iterable[Image], patients: Collection[str], fraction: float, seed: int) -> frozenset[str]:
-    """``label_subset`` of ``patients``, drawn by their places in the cohort: pseudonyms are others under another key.
+def check_labels(store: Store, experiment: Experiment) -> None:
+    """InputError where a training would find no label that it needs: of the target, or of the source in its place."""
+    labelled_patients(store, experiment, experiment.target)
+    if experiment.arm == "source" or experiment.labels.fraction == 0:
+        role = experiment.source()
+        if not labelled_patients(store, experiment, role):
+            raise InputError(
+                f"cohort {store.name}: no labelled training image of the source domain {experiment.domain(role)!r}",
+                expected="at least one labelled patient in split train",
+                remedy="swap source and target, or label some",
+            )
 
-    images: of all of them."""
-    places: dict[str, tuple[int, int]] = {}
-    for image in images:
-        if image.patient in patients:
-            places.setdefault(image.patient, (image.rank, image.index))
-    chosen = label_subset(places.values(), fraction, seed)
-    return frozenset(patient for patient, place in places.items() if place in chosen)
+
+def generator_pools(store: Store, experiment: Experiment, method: type[Method] | Method) -> dict[str, Pool]:
+    """All that generators and discriminators are shown: the ``generator_pool`` of every role, and second draws.
+
+    One rule for all: samples are centred on labelled voxels in every role, or in none. Where some role has images that
+    it cannot be done with, a discriminator would tell the roles apart by where samples lie and what they hold, and
+    teach the generators to take structures out.
+    """
+    pools = {role: generator_pool(store, experiment, role) for role in method.roles}
+    alike = len({experiment.state(role) for role in pools}) == 1 and all(map(_may_be_centred, pools.values()))
+    pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
+    return pools if alike else {key: pool.from_anywhere() for key, pool in pools.items()}
+
+
+def _may_be_centred(pool: Pool) -> bool:
+    """Whether the labels of all its images may be seen, and show something."""
+    return all(entry.labelled for entry in pool.entries) and any(entry.record.labelled_slices for entry in pool.entries)
 
 
 def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     """The images that a generator learns ``role`` from, in its state; labels only of ``labelled_patients``."""
     images = real_images(store, experiment.domain(role), "train")
     patients = labelled_patients(store, experiment, role)
+    fewer = experiment.labels.gan_sees == "subset" and experiment.labels.fraction > 0
     if experiment.domain(role) == experiment.target_domain():
-        seen = patients if experiment.labels.gan_sees == "subset" else None
+        seen = patients if fewer else None
     else:
         seen = source_patients(store, experiment, role)
     images = [image for image in images if seen is None or image.patient in seen]
@@ -116,9 +139,12 @@ def segmentor_pool(store: Store, experiment: Experiment, role: str) -> Pool:
 
 
 def _supervision(store: Store, experiment: Experiment, pools: Mapping[str, Pool]) -> dict[str, Pool]:
-    """Pools of labelled images for the roles whose own pools hold unlabelled ones too."""
-    mixed = [role for role, pool in pools.items() if len({entry.labelled for entry in pool.entries}) == 2]
-    return {labelled(role): segmentor_pool(store, experiment, role) for role in mixed}
+    """Pools of labelled images, drawn by their labels, for the roles whose own pools are not."""
+    drawn = [
+        role for role, pool in pools.items() if not all(entry.labelled and entry.centred for entry in pool.entries)
+    ]
+    found = {labelled(role): segmentor_pool(store, experiment, role) for role in drawn}
+    return {key: pool for key, pool in found.items() if len(pool)}
 
 
 def evaluation_images(store: Store, domain: str, split: str) -> list[Image]:
@@ -244,7 +270,7 @@ class Course:
 class FitGenerator(Recipe):
     """Builds the loop that trains the experiment's method.
 
-    A method that trains segmentors has that of the target domain scored on validation patients at every report: in the
+    A method that has segmentors has that of the target domain scored on validation patients at every report: in the
     ``joint`` arm it is the downstream model.
     """
 
@@ -253,10 +279,9 @@ class FitGenerator(Recipe):
         experiment, budget = self.experiment, self.experiment.budget
         method = make_method(experiment, store.classes)
         phases = method.phases(budget.generator_steps, budget.segmentor_steps)
-        pools = {role: generator_pool(store, experiment, role) for role in method.roles}
-        if method.trains_segmentors:
-            pools |= _supervision(store, experiment, pools)
-        pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
+        pools = generator_pools(store, experiment, method)
+        if method.segments:
+            pools |= _supervision(store, experiment, {role: pools[role] for role in method.roles})
         draws = Sampler(pools, grown(experiment.sampling, method), budget.batch, experiment.seed)
         epoch = epoch_updates(store, experiment, experiment.target) if method.trains_segmentors else 1
         return Course(method, draws, phases, self._validator(store, phases, device), SEGMENTATION.score, epoch)
@@ -268,7 +293,7 @@ class FitGenerator(Recipe):
 
         def validate(method: Method, step: int) -> Record:
             record: Record = {}
-            if method.trains_segmentors:
+            if method.segments:
                 images = evaluation_images(store, experiment.target_domain(), "val")
                 segmentor = method.segmentor(experiment.target)
                 rows = score_records(segmentor, store, images, experiment.sampling, device)
@@ -288,13 +313,15 @@ class TrainDownstream(Recipe):
     """Builds the loop that trains the downstream model of ``role`` on real images and, if given, synthetic ones.
 
     synthetic: a synthetic set (a store) and the indices of its kept images.
-    augment: strength of ordinary augmentation, 0 for none.
+    augment: strength of ordinary augmentation, 0 for none.  scored: role of the domain that it is validated on, its own
+    if "".
     """
 
     role: str
     synthetic: Path | None = None
     kept: tuple[int, ...] = ()
     augment: float = 0.0
+    scored: str = ""
 
     def course(self, store: Store, device: torch.device) -> Course:
         """The downstream task's, with the budget that every arm has."""
@@ -318,7 +345,7 @@ class TrainDownstream(Recipe):
         self, models: DownstreamModels, store: Store, made: Some | None, phases: Sequence[Phase], device: torch.device
     ) -> Validate:
         experiment, task = self.experiment, asked_of(self.experiment)
-        images = models.scored_images(store, experiment.domain(self.role), "val")
+        images = models.scored_images(store, experiment.domain(self.scored or self.role), "val")
 
         def validate(method: Method, step: int) -> Record:
             network = method.get_submodule("S")
@@ -369,7 +396,7 @@ def _show_translations(
             columns = [Column("real", real, truth)]
             for (role, kind), volume in made.items():
                 columns.append(Column(kind, volume))
-                if kind == "translated" and method.trains_segmentors:
+                if kind == "translated" and method.segments:
                     found = segment(method.segmentor(role), volume, experiment.sampling, device)
                     columns.append(Column("its segmentation", volume, found, truth))
             rows[f"{experiment.domains[source]} {image.subject}"] = columns
