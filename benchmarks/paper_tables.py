@@ -65,7 +65,7 @@ STUDIES = {
     "cai2019_table4": Study(
         "Cai et al. 2019, Tables 3 and 4: three ways to use synthetic images, three segmentors",
         partial(make_cohort, patients={"ct": (24, 4, 0), "mr": (24, 16, 0)}, shape=(8, 48, 48)),
-        "Hearts, 24 patients a domain to train on, 2 of the MR ones with labels; 16 MR patients to validate.",
+        "Hearts, 24 patients a domain to train on, 3 of the MR ones with labels; 16 MR patients to validate.",
         ("A=ct", "B=mr"),
     ),
     "gupta2019_table2": Study(

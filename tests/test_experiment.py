@@ -31,9 +31,11 @@ def experiments(draw) -> Experiment:
     ]))  # fmt: skip
     return Experiment(
         cohort=draw(st.text(max_size=20)),
-        domains={"A": draw(NAMES), "B": draw(NAMES)},
+        domains=dict(zip("AB", draw(st.lists(NAMES, min_size=2, max_size=2, unique=True)))),
         target=draw(st.sampled_from("AB")),
-        arm=draw(st.sampled_from(ARMS if method.name == "shape_consistent" else ARMS[:2])),
+        arm=draw(
+            st.sampled_from(ARMS if method.name == "shape_consistent" else [arm for arm in ARMS if arm != "joint"])
+        ),
         method=method,
         labels=Labels(draw(st.floats(0.01, 1)), draw(st.sampled_from(["subset", "all"]))),
         mixing=Mixing(draw(st.floats(0, 50)), draw(st.sampled_from(["mixed", "real_first"])), draw(UNIT)),
@@ -160,7 +162,7 @@ def test_an_unknown_name_or_value_is_answered_with_the_nearest(values, nearest):
 
 
 @pytest.mark.parametrize("values", [
-    {"labels.fraction": 0}, {"labels.fraction": 1.5}, {"labels.fraction": "NaN"}, {"labels.fraction": "half"},
+    {"labels.fraction": -0.1}, {"labels.fraction": 1.5}, {"labels.fraction": "NaN"}, {"labels.fraction": "half"},
     {"mixing.ratio": -1}, {"mixing.ratio": "Infinity"}, {"mixing.pretrain": 2}, {"filter.min_dice": 1.1},
     {"sampling.ndim": 4}, {"sampling.size": "[64]"}, {"sampling.size": "64"}, {"sampling.size": "[0, 64]"},
     {"sampling.ndim": 3}, {"sampling.size": '["a", "b"]'}, {"sampling.foreground": -0.1}, {"budget.batch": 0},
@@ -170,6 +172,9 @@ def test_an_unknown_name_or_value_is_answered_with_the_nearest(values, nearest):
     {"method.width": -1}, {"method.from_scratch": 3}, {"method.cycle_weight": "ten"}, {"method.pretrain_fraction": 2},
     {"arm": "joint", "method": "cyclegan"}, {"method": "nowhere.at:All"}, {"method": "ganatomy_methods:Nothing"},
     {"downstream.network": "nowhere.at:All"}, {"arm": 3}, {"method": "[]"},
+    {"labels.fraction": 0, "arm": "real"}, {"labels.fraction": 0, "arm": "classical"},
+    {"labels.fraction": 0, "arm": "offline", "filter.min_dice": 0.5}, {"labels.fraction": 0, "mixing.ratio": 0},
+    {"labels.fraction": 0, "domains.A": "mr"}, {"arm": "source", "domains.A": "mr:lesion"},
 ])  # fmt: skip
 def test_what_cannot_be_meant_is_refused_in_one_line(values):
     with pytest.raises(InputError) as refused:
@@ -177,6 +182,15 @@ def test_what_cannot_be_meant_is_refused_in_one_line(values):
     assert refused.value.what
     assert refused.value.expected or refused.value.remedy
     assert "\n" not in str(refused.value)
+
+
+def test_a_method_that_needs_labels_of_the_target_is_refused_without_them():
+    drawn = Experiment("c", {role: role.lower() for role in ("T1", "T1c", "T2", "FLAIR")}, "FLAIR", "offline",
+                       Choice("multimodal_mr"))  # fmt: skip
+    drawn.validate()
+    with pytest.raises(InputError, match=r"with labels\.fraction = 0"):
+        drawn.with_values({"labels.fraction": 0}).validate()
+    drawn.with_values({"labels.fraction": 0, "arm": "source"}).validate()
 
 
 def test_a_role_without_a_domain_is_refused():

@@ -61,6 +61,17 @@ def installed(name, full):
     return replace(space, base=replace(space.base, cohort="c", domains=domains))
 
 
+@pytest.mark.parametrize("name", ["shape_consistent", "shape_consistent_small", "cyclegan", "phantom_demo"])
+def test_without_labels_of_the_target_source_stands_for_the_arms_that_need_them(name):
+    space, fixed = installed(name, False), {"labels.fraction": "0"}
+    listed = space.listed(fixed, (0,))
+    made = [space.experiment(values, fixed).validate() for values in (*listed, *asked(space.sampler(fixed, (0,)), 30))]
+    assert {one.arm for one in made} >= {"source", "offline"}
+    assert len({one.digest() for one in made[: len(listed)]}) == len(listed)
+    assert [values["arm"] for values in listed].count("source") == 1  # real and classical are one then
+    assert "source" not in {values["arm"] for values in space.listed({}, (0,))}
+
+
 @pytest.mark.parametrize(("name", "full"), SIZES)
 def test_whatever_an_installed_space_suggests_validates_and_builds(name, full):
     space = installed(name, full)

@@ -57,6 +57,10 @@ class ShapeConsistent(Method):
 
     Roles A and B, unpaired: images x [N, 1, *S] in [-1, 1] with labels y [N, *S]; an unlabelled image takes part in
     the adversarial and cycle terms only.
+
+    A domain without any label (``task.unlabelled``) has no segmentor that real images could teach. Its S begins as that
+    of the other domain, whose images it is pre-trained on, and then learns from translations of those alone; it teaches
+    no generator. The other domain's S judges what came back instead: reconstructions carry their own image's label.
     """
 
     Config: ClassVar[type] = ShapeConsistentConfig
@@ -70,10 +74,16 @@ class ShapeConsistent(Method):
         judge = (task.ndim, config.width, config.discriminator_layers, config.final_activation)
         self.D_A = PatchDiscriminator(*judge)
         self.D_B = PatchDiscriminator(*judge)
-        self.S_A = task.segmentor()
-        self.S_B = task.segmentor()
+        if task.segmentors:
+            self.S_A = task.segmentor()
+            self.S_B = task.segmentor()
         self.pool_A = ReplayPool(config.pool_size, stream=0)
         self.pool_B = ReplayPool(config.pool_size, stream=1)
+
+    @classmethod
+    def needs_segmentors(cls, config: ShapeConsistentConfig) -> bool:
+        """Not with γ = 0, which leaves a CycleGAN."""
+        return bool(config.shape_weight)
 
     def optimisers(self) -> dict[str, Adam]:
         """Adam for each network; momentum 0.5 for the adversaries as in CycleGAN, Adam's own for the segmentors."""
@@ -85,7 +95,8 @@ class ShapeConsistent(Method):
         """Section 4.2: pre-train S, pre-train G and D (γ = 0), train all jointly, then jointly with decaying rates.
 
         S gets ``pretrain_fraction`` of its updates beforehand, the rest are the joint ones; G and D are pre-trained
-        with what the joint phases leave of theirs. Raises InputError if the joint phases need more than they have.
+        with what the joint phases leave of theirs. Where there is no S, the rest is as with it.
+        Raises InputError if the joint phases need more than they have.
         """
         pretrain = 0 if self.config.from_scratch else round(self.config.pretrain_fraction * segmentor_steps)
         joint = segmentor_steps - pretrain
@@ -97,12 +108,12 @@ class ShapeConsistent(Method):
                 remedy="set budget.generator_steps, budget.segmentor_steps or method.pretrain_fraction",
             )
         decay = joint // 2
-        made = 2 if self.config.use_reconstructed else 1
+        made = (2 if self.config.use_reconstructed else 1) * self.segments
         phases = (
-            Phase("pretrain_segmentors", pretrain, may_stop=False, segmentors=True),
+            Phase("pretrain_segmentors", pretrain * self.segments, may_stop=False, segmentors=True),
             Phase("pretrain_generators", alone, may_stop=False),
-            Phase("joint", joint - decay, segmentors=True, made=made),
-            Phase("decay", decay, decay=True, segmentors=True, made=made),
+            Phase("joint", joint - decay, segmentors=self.segments, made=made),
+            Phase("decay", decay, decay=True, segmentors=self.segments, made=made),
         )
         return tuple(phase for phase in phases if phase.steps)
 
@@ -111,7 +122,7 @@ class ShapeConsistent(Method):
         if update.phase == "pretrain_segmentors":
             return self._step_segmentors(batch, update, {})
         config = self.config
-        G_A, G_B, D_A, D_B, S_A, S_B = self.G_A, self.G_B, self.D_A, self.D_B, self.S_A, self.S_B
+        G_A, G_B, D_A, D_B = self.G_A, self.G_B, self.D_A, self.D_B
         x_A, y_A, x_B, y_B = batch["A"].image, batch["A"].label, batch["B"].image, batch["B"].label
         losses: dict[str, Tensor] = {}
 
@@ -122,7 +133,10 @@ class ShapeConsistent(Method):
             cycle = l1(rec_A, x_A) + l1(rec_B, x_B)  # eq. 2
             objective = adversarial + config.cycle_weight * cycle
             if config.shape_weight and update.phase != "pretrain_generators":
-                shape = cross_entropy(S_A(fake_A), y_B) + cross_entropy(S_B(fake_B), y_A)  # eq. 5
+                if self.task.unlabelled:
+                    shape = self._shape_of_reconstructions(batch, {"A": rec_A, "B": rec_B})
+                else:
+                    shape = cross_entropy(self.S_A(fake_A), y_B) + cross_entropy(self.S_B(fake_B), y_A)  # eq. 5
                 objective = objective + config.shape_weight * shape
                 losses["shape"] = shape.detach()
             minimise(objective)
@@ -134,7 +148,7 @@ class ShapeConsistent(Method):
             minimise(discrimination_A + discrimination_B)
         losses["discriminator"] = (discrimination_A + discrimination_B).detach()
 
-        if update.phase == "pretrain_generators":
+        if update.phase == "pretrain_generators" or not self.segments:
             return losses
         if not self.task.synthetic_ratio:
             return losses | self._step_segmentors(batch, update, {})
@@ -144,6 +158,12 @@ class ShapeConsistent(Method):
             synthetic["A"].append(batch["A"].made(rec_A.detach(), kind=2))
             synthetic["B"].append(batch["B"].made(rec_B.detach(), kind=2))
         return losses | self._step_segmentors(batch, update, synthetic)
+
+    def _shape_of_reconstructions(self, batch: Batch, rec: dict[str, Tensor]) -> Tensor:
+        """Eq. 5 where one domain has no label: no expert taught its segmentor, and its images have none.
+        What is left is whether images of the labelled domain keep their shape there and back."""
+        taught = [role for role in self.roles if role not in self.task.unlabelled]
+        return torch.stack([cross_entropy(self.segmentor(role)(rec[role]), batch[role].label) for role in taught]).sum()
 
     def _step_segmentors(self, batch: Batch, update: Update, synthetic: dict[str, list[Images]]) -> dict[str, Tensor]:
         """S learns real and synthetic images together (section 3.5; Zhang et al. 2018, section 3.5); G is fixed.
@@ -155,15 +175,15 @@ class ShapeConsistent(Method):
             real: list[Tensor] = []
             fake: list[Tensor] = []
             for role, S in (("A", self.S_A), ("B", self.S_B)):
-                supervised = batch.get(labelled(role), batch[role])
+                supervised, taught = self._supervision(batch, role, joint=bool(synthetic))
                 seen = self.task.seen(supervised, synthetic.get(role, []))
                 logits = S(torch.cat([part.image for part, _ in seen])).split([len(part) for part, _ in seen])
                 terms = [
                     weight * cross_entropy(found, part.label)
                     for found, (part, weight) in zip(logits, seen, strict=True)
                 ]
-                real.append(terms[0])
-                fake.extend(terms[1:])
+                real.extend(terms[:taught])
+                fake.extend(terms[taught:])
             objective = torch.stack([*real, *fake]).sum()
             together = any(labelled(role) in batch and batch[labelled(role)].vacant is not None for role in "AB")
             losses["segmentation_mixed" if together else "segmentation_real"] = torch.stack(real).sum().detach()
@@ -171,6 +191,15 @@ class ShapeConsistent(Method):
                 losses["segmentation_synthetic"] = torch.stack(fake).sum().detach()
             minimise(objective)
         return losses
+
+    def _supervision(self, batch: Batch, role: str, *, joint: bool) -> tuple[Images, bool]:
+        """(real images for the segmentor of ``role``, whether it learns from any): those of its own domain; where that
+        has no label, the other's until there are translations of them."""
+        if role not in self.task.unlabelled:
+            return batch.get(labelled(role), batch[role]), True
+        other = "B" if role == "A" else "A"
+        images = batch.get(labelled(other), batch[other])
+        return (images.none(), False) if joint else (images, True)
 
     @torch.no_grad()
     def synthesize(self, batch: Batch) -> list[Synthetic]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ganatomy.contracts import InputError
-from ganatomy.core.plain_values import assign, build, check, digest, flatten, plain
+from ganatomy.core.plain_values import assign, build, check, digest, flatten, from_text, plain
 from ganatomy.core.plugins import nearest, resolve
 
 if TYPE_CHECKING:
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 State = Literal["", "lesion", "healthy"]
 STATES: tuple[State, ...] = ("lesion", "healthy")
 
-Arm = Literal["real", "offline", "joint"]
+Arm = Literal["real", "source", "offline", "joint"]
 ARMS: tuple[Arm, ...] = typing.get_args(Arm)
 SYNTHETIC_ARMS: tuple[Arm, ...] = ("offline", "joint")
+NEED_LABELS: tuple[Arm, ...] = ("real",)
+"""Arms that learn from labels of the target domain alone. Without any, ``source`` stands in their place."""
 
 
 # --- the parts ---------------------------------------------------------------------------------------------------
@@ -37,9 +39,11 @@ class Choice:
 class Labels:
     """How many labelled patients of the target domain there are.
 
-    fraction: of its training patients, in (0, 1]; at least one is kept, subsets of one seed are nested.
+    fraction: of its training patients, in [0, 1]; at least one of every class is kept, classes stay in their shares,
+    subsets of one seed are nested. 0 is nobody: the target's training patients are unlabelled, those that a model is
+    validated and tested on are not.
     gan_sees: ``subset``, the whole pipeline sees only those patients; ``all``, generators and discriminators also see
-    the unlabelled rest.
+    the unlabelled rest. Where nobody is labelled they see all in either case.
     """
 
     fraction: float = 1.0
@@ -56,12 +60,25 @@ class Mixing:
     composition: ``equal``, an update sees ``budget.batch`` samples in every arm, in that proportion over consecutive
     updates. ``paper``, it sees as many real ones as without synthetic ones, and beside them ``ratio`` times as many
     made beforehand, or all that is made online, weighing ``ratio`` (Cai et al. 2019).
+    share: what synthetic images have of it: as the ``ratio`` says; or, by ``counts``, each image as much as a real one.
+    distinct: how many of the images that a filter keeps are mixed in, 0 for all (offline arm).  source_patients: how
+    many training patients of the domains that are no target there are to learn from and to make images of, those with
+    labels where there are any; 0 for all. Sets of one seed are nested, in both.
     """
 
     ratio: float = 1.0
     order: Literal["mixed", "synthetic_first", "real_first"] = "mixed"
     pretrain: float = 0.5
     composition: Literal["equal", "paper"] = "equal"
+    share: Literal["ratio", "counts"] = "ratio"
+    distinct: int = 0
+    source_patients: int = 0
+
+    def stated(self) -> dict[str, Any]:
+        """What decides results, by name: amounts that are at their defaults are left out, as from before there were
+        any."""
+        return {name: value for name, value in vars(self).items()
+                if name not in ("share", "distinct", "source_patients") or value != vars(Mixing())[name]}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,10 +114,16 @@ class Transfer:
     generator: cohort that the method is trained on (TL_G of Gupta et al. 2019).  judge: cohort that the filter's
     downstream model is trained on (TL_PL). By name, or by the digest of its store; "" for this one. Domains go by the
     same names there.
+    settings: of the method, where they are others while a borrowed generator is trained: ``transfer.settings.window``.
     """
 
     generator: str = ""
     judge: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        read = {name: from_text(value) if isinstance(value, str) else value for name, value in self.settings.items()}
+        object.__setattr__(self, "settings", read)
 
 
 @dataclass(frozen=True)
@@ -112,12 +135,16 @@ class Downstream:
     ``sampling.size``, by their class.
     augmentation: what is done to the training samples of every arm, real and synthetic alike: nothing, a little
     geometry and intensity, or nnU-Net's list. What generators and discriminators see is left as it is.
+    weights: a safetensors file that every one of these networks starts from, in every arm; "", none. What it lacks
+    starts at random.  frozen: beginnings of the names of its tensors that never change, such as ``stages.0``.
     """
 
     network: Choice = field(default_factory=lambda: Choice("unet"))
     learning_rate: float = 2e-4
     task: str = "segmentation"
     augmentation: Literal["none", "light", "strong"] = "none"
+    weights: str = ""
+    frozen: tuple[str, ...] = ()
 
     def asked(self) -> Any:
         """The task, a ``ganatomy.downstream.task.DownstreamTask``: here alone its name becomes that object. InputError
@@ -159,13 +186,21 @@ class Budget:
 class Training:
     """The loop's own settings, the same for every method. Off by default where the papers have none.
 
-    ema: decay of an exponential moving average of the generators' weights, 0 off.  patience: stop after so many
-    validations without a better mean Dice, 0 off.  clip_norm: gradient norm bound, 0 off.
-    precision: ``auto`` is bf16 on hardware that has it, else fp32.
+    ema: decay of an exponential moving average of the generators' weights, 0 off.  clip_norm: gradient norm bound,
+    0 off.  precision: ``auto`` is bf16 on hardware that has it, else fp32.
+
+    patience_epochs: stop once nothing has been better for so many epochs, 0 off. In every arm an epoch is as many
+    updates as the downstream model takes to go through its real training samples. It is looked at when the loop
+    validates: ``budget.validations`` says how finely.  patience: the same, counted in validations.
+    waits_for: what is to get better: the ``score`` of the downstream task, or its ``loss`` on validation patients.
+    keep: the weights of the ``last`` update, or those that validated ``best`` by that.
     """
 
     ema: float = 0.0
     patience: int = 0
+    patience_epochs: float = 0.0
+    waits_for: Literal["score", "loss"] = "score"
+    keep: Literal["last", "best"] = "last"
     clip_norm: float = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
@@ -178,6 +213,8 @@ class Experiment:
     domains: role -> domain of the cohort, or a state of one: ``flair:lesion`` are the slices (in 3D, the images) of
     domain flair in which something is labelled, ``flair:healthy`` those in which nothing is.
     target: the role whose domain the downstream model works in, in whatever state.
+    arm: ``real``, real images of the target; ``source``, real images of the source, and the model applied to the target
+    as it is; ``offline``, real and synthetic images; ``joint``, trained with the generator.
     """
 
     cohort: str
@@ -228,12 +265,27 @@ class Experiment:
 
     def configuration(self) -> str:
         """Content hash of everything but the seed: trials that share it are replicates."""
-        values: dict[str, Any] = {**self.to_dict(), "seed": None}
-        if self.downstream.augmentation == "none":  # as in plans from before, which declare what they compare by this
-            del values["downstream"]["augmentation"]
-        if (self.mixing.composition == "paper") == (self.arm == "joint"):
+        values: dict[str, Any] = {**self.to_dict(), "seed": None, "training": as_before(self.training),
+                                  "downstream": as_before(self.downstream)}  # fmt: skip
+        if (
+            not self.transfer.settings
+        ):  # as in plans from before it could be set, which declare what they compare by this
+            del values["transfer"]["settings"]
+        values["mixing"] = plain(self.mixing.stated())
+        if (self.mixing.composition == "paper") == (self.arm == "joint"):  # likewise
             del values["mixing"]["composition"]
         return digest(values)
+
+    def lent(self) -> Experiment:
+        """The experiment with its method as it is trained: where a generator is borrowed, as its lender has it."""
+        if not (self.transfer.generator and self.transfer.settings):
+            return self
+        return replace(self, method=Choice(self.method.name, {**self.method.config, **self.transfer.settings}))
+
+    def trained(self) -> Experiment:
+        """The experiment whose networks are about to be given the weights that a training left: those that it started
+        from are not looked for."""
+        return replace(self, downstream=replace(self.downstream, weights="", frozen=()))
 
     def domain(self, role: str) -> str:
         """Name of the cohort's domain that plays ``role``, without the state."""
@@ -247,15 +299,33 @@ class Experiment:
         """Name of the domain that the downstream model works in."""
         return self.domain(self.target)
 
+    def source(self) -> str:
+        """The role that the target's images are made from: the first, by its name, of another domain. InputError where
+        there is none."""
+        others = [role for role in sorted(self.domains) if self.domain(role) != self.target_domain()]
+        if not others:
+            raise InputError(f"no source domain beside {self.target_domain()}", expected="a role of another domain",
+                             remedy="choose a method that translates between domains, or arm=real")  # fmt: skip
+        return others[0]
+
     def validate(self) -> Experiment:
         """Check what types cannot. Returns self; raises InputError naming the parameter, its value and the remedy."""
-        check(0 < self.labels.fraction <= 1, "labels.fraction", self.labels.fraction, "a number in (0, 1]")
+        check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
+        check(0 <= self.labels.fraction <= 1, "labels.fraction", self.labels.fraction, "a number in [0, 1]")
         check(self.mixing.ratio >= 0, "mixing.ratio", self.mixing.ratio, "a number >= 0")
         beside, amount = self.mixing.composition == "paper", self.mixing.ratio * self.budget.batch
         check(not beside or self.mixing.order == "mixed", "mixing.composition", "paper", "mixing.order = mixed with it")
         check(not beside or self.arm != "offline" or amount.is_integer(), "mixing.ratio", self.mixing.ratio,
               f"whole numbers beside {self.budget.batch} real images (mixing.composition = paper)")  # fmt: skip
+        check(not beside or self.mixing.share == "ratio", "mixing.share", self.mixing.share,
+              "ratio with mixing.composition = paper")  # fmt: skip
         check(0 <= self.mixing.pretrain <= 1, "mixing.pretrain", self.mixing.pretrain, "a number in [0, 1]")
+        for name in ("distinct", "source_patients"):
+            count = getattr(self.mixing, name)
+            check(count >= 0, f"mixing.{name}", count, "a whole number, 0 for all")
+        sources = [role for role in self.domains if self.domain(role) != self.target_domain()]
+        count = self.mixing.source_patients
+        check(bool(sources) or not count, "mixing.source_patients", count, "0 where every role is of the target domain")
         check(self.drawing.per_label >= 0, "drawing.per_label", self.drawing.per_label, "a number >= 0")
         check(self.drawing.at_least >= 1, "drawing.at_least", self.drawing.at_least, "a whole number >= 1")
         for name, threshold in vars(self.filter).items():
@@ -268,12 +338,11 @@ class Experiment:
         for name in ("segmentor_steps", "generator_steps", "batch", "validations"):
             check(getattr(self.budget, name) >= 1, f"budget.{name}", getattr(self.budget, name), "a whole number >= 1")
         check(0 <= self.training.ema < 1, "training.ema", self.training.ema, "a number in [0, 1)")
-        for name in ("patience", "clip_norm"):
+        for name in ("patience", "patience_epochs", "clip_norm"):
             check(getattr(self.training, name) >= 0, f"training.{name}", getattr(self.training, name), "0 or more")
         rate = self.downstream.learning_rate
         check(rate > 0, "downstream.learning_rate", rate, "a number > 0")
         check(0 <= self.seed < 2**32, "seed", self.seed, "a whole number in [0, 2^32)")
-        check(self.target in self.domains, "target", self.target, f"one of {', '.join(self.domains)}")
         for role in self.domains:
             state = self.state(role)
             check(state in ("", *STATES), f"domains.{role}", self.domains[role],
@@ -289,10 +358,32 @@ class Experiment:
         if self.arm == "joint":
             check(not self.transfer.generator, "transfer.generator", self.transfer.generator,
                   "none: a joint model is trained on its own cohort")  # fmt: skip
+        for name in self.transfer.settings:
+            check(name not in method.synthesis_settings, f"transfer.settings.{name}", self.transfer.settings[name],
+                  f"a setting that training depends on; what is made with it afterwards has method.{name}")  # fmt: skip
+        build(method.Config, self.transfer.settings, "transfer.settings.")
+        if self.arm == "source":
+            self.source()
+        if self.labels.fraction == 0:
+            self._check_unlabelled()
         self._check_task()
         self.method_config()
         resolve("networks", self.downstream.network.name)
         return self
+
+    def _check_unlabelled(self) -> None:
+        """Refuse what cannot be done where no training image of the target domain has a label to be seen."""
+        where, method = "with labels.fraction = 0", self.method_class()
+        check(self.arm not in NEED_LABELS, "arm", self.arm, f"source, offline or joint {where}: there is nothing real "
+              "to learn from")  # fmt: skip
+        self.source()
+        needs = method.on_patches or method.draws_from_noise or method.label_donors
+        check(not (needs and self.arm in SYNTHETIC_ARMS), "method", self.method.name,
+              f"one that translates labelled images of another domain {where}")  # fmt: skip
+        check(self.mixing.ratio > 0 or self.arm == "source", "mixing.ratio", self.mixing.ratio, f"above 0 {where}")
+        for name, threshold in vars(self.filter).items():
+            check(not threshold or bool(self.transfer.judge) or self.arm != "offline", f"filter.{name}", threshold,
+                  f"0 {where}, or transfer.judge: no model of real images is there to judge")  # fmt: skip
 
     def _check_task(self) -> None:
         """Refuse what the downstream task has no use for, thresholds on what it does not judge by among it."""
@@ -324,6 +415,17 @@ def _of_before(values: Mapping[str, Any]) -> Mapping[str, Any]:
         return now
     strength = "light" if float(values.get("augmentation", 1)) <= 1 else "strong"
     return {**now, "arm": "real", "downstream": {**now.get("downstream", {}), "augmentation": strength}}
+
+
+LATER: Mapping[str, Any] = {"patience_epochs": 0.0, "waits_for": "score", "keep": "last", "weights": "", "frozen": [],
+                            "augmentation": "none"}  # fmt: skip
+"""Settings that earlier versions had not, with what these did."""
+
+
+def as_before(part: Any) -> dict[str, Any]:
+    """The plain values of a part of an Experiment, without what ``LATER`` names where it has that value: plans and
+    stages of earlier versions keep their hashes."""
+    return {name: value for name, value in plain(part).items() if name not in LATER or value != LATER[name]}
 
 
 # --- results -----------------------------------------------------------------------------------------------------

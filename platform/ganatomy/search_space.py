@@ -14,10 +14,12 @@ from typing import Any, Protocol
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import from_text, plain
 from ganatomy.core.plugins import Group, allow, resolve
-from ganatomy.experiment import Experiment
-
-Values = Mapping[str, Any]
-"""Dotted parameter name -> value."""
+from ganatomy.experiment import NEED_LABELS, Experiment
+from ganatomy.papers import PaperClaim as PaperClaim
+from ganatomy.papers import PaperData as PaperData
+from ganatomy.papers import PaperFigure as PaperFigure
+from ganatomy.papers import PaperTable as PaperTable
+from ganatomy.papers import Values as Values
 
 
 class Suggest(Protocol):
@@ -39,47 +41,6 @@ class Suggest(Protocol):
 def never(values: Values) -> bool:
     """No trial of a space asks for two workers unless the space says so."""
     return False
-
-
-@dataclass(frozen=True)
-class PaperFigure:
-    """A number that a paper prints.
-
-    name: what it calls the row.  point: values that our configuration of it has.  value: in the metric's own unit (Dice
-    in [0, 1]).  spread: as printed, such as ``± 0.03``.  metric: its name in a trial's summary; ``{B}`` in it stands
-    for the domain that plays role B, and ``synthesis/s_score/*`` for the mean of all whose names begin so.
-    """
-
-    name: str
-    point: Values
-    value: float
-    spread: str = ""
-    metric: str = "val/dice"
-
-
-@dataclass(frozen=True)
-class PaperClaim:
-    """An effect that a paper reports: the configuration with the values ``more`` has a greater ``metric`` than the one
-    with the values ``less``."""
-
-    says: str
-    more: Values
-    less: Values
-    metric: str = "val/dice"
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """A table of a paper, to be shown beside a sweep of the same study.
-
-    where: paper, table, data.  caveats: in sentences, what is inconsistent or missing in it, and which of its orders
-    are not to be expected here.
-    """
-
-    where: str
-    figures: tuple[PaperFigure, ...]
-    claims: tuple[PaperClaim, ...] = ()
-    caveats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,10 +95,8 @@ class SearchSpace:
         runs at the same time then shares no stage and waits for nobody.
 
         A value that none of the points has takes the place of theirs. Not so with an arm: what else a point says means
-        something in its own arm only.
-
-        What a point leaves out stays as in the base. It is said all the same: else Optuna would choose it, anew for
-        each replicate.
+        something in its own arm only. Without labels of the target, ``source`` stands for arms that need them.
+        What a point leaves out stays as in the base, and is said: else Optuna would choose it, anew for each replicate.
         """
         chosen: list[dict[str, Any]] = []
         narrowing = [
@@ -145,7 +104,8 @@ class SearchSpace:
             for name, value in fixed.items()
             if name == "arm" or any(name in point and _agree(point[name], value) for point in self.points)
         ]
-        agreeing = [point for point in self.points if all(_agree(point.get(n, v), v) for n, v in narrowing)]
+        points = [{name: _open(name, value, fixed) for name, value in point.items()} for point in self.points]
+        agreeing = [point for point in points if all(_agree(point.get(n, v), v) for n, v in narrowing)]
         whole = [self._whole(point, fixed) for point in agreeing]
         for point in whole:
             for seed in seeds:
@@ -204,7 +164,8 @@ class SearchSpace:
 
     def sampler(self, fixed: Values, seeds: Sequence[int]) -> Sampler:
         """The define-by-run function that Optuna calls for each trial."""
-        return Sampler(self.sample, dict(fixed), tuple(seeds))
+        unjudged = dict.fromkeys(("filter.min_dice", "filter.min_probability"), 0.0) if _unlabelled(fixed) else {}
+        return Sampler(self.sample, {**unjudged, **fixed}, tuple(seeds))
 
     def experiment(self, values: Values, fixed: Values) -> Experiment:
         """The trial's Experiment: base, then what is fixed, then what was sampled. InputError as in ``with_values``."""
@@ -296,6 +257,8 @@ class Fixing:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """As ``optuna.Trial``, unless fixed."""
         if name not in self.fixed:
+            if name == "arm":
+                choices = [*dict.fromkeys(_open(name, choice, self.fixed) for choice in choices)]
             return self.trial.suggest_categorical(name, choices)
         value = self.fixed[name]
         return next((choice for choice in choices if _agree(choice, value)), _read(value))
@@ -383,6 +346,15 @@ def parse_settings(settings: Sequence[str]) -> dict[str, str]:
 def _agree(value: Any, given: Any) -> bool:
     """Whether a value given as text on the command line is this one."""
     return plain(value) in (given, _read(given))
+
+
+def _unlabelled(fixed: Values) -> bool:
+    return bool(_read(fixed.get("labels.fraction")) == 0)
+
+
+def _open(name: str, value: Any, fixed: Values) -> Any:
+    """The value, or what stands for an arm that needs labels where there are none."""
+    return "source" if name == "arm" and value in NEED_LABELS and _unlabelled(fixed) else value
 
 
 def _read(given: Any) -> Any:

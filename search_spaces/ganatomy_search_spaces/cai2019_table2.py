@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from ganatomy.experiment import Budget, Downstream, Labels, Mixing, Sampling
-from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
+from ganatomy.search_space import PaperClaim, PaperData, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import with_segmentor
 from ganatomy_search_spaces.phantom_demo import BASE as DEMO_BASE
 from ganatomy_search_spaces.shape_consistent import BASE as PAPER_BASE
@@ -45,7 +45,8 @@ def _table(organ: str, caveats: tuple[str, ...], **values: tuple[float, float]) 
         PaperClaim(f"shape consistency raises the S-score of {modality}", WITH, WITHOUT, f"{S_SCORE}{{{role}}}")
         for role, modality in (("A", "CT"), ("B", "MRI"))
     )
-    return PaperTable(f"Cai et al. 2019, Table 2, {organ}", _figures(organ, **values), claims, caveats)
+    data = PaperData(organ, {"A": "CT", "B": "MRI"}, FULL_BASE.sampling.size)
+    return PaperTable(f"Cai et al. 2019, Table 2, {organ}", _figures(organ, **values), claims, caveats, data)
 
 
 HEART = _table(

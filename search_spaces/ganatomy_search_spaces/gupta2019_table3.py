@@ -3,13 +3,15 @@ humerus (TL_G), and with the classifier of the humerus to select by as well (TL_
 
 from __future__ import annotations
 
-from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
+from ganatomy.search_space import PaperClaim, PaperData, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import suggest_classifier
-from ganatomy_search_spaces.gupta2019_table2 import BASE, THRESHOLDS
-from ganatomy_search_spaces.unit_lesion import BASE as FULL_BASE
+from ganatomy_search_spaces.gupta2019_table2 import BASE, FULL, THRESHOLDS
 
 LENDER = "humeri"
 """Name of the cohort that is borrowed from; it has to have been prepared in the same workspace."""
+
+HUMERUS = {"window": 2.0}
+"""Settings of the generator of the humerus, whoever borrows it."""
 
 REAL: Values = {"arm": "real"}
 TIBIA_THRESHOLD, FEMUR_THRESHOLD = 0.9, 0.95
@@ -59,6 +61,7 @@ def _table(part: str, rows: dict[str, Values], printed: dict[str, tuple[float, s
             "With 50 lesions an area has an interval of about ±0.09 here: those of all rows overlap.",
             "Where nothing reaches the threshold a trial of ours ends without a result, and its row is left blank.",
         ),
+        PaperData(part, {"H": "radiograph", "L": "radiograph"}, FULL.sampling.size),
     )
 
 
@@ -72,8 +75,8 @@ TIBIA_TABLE = _table(
         "TL_G + TL_PL": (0.698, "(0.610-0.785)"),
     },
     "The last row is starred in the table and called borderline in the text: here the interval decides.",
-    "Windows of the tibia are s = 1. The generator that is lent has the settings of whoever borrows it; the "
-    "paper's was trained with the s = 2 of the humerus.",
+    "Windows of the tibia are s = 1; the generator that is lent is trained with the s = 2 of the humerus, as the "
+    "paper's was.",
 )
 FEMUR_TABLE = _table(
     "femur",
@@ -89,11 +92,18 @@ FEMUR_TABLE = _table(
 TIBIA = SearchSpace(
     name="gupta2019_table3_tibia",
     description="own or borrowed generator and classifier for tibiae (Gupta et al. 2019, Table 3), at phantom size",
-    base=BASE.with_values({"method.window": 1.0}),
+    base=BASE.with_values({"method.window": 1.0, "transfer.settings": HUMERUS}),
     sample=sample,
     points=tuple(TIBIA_ROWS.values()),
     seeds=(0, 1, 2),
-    full=FULL_BASE.with_values({"method.window": 1.0, "method.normals": 7}),
+    full=FULL.with_values(
+        {
+            "method.window": 1.0,
+            "method.normals": 7,
+            "method.candidates": 4680,
+            "transfer.settings": {**HUMERUS, "normals": 10},
+        }
+    ),
     published=(TIBIA_TABLE,),
 )
 FEMUR = SearchSpace(
@@ -103,6 +113,6 @@ FEMUR = SearchSpace(
     sample=sample,
     points=tuple(FEMUR_ROWS.values()),
     seeds=(0, 1, 2),
-    full=FULL_BASE,
+    full=FULL.with_values({"method.candidates": 9171}),
     published=(FEMUR_TABLE,),
 )

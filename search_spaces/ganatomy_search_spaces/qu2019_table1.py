@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
+from ganatomy.search_space import PaperClaim, PaperData, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import with_segmentor
 from ganatomy_search_spaces.multimodal_mr import RATIOS
 from ganatomy_search_spaces.qu2019_table2 import BASE, FULL_BASE
@@ -51,6 +51,7 @@ PUBLISHED = PaperTable(
         "The paper keeps the best of four runs; ours are means over seeds, of brains drawn with validation labels.",
         "Both are of images that no segmentation filter has seen: what is kept for training can be better than that.",
     ),
+    of=PaperData("brain", {role: role for role in BASE.domains}, FULL_BASE.sampling.size),
 )
 
 SPACE = SearchSpace(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from ganatomy.experiment import Budget, Choice, Downstream, Drawing, Sampling
-from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
+from ganatomy.search_space import PaperClaim, PaperData, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import with_segmentor
 from ganatomy_search_spaces.multimodal_mr import BASE as PAPER_BASE
 from ganatomy_search_spaces.multimodal_mr import RATIOS
@@ -93,6 +93,7 @@ PUBLISHED = PaperTable(
         "The paper keeps the best of four runs on the test set; ours are means over seeds on validation patients.",
         "Rows with a tenth of the real data, or with ordinary augmentation, have no counterpart here.",
     ),
+    of=PaperData("brain", {role: role for role in BASE.domains}, FULL_BASE.sampling.size),
 )
 
 SPACE = SearchSpace(

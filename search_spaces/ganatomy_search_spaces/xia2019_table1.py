@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from ganatomy.experiment import Budget, Choice, Downstream, Sampling
-from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable, SearchSpace, Suggest, Values
+from ganatomy.search_space import PaperClaim, PaperData, PaperFigure, PaperTable, SearchSpace, Suggest, Values
 from ganatomy_search_spaces.downstream_networks import with_segmentor
 from ganatomy_search_spaces.pseudo_healthy import BASE as PAPER_BASE
 
@@ -77,6 +77,8 @@ CAVEATS = (
     "The paper's healthy slices are of the same diseased volumes, as here.",
 )
 
+DATA = PaperData("brain", dict.fromkeys(ROLES, "FLAIR"), FULL_BASE.sampling.size)
+
 TABLE_1 = (
     PaperTable(
         "Xia et al. 2019, Table 1, BraTS FLAIR",
@@ -86,6 +88,7 @@ TABLE_1 = (
                                    "paired": (0.99, 0.02)}),
         _claims(),
         CAVEATS,
+        DATA,
     ),
     PaperTable(
         "Xia et al. 2019, Table 1, ISLES FLAIR",
@@ -93,6 +96,7 @@ TABLE_1 = (
                               "paired": (0.93, 0.02)})
         + _figures("healthiness", {"cGAN": (0.86, 0.13), "CycleGAN": (0.85, 0.11), "unpaired": (0.94, 0.11),
                                    "paired": (0.98, 0.04)}),
+        of=DATA,
     ),
 )  # fmt: skip
 

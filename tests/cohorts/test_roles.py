@@ -36,6 +36,18 @@ def test_the_domain_with_fewer_labels_is_the_target_unless_told():
     assert cast_roles(PAIR, cohort).domains == {"A": "ct", "B": "mr"}
 
 
+@pytest.mark.parametrize("names", [("ct", "mr"), ("mr", "ct")])
+def test_with_as_many_labels_in_both_the_cohort_s_order_decides_and_is_told(names, capsys):
+    """Source first, target second: rows of a paper's table are of the domains that it names."""
+    first, second = names
+    cohort = cohort_of(dict.fromkeys(names, 4))
+    assert choose_domains(cohort, "", "") == (first, second)
+    assert f"makes {first} the source and {second} the target" in capsys.readouterr().err
+    assert choose_domains(cohort, "", first) == (second, first)
+    assert choose_domains(cohort, second, "") == (second, first)
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("labelled", "source", "target", "says"),
     [

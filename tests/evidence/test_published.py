@@ -15,12 +15,13 @@ from ganatomy.core.plugins import available, resolve
 from ganatomy.downstream.classification import CLASSIFICATION
 from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.published import INCOMPARABLE
+from ganatomy.evidence.results import SweepPlan
 from ganatomy.experiment import Experiment, Score, TrialResult
 from ganatomy.measures.segmentation import mean_over_patients
 from ganatomy.measures.verdicts import compare, of_scores
 from ganatomy.reports.tabulated import to_json
 from ganatomy.reports.text import render_text
-from ganatomy.search_space import PaperClaim, PaperFigure, PaperTable
+from ganatomy.search_space import PaperClaim, PaperData, PaperFigure, PaperTable
 
 BASE = Experiment("cohort", {"A": "ct", "B": "mr"})
 REAL, JOINT = {"arm": "real"}, {"arm": "joint", "method.shape_weight": 1.0}
@@ -252,3 +253,59 @@ def test_every_figure_of_an_installed_space_belongs_to_one_of_its_points(name, f
             assert sum(agrees(experiment, point) for experiment in listed) == 1, point
         for figure in table.figures:
             assert figure.metric.format(**domains)
+
+
+# --- in the right rows --------------------------------------------------------------------------------------------
+
+DATA = PaperData("heart", {"A": "CT", "B": "MRI"}, size=(64, 64), fraction=0.14)
+BOUND = replace(TABLE, of=DATA)
+
+
+def of(experiment, results):
+    return [replace(one, experiment=one.experiment.with_values(experiment)) for one in results]
+
+
+def plan_of(space="cai2019_table4", domains=("ct", "mr"), anatomy="heart"):
+    base = resolve("spaces", space).base.with_values({"domains": dict(zip("AB", domains))})
+    return SweepPlan("s", space, base, "", "", "0", 1, anatomy=anatomy, modalities={"ct": "CT", "mr": "MR"})
+
+
+def test_a_table_is_shown_beside_sweeps_of_its_organ_and_modalities_and_it_is_said_why_another_is_not():
+    told = []
+    assert [table.of.anatomy for table in plan_of().published(told.append)] == ["heart"]
+    assert len(told) == 1
+    assert "pancreas" in told[0]
+    assert "this of the heart" in told[0]
+    assert plan_of(domains=("mr", "ct")).published(told.append) == ()
+    assert "A is CT there, and mr here" in told[1]
+    assert plan_of(anatomy="").published(told.append) == ()
+    assert "cohort.yaml leaves unsaid" in told[-1]
+    assert [table.of.anatomy for table in plan_of("cai2019_table2").published()] == ["heart"]
+
+
+def test_a_figure_stands_beside_what_has_its_fraction_of_labels_and_its_size():
+    alike = shown(of({"labels.fraction": 0.14}, sweep()), BOUND)
+    assert alike == shown(sweep())  # as if it were bound to nothing
+    other = shown(of({"labels.fraction": 0.25}, sweep()), BOUND)
+    assert (other.figures, other.findings) == ((), ())
+    assert "of 14 % of the labels, ours of 25 %" in other.caveats[0]
+    some = of({"labels.fraction": 0.25}, sweep()[:3]) + of({"labels.fraction": 0.14}, sweep()[3:])
+    assert {figure.seeds for figure in shown(some, BOUND).figures} == {2}
+
+
+def test_beside_images_of_another_size_stand_the_effects_that_a_paper_claims_and_none_of_its_figures():
+    alike, small = (shown(of({"labels.fraction": 0.14}, sweep()), replace(BOUND, of=replace(DATA, size=size)))
+                    for size in ((64, 64), (88, 112, 112)))  # fmt: skip
+    assert all(math.isnan(figure.paper) and not figure.spread for figure in small.figures)
+    assert [figure.ours for figure in small.figures] == [figure.ours for figure in alike.figures]
+    assert [finding.found for finding in small.findings] == [finding.found for finding in alike.findings]
+    assert all(math.isnan(finding.paper) for finding in small.findings)
+    assert "88 x 112 x 112 voxels, ours of 64 x 64" in small.caveats[0]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_table_of_an_installed_space_says_what_it_is_of(name):
+    space = resolve("spaces", name)
+    for table in space.published:
+        assert table.of is not None
+        assert table.of.modalities.keys() == space.base.domains.keys()

@@ -17,6 +17,7 @@ from ganatomy.reports.text import render_text
 @pytest.mark.parametrize(("values", "said"), [
     ({"budget__segmentor_steps": 50}, "50 updates against 2000"), ({"budget__batch": 4}, "4 in a batch against 1"),
     ({"training__patience": 3}, "3 validations of patience against 0"),
+    ({"training__patience_epochs": 2.5}, "2.5 epochs of patience against 0"),
 ])  # fmt: skip
 def test_unequal_work_is_not_compared_and_said_to_be_unequal(values, said):
     more = [trial(f"b{seed}", experiment(arm="joint", seed=seed, **values), 0.4) for seed in range(3)]
@@ -57,6 +58,7 @@ def test_a_control_with_more_work_is_shown_beside_and_is_no_baseline():
 def test_what_was_spent_stands_in_text_page_and_json():
     spent = {"work/updates": 50.0, "work/real_samples": 30.0, "work/synthetic_samples": 20.0,
              "work/synthetic_images": 64.0, "work/kept_images": 17.0, "generator/updates": 90.0,
+             "work/used_images": 8.0, "work/synthetic_shown": 2.5, "work/real_shown": 1.0,
              "generator/device_seconds": 12.4}  # fmt: skip
     results = [trial(f"o{seed}", experiment(arm="offline", seed=seed), summary=spent) for seed in range(2)]
     results.append(trial("r", experiment(arm="real"), summary={"work/updates": 50.0}))
@@ -65,7 +67,7 @@ def test_what_was_spent_stands_in_text_page_and_json():
     for said in ("Work and its cost", "synthetic seen", "images made"):
         assert said in page
     assert [line.split()[1:] for line in text.splitlines() if line.startswith("offline") and " 64 " in line] == [
-        ["50", "30", "20", "64", "17", "90", "–", "12"]
+        ["50", "30", "20", "64", "17", "8", "2.5", "1.0", "90", "–", "12"]
     ]
     assert max(map(len, text.splitlines())) <= 120
     values = json.loads(to_json(table))["rows"]

@@ -61,6 +61,23 @@ def test_means_are_those_of_the_table():
         assert by_value[f"{ratio:g}"] == f"{row.dice:.3f}"
 
 
+def test_amounts_are_axes_of_their_own_on_which_all_is_no_number():
+    """0 distinct images are all there are: the axis of what was mixed in has their place."""
+    results = []
+    for distinct in (0, 5, 10):
+        for seed in range(3):
+            made = experiment(arm="offline", mixing__distinct=distinct, seed=seed)
+            work = {"work/used_images": float(distinct or 40), "work/synthetic_samples": 100.0}
+            one = trial(f"{distinct}{seed}", made, summary=work)
+            results.append(one)
+    shown = responses(material_of(results))
+    assert shown.pictures[0].caption.startswith(
+        "Dose–response: Dice against mixing.distinct, distinct synthetic images"
+    )
+    assert {row[1] for row in rows_of(shown, "mixing.distinct")} == {"5", "10"}
+    assert {row[1] for row in rows_of(shown, "distinct synthetic images")} == {"5", "10", "40"}
+
+
 def test_trainings_that_failed_are_counted_for_those_left_are_the_luckier_ones():
     lost = TrialResult("x", experiment(arm="offline", mixing__ratio=2.0, seed=1), "failed", "keeps none")
     assert not any("failed" in sentence for sentence in responses(material_of(varied())).sentences)

@@ -127,6 +127,16 @@ def test_from_the_command_line_with_a_bound(cohort, bundle, tmp_path, capsys):
     assert len(json.loads((tmp_path / "o" / "annotations.coco.json").read_text())["images"]) == 2
 
 
+def test_a_bounded_number_of_films_are_of_training_patients_unless_told(cohort, bundle, tmp_path):
+    """Splits by the alphabet began with those who are to judge."""
+    for count in (2, 100):
+        generate_lesions(bundle, cohort, tmp_path / str(count), count=count)
+        made = read_cohort(tmp_path / str(count))
+        assert [row.split for row in made.rows] == ["train"] * min(count, 8 // 2)
+    generate_lesions(bundle, cohort, tmp_path / "told", count=100, splits=["val", "test"])
+    assert {row.split for row in read_cohort(tmp_path / "told").rows} == {"val", "test"}
+
+
 def test_a_cohort_without_boxes_is_refused(bundle, tmp_path):
     bare = make_bone_cohort(tmp_path / "c", patients={"lesion": (1, 0, 0), "normal": (2, 1, 1)}, shape=(48, 40))
     with pytest.raises(InputError, match="no film can be given a lesion"):

@@ -6,10 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from ganatomy.measures.crossed import contrast
-from ganatomy.measures.reader_studies import areas
+from ganatomy.measures.reader_studies import areas, interval
 
 
 def ratings(seed=0, trainings=3, lesions=15, normals=21, levels=0):
@@ -106,6 +107,37 @@ def test_level_of_a_difference_of_areas_is_kept():
     assert np.mean(found.p_more() < 0.025) < 0.032
     assert np.mean(found.p_less() < 0.025) < 0.032
     assert np.mean(found.error**2) == pytest.approx(np.var(found.estimate), rel=0.35)
+
+
+def test_the_interval_of_an_area_without_luck_is_delongs_and_near_that_of_resampled_patients():
+    """The same training three times: nothing but patients varies. DeLong's by the definition, on the logit's scale."""
+    said, truth = ratings(seed=3, trainings=1, lesions=50, normals=100)
+    low, high = interval(areas(np.repeat(said, 3, axis=0), truth))
+    more, less = said[0][truth], said[0][~truth]
+    lesions = np.array([np.mean((x > less) + 0.5 * (x == less)) for x in more])
+    normals = np.array([np.mean((more > y) + 0.5 * (more == y)) for y in less])
+    error = np.sqrt(lesions.var(ddof=1) / 50 + normals.var(ddof=1) / 100)
+    area = roc_auc_score(truth, said[0])
+    logit, reach = np.log(area / (1 - area)), stats.norm.isf(0.025) * error / (area * (1 - area))
+    delong = 1 / (1 + np.exp(-np.array([logit - reach, logit + reach])))
+    assert (low, high) == pytest.approx(tuple(delong), abs=0.002)  # t for the normal
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(500):
+        taken = np.r_[rng.integers(0, 50, 50), rng.integers(50, 150, 100)]
+        drawn.append(roc_auc_score(truth[taken], said[0][taken]))
+    assert (low, high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.02)
+
+
+def test_the_luck_of_training_widens_the_interval_and_one_training_has_none():
+    said, truth = ratings(trainings=3)
+    logits = np.log(said / (1 - said))
+    lucky = areas(np.stack([logits[0], logits[0] - 1.5 * truth, logits[0] + 1.5 * truth]), truth)
+    narrow = np.diff(interval(areas(np.repeat(said[:1], 3, axis=0), truth)))[0]
+    low, high = interval(lucky)
+    assert high - low > 1.5 * narrow
+    assert 0 <= low < high <= 1
+    assert np.isnan(interval(areas(said[:1], truth))).all()
+    assert np.isnan(interval(areas(np.repeat([truth * 1.0], 3, axis=0), truth))).all()  # perfect: nothing varies
 
 
 def test_one_class_has_no_area():

@@ -8,6 +8,7 @@ import pytest
 from ganatomy.measures.roc import (
     Predictions,
     at_threshold,
+    chosen_apart,
     operating_point,
     replicates,
 )
@@ -45,6 +46,24 @@ def test_operating_point_of_separable_and_of_useless_scores():
     assert (best.threshold, best.sensitivity, best.specificity) == (0.8, 1.0, 1.0)
     assert operating_point(np.array([0.5, 0.5, 0.5, 0.5]), truth).threshold == np.inf  # a tie: the largest
     assert at_threshold(np.array([0.9, 0.8, 0.85, 0.1]), truth, best.threshold).specificity == 0.5
+
+
+def test_a_threshold_of_each_training_is_chosen_on_validation_and_read_on_test_as_scikit_learn_has_it():
+    sklearn = pytest.importorskip("sklearn.metrics")
+    seen, held = predictions(1, runs=3, decimals=4), predictions(2, 50, 500, runs=3, decimals=4)
+    found, by_hand = chosen_apart(seen, held), []
+    for here, there in zip(seen.probabilities, held.probabilities):
+        false, true, thresholds = sklearn.roc_curve(seen.truth, here, drop_intermediate=False)
+        chosen = thresholds[np.argmin((1 - true) ** 2 + false**2)]
+        by_hand.append((chosen, sklearn.recall_score(held.truth, there >= chosen),
+                        sklearn.recall_score(~held.truth, there < chosen)))  # fmt: skip
+    expected = np.mean(by_hand, axis=0)
+    assert (found.threshold, found.sensitivity, found.specificity) == pytest.approx(tuple(expected))
+    assert len({chosen for chosen, _, _ in by_hand}) == 3
+    other = chosen_apart(predictions(3, runs=3, decimals=4), held)
+    assert other.threshold != found.threshold  # test patients choose nothing
+    with pytest.raises(ValueError, match="argument"):
+        chosen_apart(predictions(1, runs=2), held)
 
 
 def test_replicates_keep_what_all_have():

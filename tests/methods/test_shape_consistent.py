@@ -14,9 +14,10 @@ from ganatomy_methods.common.segmentors import UNet
 from ganatomy_methods.shape_consistent import ShapeConsistent, ShapeConsistentConfig
 
 
-def make(seed=0, ndim=2, ratio=1.0, **chosen):
+def make(seed=0, ndim=2, ratio=1.0, unlabelled="", segmentors=True, **chosen):
     torch.manual_seed(seed)
-    task = Task(ndim, 3, lambda: UNet(ndim, 1, 3, width=4), synthetic_ratio=ratio)
+    task = Task(ndim, 3, lambda: UNet(ndim, 1, 3, width=4), synthetic_ratio=ratio, segmentors=segmentors,
+                unlabelled=frozenset(unlabelled))  # fmt: skip
     return ShapeConsistent(ShapeConsistentConfig(**{"width": 0.05, "discriminator_layers": 1, **chosen}), task)
 
 

@@ -76,6 +76,11 @@ def test_operating_points_are_chosen_on_validation_and_read_on_test(promoted):
         called = held.probabilities[0] >= chosen.threshold
         assert said[kind]["sensitivity"] == pytest.approx(called[held.truth].mean())
         assert said[kind]["specificity"] == pytest.approx((~called[~held.truth]).mean())
+        assert said[kind]["auc"] == pytest.approx(patients_area(held))
+        assert said[kind]["low"] is None  # one training: nothing tells its luck
+    page = (workspace / "sweeps" / "films" / "report.html").read_text()
+    assert "candidate: sensitivity" in page
+    assert "baseline: auc" in page
 
 
 def test_all_gates_are_judged_and_the_bundle_knows_who_trained_it(promoted):

@@ -31,7 +31,7 @@ from ganatomy.tracking.runs import Tracking
 from ganatomy.training import tasks
 
 BASE = radiographs.EXPERIMENT.with_values({"method.patch_side": 16, "method.normals": 2, "method.crops": 1})
-BORROWED = BASE.with_values({"transfer.generator": "humerus-phantom"})
+BORROWED = BASE.with_values({"transfer.generator": "humerus-phantom", "transfer.settings.width": 0.0625})
 COUNTS = {"lesion": (4, 3, 4), "normal": (8, 4, 6)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 import tiny
@@ -14,9 +15,10 @@ from promotion.test_confirmation import trial as picked_trial
 
 from ganatomy.api.sweeping import Sweep
 from ganatomy.contracts import InputError
+from ganatomy.core.durable import append_line
 from ganatomy.evidence.ablation import Ablation, Unfinished, ablation_table
 from ganatomy.evidence.confirmed import picked_in
-from ganatomy.evidence.results import SweepPlan, write_result
+from ganatomy.evidence.results import DRIVEN_BY, SweepPlan, keep_software, write_result
 from ganatomy.exhibits.exhibit import Exhibit
 from ganatomy.experiment import TrialResult
 from ganatomy.promotion.confirmation import plan_of
@@ -325,3 +327,21 @@ def test_of_very_many_configurations_a_figure_has_the_first_and_says_how_many_ar
     shown = effects(made)
     assert shown.sentences[0].startswith(f"{len(large.rows) - MOST_DRAWN} rows of the table are not drawn")
     assert shown.pictures[0].png.startswith(b"\x89PNG")
+
+
+def test_the_report_names_what_ran_the_sweep_beside_what_wrote_it(tmp_path):
+    made = replace(material(sweep()), workspace=tmp_path)
+    folder = tmp_path / "sweeps" / made.plan.name
+    folder.mkdir(parents=True, exist_ok=True)
+    early = "What ran the sweep was not yet written down then."
+    assert early in exhibit_of(compose(made), "Versions and commands").sentences
+    append_line(folder / DRIVEN_BY, json.dumps({"torch": "1.0", "numpy": "1.9"}))
+    append_line(folder / DRIVEN_BY, '{"torch": "2')  # a driver was killed at this
+    keep_software(folder)
+    keep_software(folder)  # resumed with what was there before
+    shown = exhibit_of(compose(made), "Versions and commands")
+    assert early not in shown.sentences
+    (grid,) = shown.grids
+    assert grid.headers == ("what", "ran the sweep", "went on with it (1)", "wrote this report")
+    assert ("torch", "1.0", version("torch"), version("torch")) in grid.rows
+    assert ("scipy", "unknown", version("scipy"), version("scipy")) in grid.rows

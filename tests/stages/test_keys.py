@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny
 from tiny import Watched, experiment
 
+from ganatomy.contracts import InputError
+from ganatomy.experiment import Choice
 from ganatomy.stages.artefacts import Artefacts, Stage, key_of
 from ganatomy.stages.outcome import outcome_of, reference_models
 from ganatomy.stages.stages import Stages
+from ganatomy.training.distributed import NETWORKS
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
@@ -40,6 +44,7 @@ def keys_of(tmp_path, store, monkeypatch):
 
 
 OFFLINE, JOINT, REAL = {"arm": "offline"}, {"arm": "joint"}, {"arm": "real"}
+CYCLES = {**OFFLINE, "method__shape_weight": 0.0}
 REFERENCES = {"reference ct", "reference mr"}
 
 
@@ -52,6 +57,14 @@ REFERENCES = {"reference ct", "reference mr"}
     (OFFLINE, {"training__ema": 0.9}, {"fit", "synthesise", "filter", "downstream", "model"}),
     (OFFLINE, {"budget__generator_steps": 5}, {"fit", "synthesise", "filter", "downstream", "model"}),
     (OFFLINE, {"method__shape_weight": 1.0}, set()),  # the default, spelled out
+    # γ = 0: generators know nothing of the segmentors
+    (CYCLES, {"downstream__network__width": 8}, {"downstream", "model", *REFERENCES}),
+    (CYCLES, {"downstream__learning_rate": 1e-3}, {"downstream", "model", *REFERENCES}),
+    (CYCLES, {"training__patience": 1, "downstream__learning_rate": 1e-3},
+     {"fit", "synthesise", "filter", "downstream", "model", *REFERENCES}),
+    ({**CYCLES, **JOINT}, {"downstream__network__width": 8}, {"fit", "model", *REFERENCES}),
+    (OFFLINE, {"downstream__network__width": 8},
+     {"fit", "synthesise", "filter", "downstream", "model", *REFERENCES}),
     (JOINT, {"mixing__ratio": 2.0}, {"fit", "model"}),
     (JOINT, {"mixing__composition": "paper"}, {"fit", "model"}),
     (REAL, {"mixing__composition": "paper"}, set()),
@@ -71,6 +84,8 @@ REFERENCES = {"reference ct", "reference mr"}
     (REAL, {"budget__batch": 1}, {"downstream", "model", *REFERENCES}),
     (REAL, {"sampling__foreground": 0.0}, {"downstream", "model", *REFERENCES}),
     (REAL, {"training__patience": 2}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"training__patience_epochs": 2.0}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"training__keep": "best"}, {"downstream", "model", *REFERENCES}),
     (OFFLINE, {"labels__fraction": 0.5}, {"fit", "synthesise", "filter", "downstream", "model"}),
     (OFFLINE, {"seed": 1}, {"fit", "synthesise", "filter", "downstream", "model"}),
     ({**OFFLINE, "labels__fraction": 0.5}, {"labels__gan_sees": "all"},
@@ -106,3 +121,17 @@ def test_the_judge_of_the_filter_is_the_real_arms_own_model(tmp_path, store):
     chosen = json.loads((kept.directory / "kept.json").read_text())
     assert chosen["kept"] == [int(index) for index, dice in chosen["dice"].items() if dice >= 0.001]
     assert {key for key, _ in filtered.records} == {filtered.stages.keys["fit"]}  # the judge is no progress of ours
+
+
+def test_generators_that_know_no_segmentor_are_the_same_whichever_there_is(tmp_path, store):
+    """Trained apart, to the last bit: so one fit may serve every downstream network. They hold no segmentor."""
+    fits = []
+    for network, config in (("unet", {"width": 4}), ("pspnet", {"width": 8})):
+        chosen = experiment(**CYCLES, downstream__network=network)
+        chosen = replace(chosen, downstream=replace(chosen.downstream, network=Choice(network, config)))
+        fits.append(Stages(tmp_path / network, store.path, chosen).fit())
+    assert fits[0].key == fits[1].key
+    assert (fits[0].directory / NETWORKS).read_bytes() == (fits[1].directory / NETWORKS).read_bytes()
+    with pytest.raises(InputError, match="no segmentor"):
+        stages = Stages(tmp_path / "unet", store.path, experiment(**CYCLES))
+        stages.method(stages.fit()).segmentor("B")

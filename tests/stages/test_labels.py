@@ -49,7 +49,8 @@ def test_segmentors_get_as_many_labels_a_step_beside_unlabelled_images_as_withou
     patient_of = {image.subject: image.patient for image in store.records("mr", "train")}
     for step in range(8):
         batch = loop.draws.batch(step)
-        assert set(batch) == {"A", "B", labelled("B")}
+        # Those of A too: where B's images are drawn from anywhere, so are A's.
+        assert set(batch) == {"A", "B", labelled("A"), labelled("B")}
         assert len(batch[labelled("B")]) == len(batch["B"]) == chosen.budget.batch
         assert (batch[labelled("B")].label != UNLABELLED).all()
         assert {patient_of[subject] for subject in batch[labelled("B")].subjects} <= seen

@@ -15,6 +15,7 @@ from ganatomy.cohorts.pseudonyms import pseudonyms_of
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Labels
 from ganatomy.phantoms.bones import bone_film, make_bone_cohort
+from ganatomy.stages.amounts import check_amounts
 from ganatomy.stages.lesion_patches import film_items, part, patch_items, role_in, rules_of
 from ganatomy.stages.outcome import outcome_of
 from ganatomy.stages.stages import PATCHES, SYNTHETIC, Stages
@@ -39,6 +40,13 @@ def films(store):
     return list(film_items(method, OFFLINE, store, "fit", CPU))
 
 
+def test_more_films_than_can_be_made_are_refused_beforehand(store, films):
+    for distinct in (1, len(films)):
+        check_amounts(store, [OFFLINE.with_values({"mixing.distinct": distinct})])
+    with pytest.raises(InputError, match="of at most 36 synthetic images that unit_lesion makes"):  # windows x normals
+        check_amounts(store, [OFFLINE.with_values({"mixing.distinct": 2 * 6 * 3 + 1})])
+
+
 def test_who_trains_receives_nothing(store):
     parting = part(store, OFFLINE)
     owner = {name: record.patient for name, record in parting.records.items()}
@@ -50,10 +58,36 @@ def test_who_trains_receives_nothing(store):
 
 
 def test_the_share_that_receives_lesions_is_the_one_asked_for(store):
-    """Of fourteen patients without a lesion; a larger share of sources holds the smaller one."""
-    sources = [set(part(store, OFFLINE.with_values({"method.source_share": s})).sources) for s in (0.2, 0.5, 0.8)]
+    """Of fourteen patients without a lesion, where patches of all others are cut; a larger share of sources holds the
+    smaller one."""
+    everyone = {"method.normals": 14}
+    shares = [{**everyone, "method.source_share": share} for share in (0.2, 0.5, 0.8)]
+    sources = [set(part(store, OFFLINE.with_values(share)).sources) for share in shares]
     assert [len(some) for some in sources] == [3, 7, 11]
     assert sources[0] < sources[1] < sources[2]
+
+
+def test_whoever_no_patch_was_cut_of_receives_lesions_too(tmp_path):
+    """Gupta et al. 2019, section 4.1. Femora are few lesions and many normals: candidates follow these."""
+    store = radiographs.make_store(tmp_path / "s", counts={"lesion": (2, 2, 2), "normal": (40, 2, 2)})
+    few = OFFLINE.with_values({"method.minimum_intensity": 0.0})
+    parting = part(store, few)
+    assert len(parting.negatives) <= 2 * 3 < 20 < 40 - 6 <= len(parting.sources)
+    assert len(parting.negatives) + len(parting.sources) == 40
+    cut = {item.parents[0] for item in patch_items(store, few) if item.split == "train"}
+    assert cut == {parting.records[name].subject for name in (*parting.boxes, *parting.negatives)}
+    method = make_method(few, store.classes).eval()
+    counted = [len(list(film_items(method, few.with_values({"method.positions": 1, "method.candidates": most}),
+                                   store, "fit", CPU))) for most in (0, 7)]  # fmt: skip
+    assert counted == [len(parting.sources), 7]
+
+
+def test_a_generator_that_is_lent_lets_all_normal_patients_receive_lesions(store):
+    lent = part(store, OFFLINE, taught=False)
+    assert (len(lent.negatives), len(lent.sources)) == (0, 14)
+    method = make_method(OFFLINE, store.classes).eval()
+    made = film_items(method, OFFLINE.with_values({"transfer.generator": "femora"}), store, "fit", CPU)
+    assert len({item.patient for item in made}) == 14
 
 
 def test_a_dark_lesion_is_still_a_lesion(store):
@@ -107,7 +141,7 @@ def test_dark_patches_without_lesion_are_dropped(store):
 
 def test_a_pasted_lesion_changes_its_window_alone(store, films):
     sources = {record.subject: record for record in store.records()}
-    assert len(films) == 2 * 6 * 3
+    assert len(films) == 2 * len(part(store, OFFLINE).sources)
     for item in films:
         (parent,) = item.parents
         before = store.image(sources[parent])

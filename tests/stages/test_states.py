@@ -10,6 +10,7 @@ import torch
 
 from ganatomy.contracts import Synthetic
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
+from ganatomy.measures.pathology import healing_rows
 from ganatomy.measures.segmentation import patient_scores
 from ganatomy.phantoms.brains import brain_case
 from ganatomy.stages import synthesis
@@ -34,14 +35,15 @@ pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    def item(number: int, split: str) -> Item:
-        brain = brain_case(0, number, SHAPE, lesion_slices=2)
-        image, label = 2 * brain.images["flair"] - 1, (brain.label > 0).astype(np.uint8)
-        return Item(f"s{number}", f"p{number}", "flair", split, image, label, lo=0.0, hi=1000.0)
-
-    items = [item(number, split) for number, split in enumerate(SPLITS)]
+    items = [_ill(number, split) for number, split in enumerate(SPLITS)]
     return write_store(tmp_path_factory.mktemp("brains") / "store", name="brains", labels={1: "lesion"},
                        domains={"flair": {}}, digest="brains", items=items)  # fmt: skip
+
+
+def _ill(number: int, split: str) -> Item:
+    brain = brain_case(0, number, SHAPE, lesion_slices=2)
+    image, label = 2 * brain.images["flair"] - 1, (brain.label > 0).astype(np.uint8)
+    return Item(f"s{number}", f"p{number}", "flair", split, image, label, lo=0.0, hi=1000.0)
 
 
 def experiment(method: str, **values) -> Experiment:
@@ -134,3 +136,45 @@ def test_neither_a_black_nor_an_unchanged_image_wins_on_both(store, workspace, m
     else:
         assert summary["synthesis/healthiness"] == 1
         assert summary["synthesis/identity_of_brain"] < 0.2
+
+
+# --- healthy people as a domain of their own -----------------------------------------------------------------------
+
+
+def with_controls(folder, *, labels):
+    """The brains, those with a lesion in domain flair, and others without one, whose labels are empty or not there."""
+
+    def control(number: int, split: str) -> Item:
+        brain = brain_case(0, 10 + number, SHAPE, lesion_slices=2)
+        image, label = 2 * brain.twins["flair"] - 1, np.zeros(SHAPE, np.uint8) if labels else None
+        return Item(f"c{number}", f"c{number}", "controls", split, image, label, lo=0.0, hi=1000.0,
+                    attributes={"class": "normal"})  # fmt: skip
+
+    items = [_ill(number, split) for number, split in enumerate(SPLITS)]
+    items += [control(number, split) for number, split in enumerate(SPLITS)]
+    return write_store(folder / "store", name="brains", labels={1: "lesion"},
+                       domains={"flair": {}, "controls": {}}, digest=f"controls {labels}", items=items)  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_healthiness_and_identity_are_measured_where_the_healthy_are_a_domain_of_their_own(tmp_path, labels):
+    """f_pre is that of the diseased domain: nobody can learn of controls what a lesion is."""
+    domains = {"P": "flair:lesion", "H": "controls:healthy"}
+    made = experiment("pseudo_healthy", domains=domains, target="P")
+    outcome = outcome_of(Stages(tmp_path / "workspace", with_controls(tmp_path, labels=labels).path, made))
+    for metric in ("synthesis/healthiness", "synthesis/identity", "synthesis/identity_of_brain"):
+        own = patient_scores(outcome.scores, metric)
+        assert own.keys() == {"p3", "p4"}
+        assert np.mean([*own.values()]) == pytest.approx(outcome.summary[metric])
+    assert not any("controls" in name for name in outcome.summary)
+
+
+def test_identity_needs_nobody_who_finds_lesions(store, workspace):
+    stages = Stages(workspace, store.path, experiment("conditional_gan"))
+    method, device = stages.method(stages.fit()), torch.device("cpu")
+    summary, rows = score_healing(method, stages.experiment, store, {}, "val", device)
+    judged, _ = score_healing(
+        method, stages.experiment, store, {"flair": stages.network(stages.model())}, "val", device
+    )
+    assert summary == {name: value for name, value in judged.items() if "healthiness" not in name}
+    assert {row.metric for row in healing_rows(rows)} == {"synthesis/identity", "synthesis/identity_of_brain"}

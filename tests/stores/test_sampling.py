@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ganatomy.contracts import UNLABELLED, InputError
 from ganatomy.experiment import Mixing, Sampling
-from ganatomy.stores.sampling import OUTSIDE, Mixture, Pool, Sampler, label_subset
+from ganatomy.stores.sampling import OUTSIDE, Mixture, Pool, Sampler
 from ganatomy.stores.writing import Item, write_store
 from stores.addressed_volumes import FLAT, SHAPE, SOLID, addressed, crops, five, make_store, same
 
@@ -194,39 +194,6 @@ def test_only_the_crop_is_copied(tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_000_000
-
-
-# --- label subsets -----------------------------------------------------------------------------------------------
-
-
-@given(
-    n=st.integers(1, 60), fractions=st.tuples(*[st.floats(0.001, 1)] * 2), seed=st.integers(0, 99), shuffle=st.randoms()
-)
-def test_label_subsets_are_nested(n, fractions, seed, shuffle):
-    patients = [f"p{i}" for i in range(n)]
-    small, large = sorted(fractions)
-    few, many = label_subset(patients, small, seed), label_subset(patients, large, seed)
-    assert few <= many <= set(patients)
-    assert len(few) >= 1
-    assert abs(len(many) - large * n) <= max(0.5, 1 - large * n) + 1e-9
-    shuffle.shuffle(patients)
-    assert label_subset(patients + patients, small, seed) == few
-
-
-def test_label_subsets_differ_by_seed_and_use_everybody():
-    patients = [f"p{i}" for i in range(10)]
-    counts = Counter(patient for seed in range(300) for patient in label_subset(patients, 0.3, seed))
-    assert set(counts) == set(patients)
-    assert all(abs(count - 90) < 40 for count in counts.values())
-    assert label_subset(patients, 1.0, 0) == set(patients)
-
-
-def test_a_label_fraction_that_leaves_nobody_is_refused():
-    with pytest.raises(InputError, match="no labelled training patient"):
-        label_subset([], 0.5, 0)
-    for fraction in (0.0, 1.5, float("nan")):
-        with pytest.raises(InputError, match=r"labels\.fraction"):
-            label_subset(["p"], fraction, 0)
 
 
 # --- states ------------------------------------------------------------------------------------------------------

@@ -133,3 +133,14 @@ def test_source_user_and_commit_are_there_and_no_path_and_no_host(tracking, plan
     assert "--cohort phantom" in said
     for secret in ("/data", str(Path.home()), str(tracking.workspace), socket.gethostname()):
         assert secret not in said
+
+
+def test_of_listed_points_that_is_in_front_in_which_they_differ_and_of_sampled_ones_what_is_sampled():
+    """A segmentor that every point names is no axis; it is one where it is sampled."""
+    space = load_space("shape_consistent_small")
+    listed = SweepPlan("one", space.name, space.base, "", "", "", trials=12, seeds=(0, 1, 2))
+    assert showing.varied(listed) == ["arm", "method.shape_weight", "seed"]
+    assert showing.varied(replace(listed, controls=({"arm": "real", "budget.segmentor_steps": 9},), trials=13)) == [
+        "arm", "budget.segmentor_steps", "method.shape_weight", "seed"
+    ]  # fmt: skip
+    assert {"downstream.network", "mixing.ratio"} <= set(showing.varied(replace(listed, trials=13)))

@@ -151,6 +151,18 @@ def test_controls_come_on_top_of_what_is_listed_or_sampled(phantom, workspace, t
         planned(compare=("arm=real",))
 
 
+@pytest.mark.parametrize(("setting", "said"), [
+    ("mixing.source_patients=99", "training patients of domain ct"), ("mixing.distinct=9999", "of at most"),
+    ("transfer.judge=nobody", "transfer from cohort 'nobody'"),
+])  # fmt: skip
+def test_amounts_and_lenders_that_are_not_there_are_refused_before_there_is_a_plan(phantom, tmp_path, setting, said):
+    sweep = Sweep(space="phantom_demo", cohort=phantom, source="ct", target="mr", workspace=tmp_path,
+                  set=(*TINY, setting))  # fmt: skip
+    with pytest.raises(InputError, match=said):
+        sweep.planned()
+    assert not [*tmp_path.glob("sweeps/*/sweep.json")]
+
+
 def test_the_segmentor_is_chosen_on_the_command_line(phantom, workspace):
     kept = [setting for setting in TINY if "network" not in setting]
     chosen = ("downstream.network=segresnet", "downstream.network.width=4")

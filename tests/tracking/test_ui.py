@@ -28,8 +28,8 @@ FIRST_VISIT = "try { localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirs
 NOT_OURS = "/users/current"
 """MLflow 3.17 asks who is there, of a server that asks nobody to log in, and logs the 404."""
 NOT_YET = "attribute transform: Expected number"
-"""What MLflow's parallel coordinates say while they have no size yet, now and then, on a slow machine; and at every drawing
-where an axis is one number, which is ours."""
+"""What MLflow's parallel coordinates say while they have no size yet, now and then, on a slow machine; and at every
+drawing where an axis is one number, which is ours."""
 
 pytestmark = pytest.mark.slow
 

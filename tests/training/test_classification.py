@@ -24,6 +24,7 @@ from ganatomy.stores.sampling import resized
 from ganatomy.stores.writing import Item, write_store
 from ganatomy.training import tasks
 from ganatomy.training.classification import (
+    CLASSIFIERS,
     class_of,
     classified_images,
     lesion_probabilities,
@@ -75,6 +76,15 @@ def test_a_batch_holds_as_many_of_either_class_each_a_whole_film(store, tmp_path
         for image, subject in zip(images.image, images.subjects):
             assert subject.startswith(f"{name}-train")
             np.testing.assert_array_equal(image.numpy(), resized(films[subject], experiment.sampling))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_small_label_fraction_leaves_films_of_both_classes(store, seed):
+    few = radiographs.experiment(labels__fraction=0.01, seed=seed)
+    mixtures = CLASSIFIERS.mixtures(store, few, "L", None)
+    assert {name: len({e.record.patient for e in mixture.real.entries}) for name, mixture in mixtures.items()} == {
+        "lesion": 1, "normal": 1,
+    }  # fmt: skip
 
 
 def test_resizing_keeps_the_picture_and_refuses_several_slices(store):

@@ -147,6 +147,37 @@ def normal_windows(
     return crops
 
 
+def source_windows(
+    lesions: Mapping[Name, Sequence[Box]],
+    sources: Sequence[Name],
+    sides: Mapping[Name, tuple[int, int]],
+    positions: int,
+    seed: int,
+) -> list[Crop]:
+    """Where lesions may go: in every one of ``sources`` at ``positions`` different windows of lesions, each drawn at
+    random from all of them. Section 4.1: all negatives that the generator was not trained on, cropped as in 3.2.
+
+    lesions, sides: as in ``normal_windows``.  sources: images that receive lesions.  positions: at most all windows.
+    The order is a random one of images at their first window, then the same at their second: its beginning holds as
+    many images as it can. A larger ``positions`` adds windows at the end and moves none, as does one image more.
+    """
+    offered = [(lesion_image, window) for lesion_image, windows in lesions.items() for window in windows]
+    if positions < 1 or not offered:
+        raise InputError(f"{positions} of {len(offered)} windows for each image", expected="at least one")
+    rounds: list[list[tuple[float, Crop]]] = [[] for _ in range(min(positions, len(offered)))]
+    for source in sources:
+        draws = random.Random(f"{seed} {source}")  # its own, so that one image more moves no other's windows
+        rank, chosen = draws.random(), list[int]()
+        for crops in rounds:
+            while (place := draws.randrange(len(offered))) in chosen:
+                pass
+            chosen.append(place)
+            lesion_image, window = offered[place]
+            moved = same_place(window, sides[lesion_image], sides[source])
+            crops.append((rank, Crop(source, moved, lesion_image)))
+    return [crop for crops in rounds for _, crop in sorted(crops, key=lambda ranked: ranked[0])]
+
+
 def shows_tissue(patch: Tensor, minimum: float = MINIMUM_INTENSITY) -> bool:
     """Whether the mean intensity of ``patch`` (in [-1, 1]), normalised to [0, 1], is at least ``minimum``."""
     mean = float((patch.double().mean() + 1) / 2)

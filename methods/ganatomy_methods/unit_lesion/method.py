@@ -38,7 +38,9 @@ class UnitLesionConfig:
 
     Of the patches (section 3.2): patch_side, pixels.  window: s, side of a window over the larger side of the box.
     crops: windows of each lesion.  normals: n, images without lesion for each with one.  minimum_intensity: darker
-    normal patches are dropped.  source_share: of the patients without lesion, kept to receive lesions.
+    normal patches are dropped.  source_share: of the patients without lesion, kept to receive lesions at least; whoever
+    no training patch was cut of does too.
+    positions: windows of each film that receives lesions.  candidates: at most so many of these windows, 0 for all.
     blend: n of the blending factor (section 3.3).
     """
 
@@ -59,6 +61,8 @@ class UnitLesionConfig:
     minimum_intensity: float = MINIMUM_INTENSITY
     source_share: float = 0.5
     blend: float = BLEND_EXPONENT
+    positions: int = 2
+    candidates: int = 0
 
     def __post_init__(self) -> None:
         weights = ("adversarial_weight", "kl_weight", "reconstruction_weight", "cycle_kl_weight", "cycle_weight")
@@ -66,6 +70,7 @@ class UnitLesionConfig:
         require_within(self, **dict.fromkeys((*weights, *others), (0, math.inf)))
         require_within(self, width=(0.01, math.inf), discriminator_layers=(1, 8), patch_side=(8, math.inf))
         require_within(self, window=(1, math.inf), crops=(1, math.inf), normals=(1, math.inf))
+        require_within(self, positions=(1, math.inf), candidates=(0, math.inf))
         require_within(self, minimum_intensity=(0, 1), source_share=(0.01, 0.99), blend=(0.01, math.inf))
 
 
@@ -182,7 +187,7 @@ class UnitLesion(Method):
     multiple_of: ClassVar[int] = 4
     generators: ClassVar[tuple[str, ...]] = ("E_H", "E_L", "E_shared", "G_shared", "G_H", "G_L")
     on_patches: ClassVar[bool] = True
-    synthesis_settings: ClassVar[frozenset[str]] = frozenset({"blend"})
+    synthesis_settings: ClassVar[frozenset[str]] = frozenset({"blend", "positions", "candidates"})
     config: UnitLesionConfig
 
     def __init__(self, config: UnitLesionConfig, task: Task) -> None:
@@ -208,6 +213,8 @@ class UnitLesion(Method):
             config.minimum_intensity,
             config.source_share,
             config.blend,
+            config.positions,
+            config.candidates,
         )
 
     def encoder(self, role: str) -> nn.Sequential:

@@ -18,6 +18,7 @@ from ganatomy_methods.unit_lesion.lesions import (
     normal_windows,
     paste,
     shows_tissue,
+    source_windows,
 )
 
 Sides = tuple[int, int]
@@ -34,6 +35,8 @@ class LesionPatches:
     minimum_intensity: float
     source_share: float
     blend: float
+    positions: int
+    candidates: int
 
     def of_lesions(
         self, boxes: Mapping[str, Corners], sides: Mapping[str, Sides], seed: int
@@ -57,6 +60,18 @@ class LesionPatches:
         boxes = {name: [Box(*corners) for corners in some] for name, some in windows.items()}
         crops = normal_windows(boxes, sorted(normals), sides, self.normals, random.Random(seed))
         return [(str(crop.image), crop.window.corners) for crop in crops]
+
+    def receiving(
+        self,
+        windows: Mapping[str, Sequence[Corners]],
+        sources: Sequence[str],
+        sides: Mapping[str, Sides],
+        seed: int,
+    ) -> list[tuple[str, Corners]]:
+        """Every source at ``positions`` windows, the first ``candidates`` of these where that sets a bound."""
+        boxes = {name: [Box(*corners) for corners in some] for name, some in windows.items()}
+        crops = source_windows(boxes, sorted(sources), sides, self.positions, seed)
+        return [(str(crop.image), crop.window.corners) for crop in crops[: self.candidates or None]]
 
     def sources(self, negatives: Sequence[str], used: Sequence[str], patients: Mapping[str, str]) -> list[str]:
         """By patient."""

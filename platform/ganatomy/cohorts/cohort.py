@@ -98,7 +98,8 @@ class Cohort:
     files -> class id; empty where they are the same.  spacing: mm (x, y, z) to resample to, 0 keeps an axis, None keeps
     all.  size: voxels (x, y, z) to crop or pad to after that, likewise.  disjoint_domains: no training patient stands
     in two domains.  symmetric: axes (x, y, z) along which a mirror image shows what might as well be, so that strong
-    augmentation may mirror.  rows: the usable images.  set_aside: the rows that ``quarantined`` names.
+    augmentation may mirror.  anatomy: the part of the body that is shown, such as ``heart``; empty where nobody said.
+    rows: the usable images.  set_aside: the rows that ``quarantined`` names.
     """
 
     path: Path
@@ -111,6 +112,7 @@ class Cohort:
     disjoint_domains: bool = False
     symmetric: tuple[str, ...] = ()
     licence: str = ""
+    anatomy: str = ""
     rows: tuple[Row, ...] = ()
     label_values: Mapping[int, int] = field(default_factory=dict)
     quarantined: tuple[Finding, ...] = ()
@@ -132,7 +134,7 @@ class Cohort:
     def digest(self) -> str:
         """Content hash (16 hex digits) of what training depends on: the files' bytes, who they are, and the rules.
 
-        Where the files lie, the name and the licence are not in it. File hashes are remembered beside the cohort by
+        Where the files lie, name, anatomy and licence are not in it. File hashes are remembered beside the cohort by
         size and times, so that only changed files are read again.
         """
         names = {file for row in self.rows for file in (row.image, row.label, row.mask) if file is not None}
@@ -270,6 +272,7 @@ def _yaml_text(cohort: Cohort) -> str:
         "format": FORMAT,
         "name": cohort.name,
         "licence": cohort.licence,
+        "anatomy": cohort.anatomy,
         "orientation": cohort.orientation,
         "spacing": list(cohort.spacing) if cohort.spacing else None,
         "size": list(cohort.size) if cohort.size else None,

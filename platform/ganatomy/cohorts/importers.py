@@ -51,6 +51,7 @@ def import_cohort(
     group_near_copies: bool = False,
     name: str = "",
     licence: str = "",
+    anatomy: str = "",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Cohort, Findings]:
@@ -74,7 +75,8 @@ def import_cohort(
     images, which nobody learns from), all.
     symmetric: axes (x, y, z) along which strong augmentation may mirror: a mirror image might as well be one's own.
     group_near_copies: patients who share nearly equal images are one for the split.
-    name, licence: for the record.  overwrite: replace the cohort in ``out``.  progress: told (images opened, total).
+    name, licence: for the record.  anatomy: as in ``Cohort``.  overwrite: replace the cohort in ``out``.
+    progress: told (images opened, total).
 
     Faulty images are quarantined, named in the findings, and the rest goes on. Raises InputError where there is nothing
     to go on with, or where an option is wrong; ``out`` is then untouched.
@@ -103,6 +105,7 @@ def import_cohort(
         disjoint_domains=disjoint_domains != "no",
         symmetric=tuple(symmetric),
         licence=licence or source.licence,
+        anatomy=anatomy,
         rows=tuple(rows),
     )
     # Splits come later, and so may patients of two domains: only what the source itself says is judged here.

@@ -47,6 +47,7 @@ def read_cohort(path: Path | str, *, require_files: bool = True) -> Cohort:
         disjoint_domains=bool(values.get("disjoint_domains", False)),
         symmetric=_axes(values.get("symmetric") or (), file),
         licence=str(values.get("licence") or ""),
+        anatomy=str(values.get("anatomy") or ""),
         rows=tuple(rows[index] for index in kept),
         quarantined=findings,
         set_aside=tuple(row for row in rows if str(row.image) in aside),
@@ -129,8 +130,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return values
 
 
-_YAML_KEYS = ("format", "name", "licence", "orientation", "spacing", "size", "disjoint_domains", "symmetric", "domains",
-              "labels", "label_values", "quarantined")  # fmt: skip
+_YAML_KEYS = ("format", "name", "licence", "anatomy", "orientation", "spacing", "size", "disjoint_domains", "symmetric",
+              "domains", "labels", "label_values", "quarantined")  # fmt: skip
 
 
 def _known(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:

@@ -75,6 +75,8 @@ class CohortImport(Command):
     """Name of the cohort; that of the folder by default."""
     licence: str = ""
     """Licence of the images; every synthetic set made from them names it."""
+    anatomy: str = ""
+    """What they show, such as heart or humerus: a paper's figures are shown beside sweeps of the same."""
     overwrite: bool = False
     """Replace the cohort in --out."""
 

@@ -56,6 +56,11 @@ class Images:
         drawn = tuple(replace(one, number=(one.number + kind * _APART) % 2**64) for one in self.drawn)
         return replace(self, image=image, drawn=drawn, vacant=None)
 
+    def none(self) -> Images:
+        """None of these: where they leave places vacant, all are."""
+        places = None if self.vacant is None else tuple(range(len(self) + len(self.vacant)))
+        return Images(self.image[:0], self.label[:0], vacant=places)
+
     def __len__(self) -> int:
         return self.image.shape[0]
 
@@ -127,6 +132,9 @@ class Task:
     other arms train, so that arms differ in data only.  segmentor_rate: Adam's learning rate for it, in every arm.
     synthetic_ratio: weight of synthetic against real terms when a method trains its segmentors online.
     augment: what every update of a segmentor does to its samples first, real and synthetic; to nobody else's.
+    segmentors: whether a method that trains segmentors is to have and train them. False where only generators are asked
+    for, and ``Method.needs_segmentors`` says that these learn the same without.
+    unlabelled: roles none of whose training images has a label: nothing real teaches a segmentor of theirs.
     """
 
     ndim: int
@@ -135,17 +143,23 @@ class Task:
     segmentor_rate: float = 2e-4
     synthetic_ratio: float = 1.0
     augment: Callable[[Images], Images] = as_they_are
+    segmentors: bool = True
+    unlabelled: frozenset[str] = frozenset()
 
     def seen(self, real: Images, made: Sequence[Images]) -> list[tuple[Images, float]]:
         """What one update of a segmentor sees, augmented: parts, each with the weight of the mean of its losses.
 
-        real: the batch's images for it.  made: what was made at this step for the same domain, one batch for each way
-        of making. Where the real images leave places vacant, the parts are one, of as many samples as any other arm
-        sees in an update; elsewhere all that was made stands beside all that is real, weighed by ``synthetic_ratio``.
+        real: the batch's images for it, none where it is not to learn from any (``Images.none``).  made: what was made
+        at this step for the same domain, one batch for each way of making. Where the real images leave places vacant,
+        the parts are one, of as many samples as any other arm sees in an update; elsewhere all that was made stands
+        beside all that is real, weighed by ``synthetic_ratio``.
         """
         if real.vacant is None:
-            return [(self.augment(real), 1.0), *((self.augment(one), self.synthetic_ratio) for one in made)]
-        return [(self.augment(_filled(real, made)), 1.0)]
+            parts = [(real, 1.0)] if len(real) else []
+            parts += [(one, self.synthetic_ratio) for one in made]
+        else:
+            parts = [(_filled(real, made), 1.0)]
+        return [(self.augment(part), weight) for part, weight in parts]
 
 
 def _filled(real: Images, made: Sequence[Images]) -> Images:
@@ -212,7 +226,8 @@ class Patches(Protocol):
 
     @property
     def source_share(self) -> float:
-        """Share in (0, 1) of the patients without a lesion who are kept from training, to receive lesions later."""
+        """Least share, in (0, 1), of the patients without a lesion who are kept from training, to receive lesions
+        later."""
         ...
 
     def of_lesions(
@@ -229,6 +244,17 @@ class Patches(Protocol):
         seed: int,
     ) -> list[tuple[str, Corners]]:
         """(image without a lesion, window to cut of it) for the windows of the lesions."""
+        ...
+
+    def receiving(
+        self,
+        windows: Mapping[str, Sequence[Corners]],
+        sources: Sequence[str],
+        sides: Mapping[str, tuple[int, int]],
+        seed: int,
+    ) -> list[tuple[str, Corners]]:
+        """(image that may receive a lesion, window to put one into), each of ``sources`` at one window at least before
+        any has a second; fewer where the method has a bound. windows: of the lesions."""
         ...
 
     def sources(self, negatives: Sequence[str], used: Sequence[str], patients: Mapping[str, str]) -> list[str]:

@@ -52,7 +52,8 @@ class Method(nn.Module, ABC):
     """True when the method makes images of noise by ``draw``: its synthetic data is then drawn, not translated."""
 
     trains_segmentors: ClassVar[bool] = False
-    """True when the method trains a segmentor ``S_<role>`` for each role, so that the ``joint`` arm is open to it."""
+    """True when the method trains a segmentor ``S_<role>`` for each role: the ``joint`` arm is open to it. Where
+    ``task.segmentors`` is False it has none."""
 
     def __init__(self, config: Any, task: Task) -> None:
         super().__init__()
@@ -64,6 +65,18 @@ class Method(nn.Module, ABC):
             )
         self.config = config
         self.task = task
+
+    @classmethod
+    def needs_segmentors(cls, config: Any) -> bool:
+        """Whether, under ``config``, generators depend on the segmentors that the method trains. Where they do not, one
+        training of generators serves every downstream network: they must then come out the same, to the last bit, with
+        segmentors and without."""
+        return cls.trains_segmentors
+
+    @property
+    def segments(self) -> bool:
+        """Whether it has segmentors, and trains them."""
+        return self.trains_segmentors and self.task.segmentors
 
     @classmethod
     def patches(cls, config: Any) -> Patches:

@@ -41,6 +41,9 @@ COMMIT = "commit.txt"
 
 UNKNOWN = "unknown"
 
+COUNTED = ("torch", "ray", "mlflow", "monai", "optuna", "numpy", "scipy")
+"""Distributions that results rest upon."""
+
 
 def release() -> str:
     """Version and commit of this package, as ``0.1.0 (commit 0ce5490f1d2a)``."""
@@ -66,6 +69,21 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return UNKNOWN
     return said.stdout.strip() or UNKNOWN
+
+
+def software() -> dict[str, str]:
+    """Name -> version of what computes here: this package and its commit, Python, and what is ``COUNTED``."""
+    from ganatomy import __version__
+
+    here = {"ganatomy": __version__, "commit": commit(), "python": sys.version.split()[0]}
+    return here | {name: _version(name) for name in COUNTED}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return UNKNOWN
 
 
 def login() -> str:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from ganatomy.contracts import InputError
-from ganatomy.downstream.task import DownstreamTask, Seeds, Standing
+from ganatomy.downstream.task import Column, DownstreamTask, Seeds, Standing
 from ganatomy.experiment import Score
 from ganatomy.measures import roc
-from ganatomy.measures.reader_studies import areas
+from ganatomy.measures.reader_studies import areas, interval
 from ganatomy.measures.verdicts import Judged, of_predictions
 
 
@@ -22,10 +22,18 @@ class Classification(DownstreamTask):
     achieved: ClassVar[str] = "told lesions from normals apart"
     model: ClassVar[str] = "classifier"
     legend: ClassVar[str] = (
-        "AUC: area under the ROC curve in which every patient counts once in a class, mean over trainings."
+        "AUC: area under the ROC curve in which every patient counts once in a class, mean over trainings; its "
+        "interval is over patients and trainings, from two of these on, and of this row alone. kept: synthetic images "
+        "after the filter. sens., spec.: shares of lesions and of normals that are called so from OP on, the threshold "
+        "nearest to the upper left corner; chosen on these very patients, so that a promotion, which reads test "
+        "patients at it, finds less. Means over trainings."
     )
     judged_by: ClassVar[str] = "probability"
     trained_by: ClassVar[str] = "ganatomy.training.classification:CLASSIFIERS"
+    columns: ClassVar[tuple[Column, ...]] = (
+        Column("AUC 95 %", "low", to="high"), Column("kept", "work/kept_images", ".0f"),
+        Column("sens.", "sensitivity"), Column("spec.", "specificity"), Column("OP", "threshold"),
+    )  # fmt: skip
 
     def summarise(self, scores: Iterable[Score], split: str = "val") -> dict[str, float]:
         """``val/auc`` and, at the operating point that fits the rows best, ``val/sensitivity`` and
@@ -39,8 +47,9 @@ class Classification(DownstreamTask):
                 f"{split}/specificity": point.specificity}  # fmt: skip
 
     def standing(self, several: Seeds) -> Standing:
-        """Nothing: no patient has an area of its own."""
-        return Standing()
+        """Interval of the area and operating point; no patient has an area of its own."""
+        found = roc.predictions(several)
+        return Standing(further=_figures(found, found))
 
     def judged(self, *configurations: Seeds) -> tuple[Judged, ...]:
         """By areas, on the images that all of them saw."""
@@ -51,11 +60,10 @@ class Classification(DownstreamTask):
         return tuple(of_predictions(one.of(shared)) for one in found)
 
     def operating_point(self, rows: Callable[[str], Seeds]) -> dict[str, float]:
-        """Sensitivity and specificity on test patients where the threshold, of the mean probability over seeds, is the
-        best on validation patients."""
+        """Of test patients the area with its interval, and sensitivity and specificity where every training's threshold
+        is its best on validation patients: means over trainings."""
         held, seen = (roc.predictions(rows(split)) for split in ("test", "val"))
-        chosen = roc.operating_point(seen.probabilities.mean(axis=0), seen.truth)
-        return dict(vars(roc.at_threshold(held.probabilities.mean(axis=0), held.truth, chosen.threshold)))
+        return {"auc": patients_area(held), **_figures(seen, held)}
 
 
 def patients_area(found: roc.Predictions) -> float:
@@ -63,6 +71,15 @@ def patients_area(found: roc.Predictions) -> float:
     if found.truth.all() or not found.truth.any():
         return math.nan
     return float(areas(found.probabilities, found.truth, found.patients).means.mean())
+
+
+def _figures(seen: roc.Predictions, held: roc.Predictions) -> dict[str, float]:
+    """``low`` and ``high``, of the area of ``held``; ``threshold``, as chosen on ``seen``, and what it comes to."""
+    point = vars(roc.chosen_apart(seen, held))
+    if held.truth.all() or not held.truth.any():
+        return point
+    low, high = interval(areas(held.probabilities, held.truth, held.patients))
+    return {"low": low, "high": high, **point}
 
 
 CLASSIFICATION = Classification()

@@ -25,11 +25,13 @@ Seeds = Sequence[Sequence[Score]]
 @dataclass(frozen=True)
 class Column:
     """A column of the table beside the score. header: as it is shown, its unit behind a blank.  of: the number, by its
-    name in ``Standing`` or in its ``further``.  form: how it is written, as ``format`` takes it."""
+    name in ``Standing``, in its ``further`` or in ``Row.work``.  form: how it is written, as ``format`` takes it.
+    to: where the cell is an interval, the number that it ends with, named likewise."""
 
     header: str
     of: str
     form: str = ".3f"
+    to: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class DownstreamTask(ABC):
         """Raise InputError for an experiment that asks what this task has no use for."""
         task = experiment.downstream.task
         check(self.segments or experiment.arm != "joint", "arm", experiment.arm,
-              f"real or offline with downstream.task = {task}")  # fmt: skip
+              f"real, source or offline with downstream.task = {task}")  # fmt: skip
 
     @abstractmethod
     def summarise(self, scores: Iterable[Score], split: str = "val") -> dict[str, float]:

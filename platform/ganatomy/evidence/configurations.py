@@ -28,14 +28,24 @@ AUGMENTATION = "downstream.augmentation"
 def relevant(experiment: Experiment) -> Experiment:
     """The experiment with everything that cannot matter to its arm at its default, so that equals look equal."""
     blank = Experiment(experiment.cohort, experiment.domains)
+    if experiment.labels.fraction == 0:  # generators see all, and there is nothing real to mix with
+        own = experiment.mixing
+        amounts = dataclasses.replace(blank.mixing, source_patients=own.source_patients, distinct=own.distinct)
+        mixing = own if experiment.arm == "joint" else amounts
+        labels = dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees)
+        experiment = dataclasses.replace(experiment, mixing=mixing, labels=labels)
     if experiment.arm == "joint":
-        given = experiment.mixing
-        mixing = dataclasses.replace(blank.mixing, ratio=given.ratio, composition=given.composition)
+        own = experiment.mixing
+        mixing = dataclasses.replace(
+            blank.mixing, ratio=own.ratio, composition=own.composition, source_patients=own.source_patients
+        )
         return dataclasses.replace(experiment, mixing=mixing, drawing=blank.drawing, filter=blank.filter)
     if experiment.arm in SYNTHETIC_ARMS:
         return experiment
+    taught = experiment.mixing.source_patients if experiment.arm == "source" else 0
     return dataclasses.replace(
-        experiment, method=blank.method, mixing=blank.mixing, drawing=blank.drawing, filter=blank.filter,
+        experiment, method=blank.method, mixing=dataclasses.replace(blank.mixing, source_patients=taught),
+        drawing=blank.drawing, filter=blank.filter,
         transfer=blank.transfer,
         labels=dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees),
         budget=dataclasses.replace(experiment.budget, generator_steps=blank.budget.generator_steps),
@@ -101,10 +111,11 @@ def _control(
 ) -> dict[str, Any]:
     """The control of that name of a point: as the point is in all that concerns the downstream model alone."""
     shared = {key: plain(value) for key, value in point.items() if not _generators(key) and key not in ("arm", "seed")}
+    arm = "real" if candidate.labels.fraction else "source"
     if name == STRONG_REAL:
-        return {**shared, "arm": "real", "downstream.augmentation": "strong"}
+        return {**shared, "arm": arm, "downstream.augmentation": "strong"}
     updates = candidate.budget.segmentor_steps + generator_updates(candidate)
-    return {**shared, "arm": "real", "budget.segmentor_steps": updates}
+    return {**shared, "arm": arm, "budget.segmentor_steps": updates}
 
 
 def _asked(member: str, experiments: Sequence[Experiment]) -> dict[str, Any]:

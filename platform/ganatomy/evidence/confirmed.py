@@ -117,7 +117,7 @@ class Confirmed:
 def pick(table: Ablation, results: Sequence[TrialResult], sweep: str) -> Pick:
     """The configuration with synthetic data, and the one without, that validate best over their seeds. InputError where
     the sweep finished no trial of one of the two kinds."""
-    for configuration, kind in ((table.candidate, "offline or joint"), (table.baseline, "real")):
+    for configuration, kind in ((table.candidate, "offline or joint"), (table.baseline, "real or source")):
         if not configuration:
             raise InputError(
                 f"sweep {sweep!r} has no finished trial of arm {kind}",

@@ -34,6 +34,12 @@ NO_ROWS = "a figure of all patients together, of which none has one of his own"
 LEVEL = 0.025
 """One-sided, of all claims of a table together."""
 
+ALIKE_FRACTION = 0.01
+"""Label fractions that differ by more are different studies."""
+
+ALIKE_SIDE = 0.25
+"""So are images of which a side differs by more of the paper's."""
+
 Groups = Sequence[Sequence[TrialResult]]
 """The trials of a sweep, those of one configuration together, in the order they were begun."""
 
@@ -43,8 +49,8 @@ Replicates = Mapping[int, TrialResult]
 
 @dataclass(frozen=True)
 class Figure:
-    """A paper's figure and ours. ours, deviation: mean and standard deviation over ``seeds``; NaN where there is none,
-    or one seed only."""
+    """A paper's figure and ours. paper: NaN where it is of images of another size.  ours, deviation: mean and
+    standard deviation over ``seeds``; NaN where there is none, or one seed only."""
 
     name: str
     metric: str
@@ -96,11 +102,48 @@ def compare(table: PaperTable, groups: Groups, domains: Mapping[str, str]) -> Co
 
     domains: role -> domain of the sweep, for the names of metrics.
     """
+    if unlike := _other_fraction(table, groups):
+        return Comparison(table.where, (), (), 0, (unlike,))
+    groups, caveats = _of_fraction(table, groups), table.caveats
+    if unlike := _other_size(table, groups):  # effects may be read at another size; figures are of their own
+        caveats = unlike, *caveats
+        table = replace(table, figures=tuple(replace(one, value=math.nan, spread="") for one in table.figures))
     there = [figure for figure in table.figures if _trials(groups, figure.point)]
     figures = tuple(_figure(figure, groups, domains) for figure in there)
     claims = [claim for claim in table.claims if _trials(groups, claim.more) and _trials(groups, claim.less)]
     lacking = len(table.figures) - len(there)
-    return Comparison(table.where, figures, _findings(claims, table, groups, domains), lacking, table.caveats)
+    return Comparison(table.where, figures, _findings(claims, table, groups, domains), lacking, caveats)
+
+
+def _of_fraction(table: PaperTable, groups: Groups) -> Groups:
+    """Those with the label fraction that the table is of."""
+    if table.of is None:
+        return groups
+    wanted = table.of.fraction
+    return [some for some in groups if abs(some[0].experiment.labels.fraction - wanted) <= ALIKE_FRACTION]
+
+
+def _other_fraction(table: PaperTable, groups: Groups) -> str:
+    """Why the table is shown beside none of ``groups``, in a sentence; empty where it is."""
+    if table.of is None or not groups or _of_fraction(table, groups):
+        return ""
+    ours = sorted({some[0].experiment.labels.fraction for some in groups})
+    return (f"Not shown beside this sweep: the paper's are of {100 * table.of.fraction:g} % of the labels, ours of "
+            f"{', '.join(f'{100 * fraction:g}' for fraction in ours)} % (labels.fraction).")  # fmt: skip
+
+
+def _other_size(table: PaperTable, groups: Groups) -> str:
+    """How the images of ``groups`` differ from the table's, in a sentence; empty where they are of a size."""
+    sizes = [tuple(some[0].experiment.sampling.size) for some in groups]
+    if table.of is None or all(_alike(size, table.of.size) for size in sizes):
+        return ""
+    theirs, ours = (" x ".join(map(str, size)) for size in (table.of.size, sizes[0]))
+    return (f"The paper's figures are of {theirs} voxels, ours of {ours}: they are not shown beside each other, and "
+            "only the effects that it claims are looked for.")  # fmt: skip
+
+
+def _alike(size: Sequence[int], other: Sequence[int]) -> bool:
+    return len(size) == len(other) and all(abs(a - b) <= ALIKE_SIDE * b for a, b in zip(size, other))
 
 
 def _figure(figure: PaperFigure, groups: Groups, domains: Mapping[str, str]) -> Figure:

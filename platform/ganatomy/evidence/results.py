@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -12,8 +13,9 @@ from typing import Any, TypeVar
 
 from ganatomy.contracts import InputError
 from ganatomy.core.durable import append_line
+from ganatomy.core.installation import software
 from ganatomy.core.names import checked_name, on_one_line, shortened
-from ganatomy.core.plain_files import read_json
+from ganatomy.core.plain_files import MOST_JSON, read_json, read_text
 from ganatomy.core.plain_values import plain
 from ganatomy.core.plugins import nearest, resolve
 from ganatomy.core.standstill import USUAL_S
@@ -32,6 +34,9 @@ CONCLUDED = "concluded"
 RETRIED = "retried.jsonl"
 TRACEBACK = "traceback.txt"
 """In a trial's folder: that it has come to its end; when it was put back, and why; what it failed by, and where."""
+
+DRIVEN_BY = "software.jsonl"
+"""In a sweep's folder: a line a driver whose software is not that of the driver before it, name -> version."""
 
 BASELINE = "the best training without synthetic data"
 """What candidates are compared with: chosen as they are, on validation patients."""
@@ -59,6 +64,7 @@ class SweepPlan:
     compare: as the family was asked for, NAME=VALUE; empty where it is all that the space lists.
     objectives: names of ``measures.objectives`` that the sampler looks for; none in earlier plans: utility alone.
     terms: ``TERMS`` when it was planned, 0 in earlier plans, which can be read and not gone on with.
+    anatomy, modalities: of the cohort and of its domains; unsaid in earlier plans.
     """
 
     name: str
@@ -91,6 +97,8 @@ class SweepPlan:
     compare: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ()
     terms: int = TERMS
+    anatomy: str = ""
+    modalities: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def validations(self) -> int:
@@ -131,12 +139,33 @@ class SweepPlan:
             resolve(kind, name)
 
     def published(self, tell: Callable[[str], None] = lambda why: None) -> tuple[PaperTable, ...]:
-        """What papers say of the sweep's points; nothing, and ``tell`` hears why, where its space cannot be had."""
+        """What papers say of the sweep's points, of organ and modalities like its cohort's; ``tell`` hears why others
+        are left out, or all, where its space cannot be had."""
         try:
-            return self.search_space().published
+            tables = self.search_space().published
         except InputError as error:
             tell(f"nothing that papers say of its points is shown: {on_one_line(str(error))}")
             return ()
+        unlike = {table.where: self._unlike(table) for table in tables}
+        for where, why in unlike.items():
+            if why:
+                tell(f"{where}: not shown beside this sweep: {why}")
+        return tuple(table for table in tables if not unlike[table.where])
+
+    def _unlike(self, table: PaperTable) -> str:
+        """What the table is of and this sweep's cohort is not, in words."""
+        if table.of is None:
+            return ""
+        ours, theirs = self.anatomy, table.of.anatomy
+        if ours.casefold() != theirs.casefold():
+            return f"that is of the {theirs}, and this of " + (
+                f"the {ours}" if ours else "what cohort.yaml leaves unsaid"
+            )
+        for role, said in table.of.modalities.items():
+            domain = self.base.domain(role)
+            if not {_modality(said)} & {_modality(domain), _modality(self.modalities.get(domain, ""))}:
+                return f"{role} is {said} there, and {domain} here"
+        return ""
 
     def save(self, directory: Path) -> None:
         """Write ``sweep.json``, atomically; what lies in the workspace by its place there."""
@@ -151,6 +180,11 @@ class SweepPlan:
         files = {"runs are recorded in": self.tracking_uri.removeprefix(SQLITE), "the prepared cohort is": self.store}
         return [f"{said} {path}, which is not in workspace {workspace}" for said, path in files.items()
                 if path.startswith("/") and not Path(path).is_relative_to(absolute(workspace))]  # fmt: skip
+
+
+def _modality(name: str) -> str:
+    """A modality's name, in one spelling."""
+    return {"mri": "mr"}.get(name.casefold(), name.casefold())
 
 
 def sweeps(workspace: Path) -> list[str]:
@@ -314,3 +348,20 @@ def is_retried(directory: Path, trial: str) -> bool:
 def write_json(path: Path, value: Any) -> None:
     """Write beside, then rename. NaN is written as such (Python reads it back)."""
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def keep_software(directory: Path) -> None:
+    """Write down that the sweep in ``directory`` is driven from here on by what is installed here."""
+    here = software()
+    if [here] != drivers(directory)[-1:]:
+        append_line(directory / DRIVEN_BY, json.dumps(here))
+
+
+def drivers(directory: Path) -> list[dict[str, str]]:
+    """What drove a sweep, name -> version, the first driver first, each that differs from the one before; none where
+    it was not yet written down. A line that a driver was killed at is passed over."""
+    path, found = directory / DRIVEN_BY, []
+    for line in read_text(path, MOST_JSON).splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError, AttributeError):
+            found.append({str(name): str(value) for name, value in json.loads(line).items()})
+    return found

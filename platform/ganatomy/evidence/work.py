@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from ganatomy.experiment import Experiment
 
-Planned = tuple[int, int, int]
-"""Updates of the downstream model, samples in the batch of each, validations of patience before it stops."""
+Planned = tuple[float, ...]
+"""Updates of the downstream model, samples in the batch of each, validations of patience before it stops, epochs of
+it."""
 
 
 def planned_work(experiment: Experiment) -> Planned:
     """Of the experiment's downstream model."""
-    return experiment.budget.segmentor_steps, experiment.budget.batch, experiment.training.patience
+    budget, training = experiment.budget, experiment.training
+    return budget.segmentor_steps, budget.batch, training.patience, training.patience_epochs
 
 
 def unequal_work(planned: Planned, baseline: Planned) -> str:
     """What of the downstream work that was planned differs, in words; empty where it is equal."""
-    words = ("updates", "in a batch", "validations of patience")
-    odd = [f"{own} {word} against {base}" for own, base, word in zip(planned, baseline, words) if own != base]
+    words = ("updates", "in a batch", "validations of patience", "epochs of patience")
+    odd = [f"{own:g} {word} against {base:g}" for own, base, word in zip(planned, baseline, words) if own != base]
     return ", ".join(odd)
 
 

@@ -14,7 +14,7 @@ from ganatomy.measures.objectives import COST, UTILITY, unbeaten
 
 GENERATOR = "generator/device_seconds"
 
-MARKERS = {"real": "D", "offline": "o", "joint": "s"}
+MARKERS = {"real": "D", "source": "v", "offline": "o", "joint": "s"}
 """Arm -> what its configurations are drawn as."""
 
 

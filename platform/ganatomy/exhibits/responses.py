@@ -27,7 +27,12 @@ MOST_SMALL = 12
 
 AMOUNT, KEPT, MADE = "work/synthetic_samples", "work/kept_images", "work/synthetic_images"
 
-OFFLINE_ONLY = ("filter.", "drawing.", "mixing.order", "mixing.pretrain")
+USED = "work/used_images"
+
+ALL = ("mixing.distinct", "mixing.source_patients")
+"""Numbers of which 0 is all there are, and no place on an axis."""
+
+OFFLINE_ONLY = ("filter.", "drawing.", "mixing.order", "mixing.pretrain", "mixing.distinct", "mixing.share")
 """What matters to images that are made beforehand, and to no others."""
 
 
@@ -72,8 +77,9 @@ def responses(material: Material) -> Exhibit | None:
     """Dose–response of the synthetic amount, threshold and label-fraction curves, and all other numeric settings."""
     scores = reached(material)
     found = {name: response for name in _varied(material) if (response := _response(material, name, scores))}
-    amounts = [one for name, one in found.items() if name.startswith(("mixing.ratio", "drawing."))]
+    amounts = [one for name, one in found.items() if name.startswith(("mixing.ratio", "drawing.", *ALL))]
     amounts += _measured(material, AMOUNT, "synthetic samples seen", scores)
+    amounts += _measured(material, USED, "distinct synthetic images", scores)
     thresholds = [one for name, one in found.items() if name.startswith("filter.")]
     for one in list(thresholds):
         thresholds += _kept(material, one)
@@ -120,7 +126,7 @@ def _varied(material: Material) -> list[str]:
 
 def _matters(name: str, arm: str, value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return number and (arm == "offline" or not name.startswith(OFFLINE_ONLY))
+    return number and not (name in ALL and value == 0) and (arm == "offline" or not name.startswith(OFFLINE_ONLY))
 
 
 def _response(material: Material, name: str, scores: Mapping[str, Sequence[float]]) -> Response | None:

@@ -77,7 +77,8 @@ def generate_lesions(
     films in the folder, in pixels of their files. Files, sidecars and tables name people by pseudonym.
     keep_names: the cohort's table names them as ``cohort`` does.  taught: the key of the cohort that taught the
     generator, where it is another one; without it nobody can tell who trained it (see ``who_trained``).
-    splits: only these.  count: at most so many films, 0 for all.  seed: of where lesions go.
+    splits: only these; by default those of all, or, where there is a count, of training patients and of those whom
+    nobody has given a split.  count: at most so many films, 0 for all.  seed: of where lesions go.
     What an earlier run finished is kept. InputError where nothing can be made, and for files of others in the way.
     """
     out = absolute(out)
@@ -86,7 +87,7 @@ def generate_lesions(
     key = who_trained(generator, names, taught)
     rows: list[Row] = []
     with evaluating(generator.method):
-        for split in sorted({row.split for row in cohort.rows}) if splits is None else splits:
+        for split in splits if splits is not None else _usual_splits(cohort, count):
             left = count - len(rows) if count else len(cohort.rows)
             for placed in _places(generator, cohort, key, split, seed, left):
                 shown = replace(placed, row=under_pseudonym(placed.row, names))
@@ -103,6 +104,11 @@ def generate_lesions(
     write_cohort(generator, rows, out, cohort, keep_names)
     _write_boxes({row.image: row for row in [*before, *rows]}.values(), out)
     return done
+
+
+def _usual_splits(cohort: Cohort, count: int) -> list[str]:
+    """Of a bounded number of films none goes to a patient who is to judge, unless somebody says so."""
+    return sorted({row.split for row in cohort.rows if not count or row.split in ("train", "")})
 
 
 def generate_lesion(
@@ -161,7 +167,7 @@ def _places(
     if not receivers:
         return
     given: set[str] = set()
-    for name, window in rules.of_normals(windows, receivers, sides, seed):
+    for name, window in rules.receiving(windows, receivers, sides, seed):
         if name not in given and len(given) < most:
             image = torch.from_numpy(_prepared(generator, rows[name]).image.copy())
             if rules.worth(rules.cut(image, window)):

@@ -86,7 +86,8 @@ class GenerationRequest:
     """Only images of these splits of the cohort."""
     count: int = 0
     """At most so many films with a lesion; or so many subjects drawn from noise, by a generator that can, with labels
-    of --cohort (of training patients, unless --split says otherwise) or of --labels: in this process, without Ray."""
+    of --cohort or of --labels: in this process, without Ray. Films and labels are of training patients, unless --split
+    says otherwise."""
     labels: tuple[Path, ...] = ()
     """Label files, or folders of them, to draw from instead of those of a cohort."""
     seed: int = 0

@@ -259,7 +259,9 @@ def _from_config(
     experiment = Experiment.from_dict(config["experiment"])
     with torch.random.fork_rng(devices=[]):
         _check_room(experiment, config, directory)
-        method = experiment.method_class()(experiment.method_config(), task_of(experiment, config["classes"]))
+        method = experiment.method_class()(
+            experiment.lent().method_config(), task_of(experiment.trained(), config["classes"])
+        )
     _load_weights(method, directory / WEIGHTS, config["networks"])
     # What is not in the bundle has random weights: using it by mistake must fail.
     for name in set(method.networks()) - set(config["networks"]):
@@ -296,7 +298,9 @@ def _check_room(experiment: Experiment, config: Mapping[str, Any], directory: Pa
     than the machine has. They are built without memory to be measured; what cannot be built so is not measured."""
     try:
         with torch.device("meta"):
-            method = experiment.method_class()(experiment.method_config(), task_of(experiment, config["classes"]))
+            method = experiment.method_class()(
+                experiment.lent().method_config(), task_of(experiment.trained(), config["classes"])
+            )
     except RuntimeError:  # one of somebody's own that computes while it is built, which numbers without values refuse
         return
     needed = sum(value.numel() * value.element_size() for value in (*method.parameters(), *method.buffers()))

@@ -166,14 +166,14 @@ class PseudoHealthyCase:
     """One pathological volume and what was made of it; all [D, H, W].
 
     made, source: x̃_h and x_p in [-1, 1].  lesion: the true mask.  found, found_before: probabilities or masks by f_pre,
-    trained on training volumes only, in ``made`` and in ``source``.
+    trained on training volumes only, in ``made`` and in ``source``; None where there is no f_pre.
     """
 
     made: Volume
     source: Volume
     lesion: Volume
-    found: Volume
-    found_before: Volume
+    found: Volume | None = None
+    found_before: Volume | None = None
 
 
 def summarise_pseudo_healthy(cases: Sequence[PseudoHealthyCase]) -> dict[str, float]:
@@ -182,10 +182,11 @@ def summarise_pseudo_healthy(cases: Sequence[PseudoHealthyCase]) -> dict[str, fl
     Healthiness is pooled over volumes, its ``_sd`` is that of the volumes' own h (the paper does not say what its ±
     is); identity is the mean over volumes. ``identity_scales``: of MS-SSIM, for the smallest volume.
     """
+    looked = [(c.found, c.found_before, c.lesion) for c in cases if c.found is not None and c.found_before is not None]
     numbers = {
-        "healthiness": healthiness([c.found for c in cases], [c.lesion for c in cases]),
-        "healthiness_sd": _deviation(healthiness([c.found], [c.lesion]) for c in cases),
-        "healthiness_relative": relative_healthiness([c.found for c in cases], [c.found_before for c in cases]),
+        "healthiness": healthiness([found for found, _, _ in looked], [lesion for _, _, lesion in looked]),
+        "healthiness_sd": _deviation(healthiness([found], [lesion]) for found, _, lesion in looked),
+        "healthiness_relative": relative_healthiness([one[0] for one in looked], [one[1] for one in looked]),
     }
     for name, measure in (("identity", identity), ("identity_of_brain", identity_of_brain)):
         values = [measure(c.made, c.source, c.lesion) for c in cases]
@@ -196,24 +197,29 @@ def summarise_pseudo_healthy(cases: Sequence[PseudoHealthyCase]) -> dict[str, fl
 
 
 def areas(case: PseudoHealthyCase) -> dict[str, int]:
-    """Voxels with pathology in one volume: ``lesion``, N(m), and ``found``, N(f_pre(G(x))): see ``healthiness``."""
+    """Voxels with pathology in one volume: ``lesion``, N(m), and ``found``, N(f_pre(G(x))): see ``healthiness``.
+    Nothing where there is no f_pre."""
+    if case.found is None:
+        return {}
     return {"lesion": _area(case.lesion), "found": _area(case.found)}
 
 
 def healing_rows(volumes: Iterable[Mapping[str, Any]]) -> list[Score]:
     """Rows ``synthesis/healthiness``, ``synthesis/identity`` and ``synthesis/identity_of_brain`` of each volume.
 
-    volumes: subject, patient, role (what it is taken for), ``areas``, and the volume's numbers by name.
+    volumes: subject, patient, role (what it is taken for), ``areas`` where f_pre looked, and the volume's numbers by
+    name.
     A volume's healthiness is 1 - N(f_pre(G(x))) over the mean lesion of all patients, not over its own: so the mean
     over patients is the ratio of means that ``healthiness`` is, and a small lesion speaks for no more than it is.
     """
     volumes = list(volumes)
-    lesions = [Score(one["subject"], one["patient"], "lesion", one["role"], one["areas"]["lesion"]) for one in volumes]
+    lesions = [Score(one["subject"], one["patient"], "lesion", one["role"], one["areas"]["lesion"])
+               for one in volumes if "areas" in one]  # fmt: skip
     usual = _mean(patient_scores(lesions, "lesion").values())
     rows = []
     for one in volumes:
         who = one["subject"], one["patient"]
-        if usual > 0:
+        if "areas" in one and usual > 0:
             gone = 1 - one["areas"]["found"] / usual
             rows.append(Score(*who, "synthesis/healthiness", one["role"], gone))
         for metric in ("synthesis/identity", "synthesis/identity_of_brain"):

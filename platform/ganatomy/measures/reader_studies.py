@@ -14,8 +14,24 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
-from ganatomy.measures.crossed import Side
+from ganatomy.measures.crossed import Side, contrast, quantile
+
+
+def interval(side: Side, alpha: float = 0.025) -> tuple[float, float]:
+    """Lower and upper limit of the mean area, over patients and trainings, each at a one-sided ``alpha``.
+
+    Error and degrees of freedom are those of ``crossed.contrast``, the limits symmetric on the scale of the logit, as
+    an area ends at 1: logit A ± t · error / (A (1 - A)). NaN of one training alone, whose luck nothing tells, and where
+    nothing varies. Source: Pepe, The Statistical Evaluation of Medical Tests, 2003, section 5.2.
+    """
+    if side.trainings < 2 or not (found := contrast(side)).error > 0:
+        return math.nan, math.nan
+    area = float(found.estimate)
+    reach = float(quantile(found.freedom, alpha) * found.error) / (area * (1 - area))
+    low, high = special.expit(special.logit(area) + np.array([-reach, reach]))
+    return float(low), float(high)
 
 
 def areas(probabilities: ArrayLike, truth: ArrayLike, patients: Sequence[Hashable] | None = None) -> Side:

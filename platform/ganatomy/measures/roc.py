@@ -78,6 +78,20 @@ def operating_point(probabilities: Floats, truth: NDArray[np.bool_]) -> Operatin
     return min(points, key=lambda point: (1 - point.sensitivity) ** 2 + (1 - point.specificity) ** 2)
 
 
+def chosen_apart(seen: Predictions, held: Predictions) -> OperatingPoint:
+    """What the trainings' thresholds, each the best on ``seen``, come to on ``held``: means over trainings.
+
+    seen, held: the same trainings in the same order, on validation and on test patients, or twice on the same: the
+    point is then as good as it can look. Raises ValueError for other numbers of trainings.
+    """
+    points = [
+        at_threshold(there, held.truth, operating_point(here, seen.truth).threshold)
+        for here, there in zip(seen.probabilities, held.probabilities, strict=True)
+    ]
+    each = np.array([(point.threshold, point.sensitivity, point.specificity) for point in points])
+    return OperatingPoint(*map(float, each.mean(axis=0)))
+
+
 def replicates(several: Sequence[Mapping[str, tuple[str, bool, float]]]) -> Predictions:
     """One ``Predictions`` from several classifiers' subject -> (patient, truth, probability), on what all have."""
     first = several[0] if several else {}

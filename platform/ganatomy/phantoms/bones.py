@@ -181,7 +181,7 @@ def make_bone_cohort(
             rows.append(Row(_name(case), _name(case), DOMAIN, path, split=split, box=film.box, klass=klass))
         domain = Domain(DOMAIN, "radiograph", Intensity("window", 0.0, 255.0))
         Cohort(folder, name or f"{part}-phantom", {DOMAIN: domain}, licence="generated, free of rights",
-               rows=tuple(rows)).save()  # fmt: skip
+               anatomy=part, rows=tuple(rows)).save()  # fmt: skip
     for folder in folders[1:]:
         with appearing(folder) as twins:
             for case, (klass, _) in enumerate(enrolled, start=first):

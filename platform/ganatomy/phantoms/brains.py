@@ -274,7 +274,7 @@ def make_brain_cohort(
         ]
         domains = {contrast: Domain(contrast, "MR", Intensity("percentile", 0.0, 99.5)) for contrast in contrasts}
         Cohort(folder, name, domains, NESTED if nested else LESION, licence="generated, free of rights",
-               rows=tuple(rows)).save()  # fmt: skip
+               anatomy="brain", rows=tuple(rows)).save()  # fmt: skip
     if twins is not None:
         with appearing(twins) as folder:
             write_oracle(folder, _twins(folder, {case: drawn(case) for case in range(len(splits))}, seed))

@@ -284,7 +284,7 @@ def make_cohort(
         rows = [_write_patient(folder, patient, seen(patient, patient.domain), seed) for patient in enrolled]
         domains = {domain: Domain(domain, domain.upper(), INTENSITIES[domain]) for domain in patients}
         Cohort(folder, name, domains, LABELS, disjoint_domains=True, licence="generated, free of rights",
-               rows=tuple(rows)).save()  # fmt: skip
+               anatomy="heart", rows=tuple(rows)).save()  # fmt: skip
     if twins is not None:
         with appearing(twins) as folder:
             write_oracle(folder, _twins(folder, enrolled, seen, seed))

@@ -167,16 +167,19 @@ def utility(
     baseline: str = "the best training without it",
     task: DownstreamTask | None = None,
     besides: str = "",
+    points: Mapping[str, Mapping[str, float]] | None = None,
 ) -> GateResult:
     """Does it help real, held-out patients? The lower limit of the difference lies above the least effect that matters.
 
     finding: what fresh trainings of the candidate and of the best configuration without synthetic data show on the
     *test* patients, at the level of this reading of them.  task: whose score that is; segmentation if not given.
     besides: what else than synthetic data sets the two apart, in words: it is said, and bars nothing.
+    points: side -> ``DownstreamTask.operating_point``: figures beside, which decide nothing.
     """
     task = task or task_named(Downstream.task)
     more = f" They differ in more than synthetic data: {besides}." if besides else ""
     figures: dict[str, Figure] = {**finding.figures, **({"besides": besides} if besides else {})}
+    figures |= {f"{side}/{name}": value for side, point in (points or {}).items() for name, value in point.items()}
     measured = (
         f"On {counted(finding.patients, 'held-out patient')} and {finding.of_trainings}, {candidate} {task.achieved} "
         f"by {_points(finding.estimate)} {task.measure} points {'more' if finding.estimate >= 0 else 'less'} "

@@ -43,7 +43,7 @@ from ganatomy.generators.generator import CARD, Generator, write_report
 from ganatomy.generators.registry import FORCED, PROMOTED, Registry, check_name
 from ganatomy.generators.registry import VERDICT as VERDICT_TAG
 from ganatomy.measures.families import reading_level
-from ganatomy.measures.statistics import counted
+from ganatomy.measures.statistics import counted, finite
 from ganatomy.promotion import gate
 from ganatomy.promotion.confirmation import check_still, left_out
 from ganatomy.promotion.examination import Bench
@@ -255,10 +255,12 @@ def promote(
     _record_reading(tracking, plan, reading, level)
     say(f"{reading.place}, judged at a one-sided level of {level:.2%}")
     finding = bench.finding(*case.sides, level, least, case.barred, case.lost)
+    points = {side: bench.operating_point(group) for side, group in zip((CANDIDATE, BASELINE), case.sides)}
     generator, stages = bench.bundle(case.median, case.directory / "generators" / case.median.trial)
     verdict = gate.judge(
         [
-            gate.utility(finding, candidate=names[0], baseline=names[1], task=plan.task, besides=case.picked.besides),
+            gate.utility(finding, candidate=names[0], baseline=names[1], task=plan.task, besides=case.picked.besides,
+                         points=points),
             bench.memorisation(stages),
             bench.lineage(generator, stages),
             bench.integrity(generator, stages),
@@ -266,12 +268,12 @@ def promote(
         forced=force,
         candidate=names[0],
         baseline=names[1],
-    )
+    )  # fmt: skip
     why = (as_it_stands or "").strip() if case.outstanding else ""
     verdict = replace(verdict, outstanding=case.outstanding, as_it_stands=why, reading=reading.number,
                       judges=reading.judges, level=level, confirmation=case.place if case.confirmed else 0)  # fmt: skip
     ledger.conclude(reading, verdict.to_dict())
-    write_report(generator.directory, _report(case, verdict))
+    write_report(generator.directory, _report(case, verdict, points))
     write_json(case.directory / VERDICT, verdict.to_dict())
     version = _register(tracking, generator, name, case.median, plan, verdict) if verdict.promoted else None
     _record(tracking, case, verdict, name, version, ledger)
@@ -331,13 +333,12 @@ def _check_confirmed(case: _Case) -> None:
 # --- writing down ------------------------------------------------------------------------------------------------
 
 
-def _report(case: _Case, verdict: Verdict) -> dict[str, Any]:
+def _report(case: _Case, verdict: Verdict, points: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     """What goes with the generator: verdict, table, what its sisters reached, and how a chosen threshold turned out."""
     report = {"verdict": verdict.to_dict(), "table": brief(case.table), "sweep": case.plan.name,
               "trainings": case.trainings}  # fmt: skip
-    sides = zip((CANDIDATE, BASELINE), case.sides)
-    points = {side: case.bench.operating_point(group) for side, group in sides}
-    return report | ({"operating_points": points} if any(points.values()) else {})
+    told = {side: {name: finite(value) for name, value in point.items()} for side, point in points.items()}
+    return report | ({"operating_points": told} if any(told.values()) else {})
 
 
 def _record_reading(tracking: Tracking, plan: SweepPlan, reading: Reading, level: float) -> None:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import datetime
 import shlex
-import sys
 import textwrap
-from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ganatomy.core.installation import UNKNOWN, commit, release
+from ganatomy.core.installation import UNKNOWN, release, software
 from ganatomy.core.standstill import USUAL_S
 from ganatomy.evidence.configurations import LONG_REAL, STRONG_REAL
-from ganatomy.evidence.results import SweepPlan
+from ganatomy.evidence.results import SweepPlan, drivers
 from ganatomy.exhibits.exhibit import Exhibit, Grid
 from ganatomy.exhibits.material import Material
 from ganatomy.measures.statistics import counted
 from ganatomy.stores.store import Store
 
 SPLITS = ("train", "val", "test")
-SOFTWARE = ("torch", "ray", "mlflow", "monai", "optuna", "numpy", "scipy")
 
 
 def facts(material: Material) -> tuple[tuple[str, str], ...]:
@@ -74,29 +71,29 @@ def _counts(store: Store) -> Iterator[tuple[str, ...]]:
             yield (domain or "all", split, *map(str, of))
 
 
-def software(material: Material) -> Exhibit:
-    """Versions and commit of what wrote the report, and the commands that make it again."""
-    plan = material.plan
-    rows = [("ganatomy", release().split(" (")[0]), ("commit", commit()), ("python", sys.version.split()[0])]
-    rows += [(name, _version(name)) for name in SOFTWARE]
-    grid, heading = Grid(("what", "version"), tuple(rows)), "Versions and commands"
+def versions(material: Material) -> Exhibit:
+    """Versions and commit of what ran the sweep and of what wrote the report, and the commands that make it again."""
+    plan, heading = material.plan, "Versions and commands"
     written = f"ganatomy report {shlex.join(material.sweeps or (plan.name,))} --html report.html"
     if material.sweeps:
         said = "Versions of what wrote this report. Beneath: what wrote it; what runs a sweep again stands in its own."
-        return Exhibit(heading, (said,), (grid,), commands=(written,))
+        return Exhibit(heading, (said,), (_side_by_side({"wrote this report": software()}),), commands=(written,))
     said = (
-        "Versions of what wrote this report, which may be later than what ran the sweep. Beneath: what runs the sweep "
-        "again, where --cohort takes the folder of the cohort, and what wrote this report."
+        "Beneath: what runs the sweep again, where --cohort takes the folder of the cohort, and what wrote this report."
     )
+    ran = drivers(material.workspace / "sweeps" / plan.name)
+    columns = {"ran the sweep" if not at else f"went on with it ({at})": one for at, one in enumerate(ran)}
+    grid = _side_by_side({**columns, "wrote this report": software()})
+    missing = () if ran else ("What ran the sweep was not yet written down then.",)
     again = confirming(plan) if plan.confirms else rerun(plan)
-    return Exhibit(heading, (said,), (grid,), commands=(again, written))
+    return Exhibit(heading, (*missing, said), (grid,), commands=(again, written))
 
 
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return UNKNOWN
+def _side_by_side(columns: Mapping[str, Mapping[str, str]]) -> Grid:
+    """Name -> version, a column each."""
+    names = dict.fromkeys(name for versions in columns.values() for name in versions)
+    rows = tuple((name, *(versions.get(name, UNKNOWN) for versions in columns.values())) for name in names)
+    return Grid(("what", *columns), rows)
 
 
 def confirming(plan: SweepPlan) -> str:

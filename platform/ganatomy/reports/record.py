@@ -49,7 +49,7 @@ SECTIONS: tuple[Section, ...] = (
     findings.lost,
     origins.declaration,
     origins.cohort,
-    origins.software,
+    origins.versions,
 )
 """Exhibits in the order of the page: each says nothing where it has nothing."""
 

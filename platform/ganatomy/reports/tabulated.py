@@ -126,7 +126,8 @@ def _asked_for(term: str, table: Ablation) -> bool:
 
 WORK = {
     "updates": "work/updates", "real seen": "work/real_samples", "synthetic seen": "work/synthetic_samples",
-    "images made": "work/synthetic_images", "kept": "work/kept_images", "generator updates": "generator/updates",
+    "images made": "work/synthetic_images", "kept": "work/kept_images", "mixed in": "work/used_images",
+    "each shown": "work/synthetic_shown", "a real one": "work/real_shown", "generator updates": "generator/updates",
     "its samples": "generator/samples", "its device s": "generator/device_seconds",
 }  # fmt: skip
 """Header -> what was spent: by the downstream model, on it, and by what made the images."""
@@ -134,15 +135,17 @@ WORK = {
 
 def work_table(table: Ablation) -> tuple[list[str], list[list[str]]]:
     """Headers and rows of what every configuration took; no rows where no trial recorded it."""
-    rows = [[row.name, *(number(row.work.get(name, math.nan), 0) for name in WORK.values())]
+    places = {name: 1 if name.endswith("_shown") else 0 for name in WORK.values()}
+    rows = [[row.name, *(number(row.work.get(name, math.nan), some) for name, some in places.items())]
             for row in table.rows if row.work]  # fmt: skip
     return ["configuration", *WORK], rows
 
 
 def _own(row: Row, column: Column) -> str:
-    """A number that is a column of the row's task."""
-    value = row.further[column.of] if column.of in row.further else getattr(row, column.of, math.nan)
-    return format(value, column.form) if math.isfinite(value) else "–"
+    """A number that is a column of the row's task, or an interval."""
+    known = {**row.work, **row.further}
+    values = [known.get(of, getattr(row, of, math.nan)) for of in (column.of, column.to) if of]
+    return "–".join(format(value, column.form) for value in values) if all(map(math.isfinite, values)) else "–"
 
 
 def _s_scores(row: Row) -> str:
@@ -189,7 +192,7 @@ def _figure_cells(figure: Figure) -> list[str]:
     if math.isfinite(figure.deviation):
         ours += f" ± {figure.deviation:.3f}"
     seeds = f" ({counted(figure.seeds, 'training')})" if figure.seeds else ""
-    return [figure.name, figure.metric, f"{figure.paper:.3f} {figure.spread}".rstrip(), ours + seeds]
+    return [figure.name, figure.metric, f"{number(figure.paper, 3)} {figure.spread}".rstrip(), ours + seeds]
 
 
 def _finding_cells(finding: Finding) -> list[str]:

@@ -21,9 +21,10 @@ from ganatomy.images.imaging import in_plane
 from ganatomy.measures.roc import LESION, NORMAL
 from ganatomy.stores.layout import Record
 from ganatomy.stores.store import Store
+from ganatomy.stores.subsets import drawn_patients
 from ganatomy.stores.writing import Item
 from ganatomy.training.classification import class_of
-from ganatomy.training.tasks import drawn_patients, labelled_patients, real_images
+from ganatomy.training.tasks import labelled_patients, real_images
 
 AT_ONCE = 16
 SHOWN = 3
@@ -58,23 +59,33 @@ class Parting:
     """Who does what. Images are named by their place in the store: what is drawn by name is then the same under any
     key of its pseudonyms.
 
-    boxes: lesion image -> its box.  negatives: images that train the generator to know no lesion.
-    sources: those that receive lesions; no patient of theirs trained it.  sides: (height, width) of all."""
+    boxes: lesion image -> its box.  windows: lesion image -> the windows to cut around it.
+    cuts: (image without a lesion, window to cut of it), which train the generator to know no lesion.
+    sources: images without a lesion that receive some, all of patients who did not train it.
+    sides: (height, width) of all."""
 
     records: Mapping[str, Record]
     boxes: Mapping[str, Corners]
-    negatives: tuple[str, ...]
+    windows: Mapping[str, Sequence[Corners]]
+    cuts: tuple[tuple[str, Corners], ...]
     sources: tuple[str, ...]
+
+    @property
+    def negatives(self) -> tuple[str, ...]:
+        """Images without a lesion that the generator is trained on."""
+        return tuple(sorted({name for name, _ in self.cuts}))
 
     @property
     def sides(self) -> dict[str, tuple[int, int]]:
         """Image -> (height, width)."""
-        return {name: record.shape[1:] for name, record in self.records.items()}
+        return _sides(self.records)
 
 
-def part(store: Store, experiment: Experiment) -> Parting:
+def part(store: Store, experiment: Experiment, *, taught: bool = True) -> Parting:
     """Part the training images of the target domain, those of the patients whose class may be seen.
 
+    taught: whether the generator is trained on this cohort; where it is lent by another, nobody's patches are cut, and
+    all patients without a lesion may receive some.
     InputError where no lesion has a box, or nobody without one is left to receive lesions.
     """
     rules, domain = rules_of(experiment), experiment.target_domain()
@@ -86,36 +97,36 @@ def part(store: Store, experiment: Experiment) -> Parting:
     ill = {records[name].patient for name in boxes}
     well = {records[name].patient for name in normals} - ill
     trains = drawn_patients(images, well, 1 - rules.source_share, experiment.seed) | ill if well else ill
-    negatives = [name for name in normals if records[name].patient in trains]
+    learns = [name for name in normals if records[name].patient in trains]
+    windows = rules.of_lesions(boxes, sides := _sides(records), experiment.seed)
+    cuts = rules.of_normals(windows, learns, sides, experiment.seed) if taught else []
     owners = {name: image.patient for name, image in records.items()}
-    sources = rules.sources(normals, [*boxes, *negatives], owners)
-    return Parting(records, boxes, tuple(negatives), tuple(sources))
+    sources = rules.sources(normals, [*boxes, *(name for name, _ in cuts)], owners)
+    return Parting(records, boxes, windows, tuple(cuts), tuple(sources))
 
 
 def patch_items(store: Store, experiment: Experiment) -> Iterator[Item]:
     """Every patch that the method is trained on; and of validation patients those with a lesion, which tell whether it
     repeats lesions, and a few without. Nothing learns of these."""
     rules, parting = rules_of(experiment), part(store, experiment)
-    yield from _cut(store, rules, parting.records, parting.boxes, parting.negatives, experiment.seed)
+    yield from _cut(store, rules, parting.records, parting.windows, parting.cuts)
     shown = _by_place(real_images(store, experiment.target_domain(), "val"))
     boxes = _boxes(store, shown, required=False)
     normals = [name for name, image in shown.items() if class_of(image) == NORMAL][:SHOWN]
     if boxes and normals:
-        yield from _cut(store, rules, shown, boxes, normals, experiment.seed)
+        windows = rules.of_lesions(boxes, sides := _sides(shown), experiment.seed)
+        yield from _cut(store, rules, shown, windows, rules.of_normals(windows, normals, sides, experiment.seed))
 
 
 def _cut(
     store: Store,
     rules: Patches,
     records: Mapping[str, Record],
-    boxes: Mapping[str, Corners],
-    normals: Sequence[str],
-    seed: int,
+    windows: Mapping[str, Sequence[Corners]],
+    normals: Iterable[tuple[str, Corners]],
 ) -> Iterator[Item]:
-    sides = {name: record.shape[1:] for name, record in records.items()}
-    windows = rules.of_lesions(boxes, sides, seed)
     chosen = [(LESION, name, window) for name, some in windows.items() for window in some]
-    chosen += [(NORMAL, name, window) for name, window in rules.of_normals(windows, normals, sides, seed)]
+    chosen += [(NORMAL, name, window) for name, window in normals]
     for number, (name_of_class, name, window) in enumerate(chosen):
         record = records[name]
         patch = rules.cut(_image(store, record), window)
@@ -133,18 +144,22 @@ def _cut(
             )
 
 
+def film_places(experiment: Experiment, parting: Parting) -> Iterable[tuple[str, Corners]]:
+    """Image of ``parting`` and window, of each patch that a lesion is to be put into."""
+    rules = rules_of(experiment)
+    return rules.receiving(parting.windows, parting.sources, parting.sides, experiment.seed + 1)
+
+
 def film_items(
     method: Method, experiment: Experiment, store: Store, source: str, device: torch.device
 ) -> Iterator[Item]:
     """Whole images with a lesion: patches of the sources, translated and pasted back where they were cut.
 
-    For each lesion's window as many receive one as images without lesion were looked for in training. Each has class
-    lesion, the box of what was put in, and its own patient.  source: what to name as their maker.
+    All sources receive some, wherever the method's rules say. Each has class lesion, the box of what was put in, and
+    its own patient.  source: what to name as their maker.
     """
-    rules, parting = rules_of(experiment), part(store, experiment)
-    windows = rules.of_lesions(parting.boxes, parting.sides, experiment.seed)
-    places = iter(rules.of_normals(windows, parting.sources, parting.sides, experiment.seed + 1))
-    number = 0
+    rules, parting = rules_of(experiment), part(store, experiment, taught=not experiment.transfer.generator)
+    places, number = iter(film_places(experiment, parting)), 0
     while some := list(islice(places, AT_ONCE)):
         images = [_image(store, parting.records[name]) for name, _ in some]
         patches = [rules.cut(image, window) for image, (_, window) in zip(images, some)]
@@ -195,6 +210,10 @@ def _boxes(store: Store, records: Mapping[str, Record], required: bool = True) -
         raise InputError(f"cohort {store.name}: no training image of class lesion has a box",
                          expected="columns box_x0, box_y0, box_x1, box_y1", remedy="fill them in")  # fmt: skip
     return boxes
+
+
+def _sides(records: Mapping[str, Record]) -> dict[str, tuple[int, int]]:
+    return {name: record.shape[1:] for name, record in records.items()}
 
 
 def _by_place(images: Iterable[Record]) -> dict[str, Record]:

@@ -13,17 +13,18 @@ from pathlib import Path
 from ganatomy.core.plain_values import plain
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
-from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Score
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Mixing, Score
 from ganatomy.measures.pathology import healing_rows
 from ganatomy.measures.segmentation import mean_over_patients, s_score_rows
 from ganatomy.stages.artefacts import Stage
 from ganatomy.stages.stages import KEPT, SCORES, Stages, read_scores, score_rows
 from ganatomy.stages.synthesis import score_healing, score_synthesis
 from ganatomy.stores.sampling import synthetic_samples
+from ganatomy.stores.store import open_store
 from ganatomy.stores.supervision import real_alone, segmentor_update
 from ganatomy.training.distributed import read_history
 from ganatomy.training.downstream import score_label_indices
-from ganatomy.training.models import scored_images
+from ganatomy.training.models import models_of, scored_images
 from ganatomy.training.tasks import phases_of, real_images
 
 REFERENCE_SEED = 2**32 - 1
@@ -60,16 +61,21 @@ def outcome_of(stages: Stages) -> Outcome:
 
 def work_of(stages: Stages) -> dict[str, float]:
     """What was spent, by name: ``work/updates`` of the downstream model, ``work/real_samples`` and
-    ``work/synthetic_samples`` that it saw, ``work/synthetic_images`` that were made and ``work/kept_images`` of
-    them that the filter kept; ``generator/updates``, ``generator/samples``, ``generator/device_seconds`` of what made
-    them.
+    ``work/synthetic_samples`` that it saw, ``work/synthetic_images`` that were made, ``work/kept_images`` of them that
+    the filter kept and ``work/used_images`` that were mixed in; ``work/synthetic_shown`` and ``work/real_shown``, how
+    often each of those was seen, and each real image that they stood among; ``generator/updates``,
+    ``generator/samples``, ``generator/device_seconds`` of what made them.
 
-    The model's samples are those of ``samples_seen``.
+    The model's samples are those of ``samples_seen``; in the ``offline`` arm those of what was mixed in fact.
     """
     experiment, budget = stages.experiment, stages.experiment.budget
     taken = _steps(model := stages.model())
     spent: dict[str, float] = {}
     updates, real, made = samples_seen(experiment, stages.store.classes, taken)
+    if experiment.arm == "offline":  # shares may go by the numbers of images
+        shown = _shown(stages, taken)
+        real, made = int(shown.pop("real_samples")), int(shown.pop("synthetic_samples"))
+        spent |= {f"work/{name}": value for name, value in shown.items()}
     spent |= {"work/updates": updates, "work/real_samples": real, "work/synthetic_samples": made}
     if experiment.arm == "offline":
         chosen = json.loads((stages.filtered().directory / KEPT).read_text())
@@ -84,7 +90,8 @@ def work_of(stages: Stages) -> dict[str, float]:
 
 def samples_seen(experiment: Experiment, classes: int, taken: int) -> tuple[int, int, int]:
     """(updates, real samples, synthetic samples) of the downstream model in the first ``taken`` steps of the loop that
-    trains it, in the joint arm that of the whole method."""
+    trains it, in the joint arm that of the whole method; by ``mixing.ratio``. Without labels of the target its real
+    samples are the source's, until there are translations of them."""
     mixing, batch, total = experiment.mixing, experiment.budget.batch, experiment.budget.segmentor_steps
     updates, leading, beside = taken, None, mixing.composition == "paper"
     if experiment.arm == "joint":
@@ -93,11 +100,30 @@ def samples_seen(experiment: Experiment, classes: int, taken: int) -> tuple[int,
         mixing = replace(mixing, order="mixed")
     if experiment.arm not in SYNTHETIC_ARMS:
         return updates, updates * batch, 0
+    if experiment.labels.fraction == 0:
+        real = min(updates, leading or 0)
+        return updates, real * batch, (updates - real) * batch
     if beside and experiment.arm == "joint":  # all that is made
         both = max(0, updates - (leading or 0)) if mixing.ratio else 0
         return updates, updates * batch, both * batch * max(phase.made for phase in phases)
     made = synthetic_samples(mixing, total, updates, batch, leading)
     return updates, updates * batch - (0 if beside else made), made
+
+
+def _shown(stages: Stages, taken: int) -> dict[str, float]:
+    """What the offline arm's model saw in ``taken`` updates, of the pools that synthetic images were mixed into:
+    ``synthetic_samples`` of ``used_images``, so ``synthetic_shown`` each, and ``real_samples``, where a real image was
+    shown ``real_shown`` times."""
+    experiment, batch = stages.experiment, stages.experiment.budget.batch
+    path, indices = stages.mixed_in(stages.filtered())
+    made, chosen = open_store(path), set(indices)
+    some = made, [image for image in made.records() if image.index in chosen]
+    mixtures = models_of(experiment).mixtures(stages.store, experiment, experiment.target, some)
+    mixed = [one for one in mixtures.values() if one.synthetic is not None and len(one.synthetic)]
+    synthetic = sum(one.synthetic_before(taken, batch) for one in mixed)
+    real, pool = sum(one.real_before(taken, batch) for one in mixed), sum(len(one.real) for one in mixed)
+    return {"synthetic_samples": synthetic, "real_samples": real, "used_images": len(indices),
+            "synthetic_shown": synthetic / len(indices), "real_shown": real / max(1, pool)}  # fmt: skip
 
 
 def _steps(stage: Stage) -> int:
@@ -131,7 +157,8 @@ def healthiness(stages: Stages, split: str) -> tuple[dict[str, float], list[Scor
     """How healthy pseudo-healthy images are and how much they still are the same person's, never one without the
     other (Xia et al. 2019, section 4.2), as numbers to log and as rows; empty for a method that takes no lesion out.
 
-    f_pre is the reference segmentor of the S-score: it saw real training images only."""
+    f_pre is the reference segmentor of the S-score in the diseased domain: it saw real training images only. Where
+    nobody's lesions are labelled there is none, and identity is measured alone."""
     experiment = stages.experiment
     if all(experiment.state(role) != "lesion" for role in experiment.method_class().roles):
         return {}, []
@@ -144,6 +171,8 @@ def healthiness(stages: Stages, split: str) -> tuple[dict[str, float], list[Scor
 
     keys = {domain: stage.key for domain, stage in references.items()}
     inputs = {"fit": fit.key, "split": split, "references": keys, "areas": True}  # without them before
+    if len({experiment.domain(role) for role in experiment.method_class().roles}) > 1:  # found nothing before
+        inputs["judged_in"] = "the diseased domain"
     stage = stages.artefacts.compute("healthiness", inputs, stages.apart(work))
     found = json.loads((stage.directory / SCORES).read_text())
     return dict(found["summary"]), healing_rows(found["rows"])
@@ -166,12 +195,13 @@ def label_index_scores(stages: Stages, split: str) -> list[Score]:
 
 
 def reference_models(stages: Stages) -> dict[str, Stage]:
-    """Domain -> an independent segmentor: real images only, every label there is, its own seed."""
-    free = replace(stages.experiment, arm="real", labels=Labels(), seed=REFERENCE_SEED)
+    """Domain -> an independent segmentor: real images only, every label there is, its own seed. Of a domain in which
+    nothing is labelled, such as that of healthy people, there is none."""
+    free = replace(stages.experiment, arm="real", labels=Labels(), mixing=Mixing(), seed=REFERENCE_SEED)
     real_only = Stages(stages.workspace, stages.store_path, free, stages.workers, say=stages.say)
     roles = {stages.experiment.domain(role): role for role in stages.experiment.method_class().roles}
     return {
         domain: real_only.downstream(role)
         for domain, role in roles.items()
-        if all(any(i.labelled for i in real_images(stages.store, domain, split)) for split in ("train", "val"))
+        if all(any(i.labelled_slices for i in real_images(stages.store, domain, split)) for split in ("train", "val"))
     }

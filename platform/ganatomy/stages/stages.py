@@ -21,20 +21,23 @@ from torch import nn
 from ganatomy.contracts import InputError, Method
 from ganatomy.core.names import checked_name
 from ganatomy.core.plain_values import plain
-from ganatomy.core.plugins import nearest, resolve
+from ganatomy.core.plugins import resolve
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
-from ganatomy.experiment import Experiment, Labels, Score, Transfer
+from ganatomy.experiment import Experiment, Labels, Score, Transfer, as_before
 from ganatomy.stages.artefacts import Artefacts, Follow, Grown, Stage, Work, code_digest, key_of
 from ganatomy.stages.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.stages.selection import judged, kept_images
 from ganatomy.stages.synthesis import synthetic_items
+from ganatomy.stores.amounts import distinct_images
+from ganatomy.stores.lending import lending_store
 from ganatomy.stores.store import Store, open_store
 from ganatomy.stores.writing import write_store
 from ganatomy.training.distributed import Workers, run_task, train
 from ganatomy.training.downstream import task_of as told_of
+from ganatomy.training.downstream import weights_digest
 from ganatomy.training.loop import Record
-from ganatomy.training.models import models_of, scored_images
+from ganatomy.training.models import check_start, models_of, scored_images
 from ganatomy.training.tasks import FitGenerator, TrainDownstream, load_networks, make_method
 
 SCORES = "scores.json"
@@ -65,6 +68,8 @@ class Stages:
         self.store: Store = open_store(self.store_path)
         for role in self.experiment.domains:  # an unknown domain is an InputError here, before anything is spent
             self.store.records(self.experiment.domain(role))
+        if self.may_train:
+            check_start(self.experiment, self.store.classes)
         self.artefacts = Artefacts(self.workspace / "stages", self.workers, self.say, self.may_train)
         self.keys = self.artefacts.keys
 
@@ -90,6 +95,8 @@ class Stages:
             return self.fit()
         if arm == "offline":
             return self.downstream(target, self.filtered())
+        if arm == "source":
+            return self.downstream(self.experiment.source(), scored=target)
         return self.downstream(target)
 
     # --- the stages ----------------------------------------------------------------------------------------------
@@ -104,17 +111,19 @@ class Stages:
             patches = self.patches()
             store, data = patches.directory / PATCHES, {"patches": patches.key}
             experiment = patch_experiment(experiment)
+        told = told_of(experiment, self.store.classes)
         inputs = {
             **data,
             "domains": experiment.domains,
             "method": {"name": experiment.method.name, **self._settings(trained=True)},
             "code": code_digest(method),
-            "training": experiment.training,
+            "training": as_before(experiment.training),
             "budget": budget if method.trains_segmentors else {**budget, "segmentor_steps": None},
-            "segmentor": self._segmentor_inputs() if method.trains_segmentors else None,
-            "ratio": told_of(experiment, self.store.classes).synthetic_ratio,
-            "composition": experiment.mixing.composition if method.trains_segmentors else None,
+            "segmentor": self._segmentor_inputs() if told.segmentors else None,
+            "ratio": told.synthetic_ratio,
+            "composition": experiment.mixing.composition if told.segmentors else None,
             "seed": experiment.seed,
+            **self._sources(),
         }
 
         def work(directory: Path, grown: Grown) -> None:
@@ -180,8 +189,11 @@ class Stages:
                     remedy="label some, swap source and target, or choose another method",
                 )
 
-        own = {"store": self.store.digest, "labels": self.experiment.labels}  # a fit may be another cohort's
+        own = {"store": self.store.digest, "labels": self.experiment.labels, **self._sources()}
+        # a fit may be another cohort's
         inputs = {"fit": fit.key, **own, "target": self.experiment.target, "settings": self._settings(trained=False)}
+        if self.experiment.lent() != self.experiment:  # then those of the fit are not those that cut what it is given
+            inputs["own"] = self._settings(trained=True)
         if self.experiment.method_class().draws_from_noise:
             inputs["drawing"] = plain(self.experiment.drawing)
         return self.artefacts.compute("synthesise", inputs, self.apart(work), costs=True)
@@ -191,6 +203,9 @@ class Stages:
         to be, by their label or by their class."""
         rule = self.experiment.filter
         made = self.synthesised()
+        if distinct := self.experiment.mixing.distinct:  # before anybody is trained to judge
+            there = len(open_store(made.directory / SYNTHETIC))
+            distinct_images(range(there), there, distinct, self.experiment.seed)
         judge = self._judge() if any(vars(rule).values()) else None
 
         def work(directory: Path) -> None:
@@ -203,8 +218,10 @@ class Stages:
         inputs = {"synthesise": made.key, **plain(rule), "judge": judge.key if judge else None}
         return self.artefacts.compute("filter", inputs, self.apart(work), costs=True)
 
-    def downstream(self, role: str, kept: Stage | None = None, *, follow: bool = True) -> Stage:
-        """Train the downstream model of ``role`` on real images, and on the kept synthetic ones if given."""
+    def downstream(self, role: str, kept: Stage | None = None, *, follow: bool = True, scored: str = "") -> Stage:
+        """Train the downstream model of ``role`` on real images, and on the kept synthetic ones if given.
+
+        scored: role whose validation images it is followed on, its own if ""."""
         experiment, data = self.experiment, self._data()
         inputs = {
             **data,
@@ -212,15 +229,19 @@ class Stages:
             "role": role,
             "domain": experiment.domain(role),
             "segmentor": self._segmentor_inputs(),
-            "training": replace(experiment.training, ema=0.0),
+            "training": as_before(replace(experiment.training, ema=0.0)),
             "kept": kept.key if kept else None,
-            "mixing": experiment.mixing if kept else None,
+            # With no label of the target there is nothing real to mix with.
+            "mixing": _of_mixing(experiment) if kept and experiment.labels.fraction else None,
             "seed": experiment.seed,
+            **({"scored": scored} if scored else {}),
+            **(self._sources() if experiment.domain(role) != experiment.target_domain() else {}),
         }
 
+        synthetic, indices = self.mixed_in(kept) if kept else (None, ())
+
         def work(directory: Path, grown: Grown) -> None:
-            synthetic, indices = self._kept(kept) if kept else (None, ())
-            build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices)
+            build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices, scored)
             train(build, directory, self.workers, grown)
 
         return self.artefacts.compute("downstream", inputs, work, follow=self._forward if follow else None, costs=True)
@@ -231,12 +252,14 @@ class Stages:
         """The trained downstream network that ``model`` (a downstream stage, or a joint fit) left, ready to predict."""
         if model.kind == "fit":
             return self.method(model).segmentor(self.experiment.target)
-        fresh = models_of(self.experiment).fresh(self.experiment, self.store.classes)
+        fresh = models_of(self.experiment).fresh(self.experiment.trained(), self.store.classes)
         return load_networks(fresh, model.directory).get_submodule("S").to(self.device())
 
     def method(self, fit: Stage) -> Method:
         """The trained method that a fit left, in evaluation mode."""
-        return load_networks(make_method(self.experiment, self.store.classes), fit.directory).to(self.device())
+        return load_networks(make_method(self.experiment.trained(), self.store.classes), fit.directory).to(
+            self.device()
+        )
 
     def _judge(self) -> Stage:
         """The downstream model trained on real images only: of this cohort, or of one that has more of them."""
@@ -246,19 +269,11 @@ class Stages:
         return self._borrowed("judge", self._elsewhere(name).downstream(target, follow=False))
 
     def _elsewhere(self, name: str) -> Stages:
-        """The stages of the same experiment on another cohort of the workspace, all of it seen, nothing transferred."""
-        stores = {
-            path.name: path for path in sorted(self.store_path.parent.iterdir()) if (path / "store.json").exists()
-        }
-        named = {open_store(path).name: path for path in stores.values()}
-        path = stores.get(name) or named.get(name)
-        if path is None:
-            raise InputError(
-                f"transfer from cohort {name!r}, of which there is no store in {self.store_path.parent}",
-                expected=nearest(name, named),
-                remedy="run a sweep on that cohort in this workspace first",
-            )
-        alone = replace(self.experiment, transfer=Transfer(), labels=Labels())
+        """The stages of the same experiment, with the settings of who lends its generator, on another cohort of the
+        workspace, all of it seen, nothing transferred."""
+        path = lending_store(self.store_path.parent, name)
+        mixing = replace(self.experiment.mixing, source_patients=0)
+        alone = replace(self.experiment.lent(), transfer=Transfer(), labels=Labels(), mixing=mixing)
         return Stages(self.workspace, path, alone, self.workers, say=self.say, may_train=self.may_train)
 
     def _borrowed(self, kind: str, stage: Stage) -> Stage:
@@ -267,19 +282,22 @@ class Stages:
         self.artefacts.costs[stage.key] = stage.record["device_seconds"]
         return stage
 
-    def _kept(self, stage: Stage) -> tuple[Path, tuple[int, ...]]:
-        """The synthetic set that a filter stage looked at, and the indices of the images it kept."""
+    def mixed_in(self, stage: Stage) -> tuple[Path, tuple[int, ...]]:
+        """The synthetic set that a filter stage looked at, and the indices of the images it kept, or of as many of them
+        as are asked for. InputError where it kept fewer."""
         key = checked_name(stage.record["inputs"]["synthesise"], f"{stage.directory}: key")
         made = self.workspace / "stages" / "synthesise" / key
-        return made / SYNTHETIC, tuple(json.loads((stage.directory / KEPT).read_text())["kept"])
+        found = json.loads((stage.directory / KEPT).read_text())
+        chosen = distinct_images(found["kept"], found["of"], self.experiment.mixing.distinct, self.experiment.seed)
+        return made / SYNTHETIC, chosen
 
     # --- inputs of keys ------------------------------------------------------------------------------------------
 
     def _data(self) -> dict[str, Any]:
         """What every training stage depends on."""
         experiment, labels = self.experiment, plain(self.experiment.labels)
-        if experiment.labels.fraction == 1:
-            labels["gan_sees"] = None  # nothing is withheld, so both readings are the same
+        if experiment.labels.fraction in (0, 1):
+            labels["gan_sees"] = None  # all or nothing is withheld, so both readings are the same
         return {
             "store": self.store.digest,
             "target": experiment.target,
@@ -287,6 +305,11 @@ class Stages:
             "sampling": experiment.sampling,
             **self._task_code(),
         }
+
+    def _sources(self) -> dict[str, Any]:
+        """How many patients of the source there are, where not all are used."""
+        count = self.experiment.mixing.source_patients
+        return {"source_patients": count} if count else {}
 
     def _task_code(self) -> dict[str, Any]:
         """What a task of somebody's own adds to keys. Of ours ``FORMAT`` speaks, as of all that is the platform's."""
@@ -301,8 +324,11 @@ class Stages:
 
     def _segmentor_inputs(self) -> dict[str, Any]:
         downstream = self.experiment.downstream
+        given = as_before(downstream)
+        if downstream.weights:  # what is in it counts, not where it lies
+            given["weights"] = weights_digest(downstream.weights)
         return {
-            **plain(downstream),
+            **given,
             "code": code_digest(resolve("networks", downstream.network.name)),
             "budget": {**plain(self.experiment.budget), "generator_steps": None},
         }
@@ -327,6 +353,11 @@ class Stages:
     def __getstate__(self) -> dict[str, Any]:
         """Ships to another process without the callbacks, which belong to the trial's own."""
         return {**self.__dict__, "follow": _ignore, "say": _ignore}
+
+
+def _of_mixing(experiment: Experiment) -> dict[str, Any]:
+    """What of the mixing the downstream model depends on, beside the images."""
+    return {name: value for name, value in experiment.mixing.stated().items() if name != "source_patients"}
 
 
 def _ignore(*_: Any) -> None:

@@ -254,17 +254,19 @@ def score_healing(
     """How healthy, and how much the same person, images of ``split`` are out of which a method took the lesion.
 
     That is whatever it makes of a role in state ``lesion`` with a label that is empty.  judges: domain -> f_pre,
-    trained on real training images.  Returns the numbers to log, and those of each volume by its pseudonym. Nothing of
-    a method that makes no such image.
+    trained on real training images; that of the diseased domain looks for what is left, wherever healthy images come
+    from, and without it there is identity alone.  Returns the numbers to log, and those of each volume by its
+    pseudonym. Nothing of a method that makes no such image.
     """
     parts: dict[tuple[Record, str], list[tuple[NDArray[Any], ...]]] = {}
     for role in (role for role in method.roles if experiment.state(role) == "lesion"):
         for made in made_images(method, experiment, store, role, _held_out(store, experiment, role, split), {}, device):
-            given, judge = made.given, judges.get(experiment.domain(made.claimed))
+            given, judge = made.given, judges.get(experiment.domain(role))
             emptied = made.kind == "translated" and made.label is not None and not made.label.any()
-            if judge is not None and given.label is not None and emptied:
-                found = [segment(judge, image, experiment.sampling, device) for image in (made.image, given.image)]
-                part: tuple[NDArray[Any], ...] = (made.image, given.image, given.label, *found)
+            if given.label is not None and emptied:
+                part: tuple[NDArray[Any], ...] = (made.image, given.image, given.label)
+                if judge is not None:
+                    part += tuple(segment(judge, image, experiment.sampling, device) for image in part[:2])
                 parts.setdefault((given.record, made.claimed), []).append(part)
     cases = {key: PseudoHealthyCase(*map(np.concatenate, zip(*stack))) for key, stack in parts.items()}
     rows = [
@@ -273,7 +275,7 @@ def score_healing(
             "patient": record.patient,
             "role": claimed,
             "slices": len(case.made),
-            "areas": areas(case),
+            **({"areas": found} if (found := areas(case)) else {}),
             **summarise_pseudo_healthy([case]),
         }
         for (record, claimed), case in cases.items()

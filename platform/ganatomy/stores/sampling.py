@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,6 @@ from ganatomy.experiment import Mixing, Sampling, State
 from ganatomy.stores.layout import Record
 from ganatomy.stores.store import Store
 
-Place = TypeVar("Place", str, tuple[int, int])
-
 OUTSIDE = -1.0
 """Image value beyond the edge of a volume: the bottom of the intensity range. The label there is background."""
 
@@ -32,12 +30,14 @@ class Entry:
     """One image in a pool. labelled: its label may be seen; False withholds a label that exists.
 
     slices: the only ones that 2D samples are taken from; None, any that shows something.
+    centred: samples may be centred on its labelled voxels, where its label may be seen.
     """
 
     store: Store
     record: Record
     labelled: bool
     slices: tuple[int, ...] | None = None
+    centred: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,10 @@ class Pool:
         lesion = {entry.record: bool(slices_in(entry.record, "lesion")) for entry in self.entries}
         return Pool(tuple(entry for entry, some in slices if some and lesion[entry.record] == (state == "lesion")))
 
+    def from_anywhere(self) -> Pool:
+        """The same images, of which no sample is centred on what is labelled."""
+        return Pool(tuple(replace(entry, centred=False) for entry in self.entries))
+
     def __add__(self, other: Pool) -> Pool:
         return Pool(self.entries + other.entries)
 
@@ -98,6 +102,8 @@ def state_of(klass: str) -> str:
 class Mixture:
     """Real and synthetic images of one role, in the amounts and the order of ``mixing`` over ``total_steps`` steps.
 
+    unlabelled: there is no real one, since none has a label, and synthetic ones alone are no mistake.
+
     All orders spend the same number of samples of each kind in total when ``pretrain`` is 0 (it concerns ``mixed``
     only: its leading part of the steps is real alone). A ratio that does not divide the batch is kept exactly in the
     long run: batches then differ by one sample in a fixed pattern.
@@ -111,24 +117,32 @@ class Mixture:
     synthetic: Pool | None
     mixing: Mixing
     total_steps: int
+    unlabelled: bool = False
     stream: str = ""
     leading: int | None = None
     online: bool = False
+
+    def __len__(self) -> int:
+        return len(self.real) or (len(self.synthetic or ()) if self.unlabelled else 0)
 
     def composition(self, step: int, batch: int) -> tuple[int, int]:
         """(real, synthetic) images in the batch of ``step``: they sum to ``batch``, or the real ones alone do where the
         composition is the paper's."""
         synthetic = self.synthetic_before(step + 1, batch) - self.synthetic_before(step, batch)
-        return batch if self.mixing.composition == "paper" else batch - synthetic, synthetic
+        return self.real_before(step + 1, batch) - self.real_before(step, batch), synthetic
 
     def synthetic_before(self, step: int, batch: int) -> int:
         """Synthetic samples in all steps before ``step``. A closed form, so that a step needs no history."""
         if not self.online and (self.synthetic is None or not len(self.synthetic)):
             return 0
+        if not len(self.real):
+            return step * batch
         return synthetic_samples(self.mixing, self.total_steps, step, batch, self.leading)
 
     def real_before(self, step: int, batch: int) -> int:
         """Real samples in all steps before ``step``."""
+        if not len(self.real):
+            return 0
         beside = self.mixing.composition == "paper"
         return step * batch - (0 if beside else self.synthetic_before(step, batch))
 
@@ -151,24 +165,6 @@ def _share(mixing: Mixing, steps: int, batch: int) -> int:
     return int(steps * batch * (ratio if mixing.composition == "paper" else ratio / (1 + ratio)))
 
 
-def label_subset(patients: Iterable[Place], fraction: float, seed: int) -> frozenset[Place]:
-    """``fraction`` of the patients, at least one. Subsets of one seed are nested, whatever the order of ``patients``.
-
-    patients: by names, or places in a cohort, whose own order decides.
-
-    InputError when there is no patient, or ``fraction`` is not in (0, 1].
-    """
-    known = sorted(set(patients))
-    if not known:
-        raise InputError(
-            "no labelled training patient", expected="at least one", remedy="label some, or change the split"
-        )
-    if not 0 < fraction <= 1:
-        raise InputError(f"labels.fraction = {fraction!r}", expected="a number in (0, 1]")
-    order = _generator(seed, "label subset", 0).permutation(len(known))
-    return frozenset(known[i] for i in order[: max(1, int(fraction * len(known) + 0.5))])
-
-
 class Sampler:
     """Batches for the roles of a method.
 
@@ -189,7 +185,7 @@ class Sampler:
         self.whole = whole
         self._orders: dict[tuple[str, int], NDArray[np.int64]] = {}
         for role, pool in self.pools.items():
-            if not len(pool.real if isinstance(pool, Mixture) else pool):
+            if not len(pool):
                 raise InputError(
                     f"no training image for role {role}", expected="at least one", remedy="check the splits"
                 )
@@ -208,7 +204,7 @@ class Sampler:
         image = np.empty((len(drawn), 1, *size), np.float32)
         label = np.empty((len(drawn), *size), np.int64)
         for i, (stream, entry, g) in enumerate(drawn):
-            self._fill(image[i, 0], label[i], entry, _generator(self.seed, stream, g))
+            self._fill(image[i, 0], label[i], entry, generator_of(self.seed, stream, g))
         subjects = tuple(entry.record.subject for _, entry, _ in drawn)
         of_each = tuple(self._told(stream, entry, g) for stream, entry, g in drawn)
         vacant = None
@@ -218,7 +214,10 @@ class Sampler:
         return Images(torch.from_numpy(image), torch.from_numpy(label), subjects, of_each, vacant)
 
     def _told(self, stream: str, entry: Entry, g: int) -> Drawn:
-        ndim, number = self.sampling.ndim, _generator(self.seed, f"{stream}/drawn", g).integers(2**64, dtype=np.uint64)
+        ndim, number = (
+            self.sampling.ndim,
+            generator_of(self.seed, f"{stream}/drawn", g).integers(2**64, dtype=np.uint64),
+        )
         spacing = np.asarray(entry.store.spacing(entry.record)[-ndim:])
         if self.whole:
             spacing = spacing * entry.record.shape[-ndim:] / np.asarray(self.sampling.size)
@@ -245,7 +244,7 @@ class Sampler:
         if order is None:
             if len(self._orders) > 64:  # only the present epoch of each stream is ever asked again
                 self._orders.clear()
-            order = self._orders[stream, epoch] = _generator(self.seed, f"{stream}/order", epoch).permutation(n)
+            order = self._orders[stream, epoch] = generator_of(self.seed, f"{stream}/order", epoch).permutation(n)
         return order
 
     def _fill(
@@ -271,7 +270,7 @@ class Sampler:
         sides = (1, *self.sampling.size) if self.sampling.ndim == 2 else self.sampling.size
         shape = entry.record.shape
         u = generator.random(5)
-        around = entry.labelled and u[0] < self.sampling.foreground
+        around = entry.labelled and entry.centred and u[0] < self.sampling.foreground
         centres = entry.store.foreground(entry.record) if around and _may_hold_label(entry) else ()
         if len(centres):
             at = [int(c) - side // 2 for c, side in zip(centres[int(u[1] * len(centres))], sides)]
@@ -306,7 +305,7 @@ def _may_hold_label(entry: Entry) -> bool:
     return entry.slices is None or entry.slices[0] in entry.record.labelled_slices
 
 
-def _generator(seed: int, stream: str, counter: int) -> np.random.Generator:
+def generator_of(seed: int, stream: str, counter: int) -> np.random.Generator:
     """Randomness of one sample, addressed by name instead of drawn from a sequence (Philox is made for that)."""
     return np.random.Generator(np.random.Philox(key=_key(seed, stream), counter=[0, 0, counter, 0]))
 

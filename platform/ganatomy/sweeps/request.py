@@ -31,6 +31,8 @@ from ganatomy.measures.objectives import check_objectives
 from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import MINIMUM_TRAININGS
 from ganatomy.search_space import SearchSpace, load_space, named_in, parse_settings
+from ganatomy.stages.amounts import check_amounts
+from ganatomy.stores.lending import check_lenders
 from ganatomy.stores.preparation import prepare
 from ganatomy.stores.store import URL, Store, publish_store
 from ganatomy.sweeps.options import Options
@@ -41,8 +43,8 @@ from ganatomy.sweeps.tuning import fitting, run_sweep
 from ganatomy.tracking.runs import Tracking
 from ganatomy.tracking.server import refuse_password
 from ganatomy.training.loop import check_share
-from ganatomy.training.models import scored_images
-from ganatomy.training.tasks import generator_updates, labelled_patients
+from ganatomy.training.models import check_start, scored_images
+from ganatomy.training.tasks import check_labels, generator_updates, labelled_patients
 
 OF_A_RUN = frozenset(
     ("resume", "retry_failed", "trials", "concurrent", "standstill_s", "address", "nodes", "workspace", "store_cache",
@@ -172,9 +174,12 @@ class SweepRequest(Options):
             tracking = Tracking(self.tracking_uri or None, workspace, f"{cohort.name} {store.digest[:8]}")
             if url := self.store_url or os.environ.get(URL):
                 publish_store(store.path, url)
+            check_lenders(store.path.parent, experiments)
+            check_amounts(store, experiments)
             for experiment in experiments:  # labels without which every trial would fail, one after the other
-                labelled_patients(store, experiment, experiment.target)
+                check_labels(store, experiment)
                 scored_images(store, experiment, "val")
+                check_start(experiment, store.classes)
             _tell_labels(store, experiments)
             plan = SweepPlan(
                 name=name,
@@ -202,6 +207,8 @@ class SweepRequest(Options):
                 controls=tuple(controls),
                 compare=self.compare,
                 objectives=self.objectives,
+                anatomy=cohort.anatomy,
+                modalities={domain.name: domain.modality for domain in cohort.domains.values()},
             )
             _tell_family(plan)
             plan = settled(plan)
@@ -256,7 +263,10 @@ def _tell_labels(store: Store, experiments: Sequence[Experiment]) -> None:
     """Say how many patients a label fraction comes to: of few, a small one is rounded up to one."""
     told = set()
     for experiment in experiments:
-        if experiment.labels.fraction < 1:
+        if experiment.labels.fraction == 0:
+            told.add(f"no label of a training patient of {experiment.target_domain()} is used (labels.fraction 0); arm "
+                     "source stands where a point of the space says real")  # fmt: skip
+        elif experiment.labels.fraction < 1:
             domain, target = experiment.target_domain(), experiment.target
             used = len(labelled_patients(store, experiment, target))
             everyone = replace(experiment, labels=replace(experiment.labels, fraction=1.0))

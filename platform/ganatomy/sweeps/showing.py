@@ -52,15 +52,26 @@ NONE = "none"
 
 
 def varied(plan: SweepPlan) -> list[str]:
-    """Parameters that its trials differ in, by dotted name; none where its space cannot be had."""
+    """Parameters that its trials differ in, by dotted name: of listed points what they differ in, of sampled ones what
+    is sampled; none where its space cannot be had."""
     if plan.pick:
-        sides = [relevant(experiment).flat() for experiment in plan.pick.values()]
-        names = {name for side in sides for name in side}
-        return sorted(name for name in names if len({str(side.get(name)) for side in sides}) > 1)
+        return _apart([relevant(experiment).flat() for experiment in plan.pick.values()], {})
     try:
-        return plan.search_space().varied(plan.fixed)
+        space = plan.search_space()
+        listed = space.listed(plan.fixed, plan.seeds)
+        if plan.trials - len(plan.controls) > len(listed):
+            return space.varied(plan.fixed)
+        return _apart([*listed, *plan.controls], space.base.flat())
     except InputError:
         return []
+
+
+def _apart(points: Sequence[Mapping[str, Any]], otherwise: Mapping[str, Any]) -> list[str]:
+    """What has several values over the points. otherwise: values of what a point says nothing of; what has none even
+    there is left to the method."""
+    whole = [{**otherwise, **point} for point in points]
+    names = {name for point in points for name in point}
+    return sorted(name for name in names if len({str(point[name]) for point in whole if name in point}) > 1)
 
 
 def short(names: Sequence[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from ganatomy.cluster import roll
 from ganatomy.cluster.joining import leave_ray
 from ganatomy.contracts import InputError
 from ganatomy.core.terminal import DONE, INTERRUPTED, UNDONE, told_to_end
-from ganatomy.evidence.results import SweepPlan, read_results, read_status
+from ganatomy.evidence.results import SweepPlan, keep_software, read_results, read_status
 from ganatomy.sweeps.progress import SweepProgress
 from ganatomy.sweeps.proposals import TRIAL, Proposals
 from ganatomy.sweeps.trial import VALIDATION, run_trial
@@ -49,6 +49,7 @@ def run_sweep(plan: SweepPlan, workspace: Path, tell: Callable[[str], object] = 
     tracking = Tracking(plan.tracking_uri or None, workspace, plan.experiment)
     progress = SweepProgress(plan, directory, tracking)
     began = time.time()
+    keep_software(directory)
     proposals = Proposals(plan, directory)
     with _ended_in_time(progress, directory, began):
         if proposals.left > 0:

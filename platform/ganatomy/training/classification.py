@@ -23,6 +23,7 @@ from ganatomy.evidence.panels import Column
 from ganatomy.experiment import Experiment, Sampling, Score, State
 from ganatomy.images.imaging import in_plane
 from ganatomy.measures.roc import LESION, NORMAL, PROBABILITY
+from ganatomy.stores.amounts import in_proportion
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Mixture, Pool, Sampler, resized, slices_in
 from ganatomy.stores.store import Store
@@ -35,6 +36,8 @@ STATE: dict[str, State] = {NORMAL: "healthy", LESION: "lesion"}
 """Class -> the state of its images. The order is that of the logits."""
 
 AT_ONCE = 16
+LEAST = 1e-7
+"""No probability counts as less in a loss: single precision rounds what is nearly certain."""
 
 
 def class_of(image: Image) -> str:
@@ -143,12 +146,14 @@ class Classifiers(DownstreamModels):
     def mixtures(self, store: Store, experiment: Experiment, role: str, synthetic: Some | None) -> dict[str, Mixture]:
         """Class -> real and synthetic images of it."""
         patients = labelled_patients(store, experiment, role)
-        images = classified_images(store, experiment.domain(role), "train")
+        images = classified_images(store, experiment.domain(role), "train") if patients else []
         real = [image for image in images if image.patient in patients]
         steps, mixed = experiment.budget.segmentor_steps, {}
         for name in STATE:
             made = None if synthetic is None else Pool.of(synthetic[0], _of_class(synthetic[1], name))
-            mixed[name] = Mixture(Pool.of(store, _of_class(real, name)), made, experiment.mixing, steps)
+            own = Pool.of(store, _of_class(real, name))
+            mixing = in_proportion(experiment.mixing, len(own), len(made or ()))
+            mixed[name] = Mixture(own, made, mixing, steps, not patients)
         return mixed
 
     def sampler(self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method) -> Sampler:
@@ -161,6 +166,15 @@ class Classifiers(DownstreamModels):
     ) -> list[Score]:
         """``score_classes``."""
         return score_classes(network, store, images, sampling, device)
+
+    def loss(
+        self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
+    ) -> float:
+        """Cross-entropy, a mean over the images of either class and then of both: they count alike, as in training."""
+        found: dict[str, list[float]] = {name: [] for name in STATE}
+        for image, p in lesion_probabilities(network, store, images, sampling, device):
+            found[class_of(image)].append(-math.log(max(p if class_of(image) == LESION else 1 - p, LEAST)))
+        return sum(math.fsum(some) / len(some) for some in found.values()) / len(found)
 
     def judge(
         self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device

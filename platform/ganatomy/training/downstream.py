@@ -5,19 +5,24 @@ Every arm trains the same network, with the same optimiser, schedule and number 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ganatomy.contracts import Adam, Batch, Method, Phase, Synthetic, Task, Update
-from ganatomy.core.plugins import resolve
-from ganatomy.experiment import Choice, Experiment, Sampling, Score
+from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
+from ganatomy.core.plain_values import check
+from ganatomy.core.plugins import nearest, resolve
+from ganatomy.experiment import Choice, Downstream, Experiment, Sampling, Score
 from ganatomy.measures.segmentation import label_index_dice, label_index_mse, score_subject
 from ganatomy.stores.layout import Record
 from ganatomy.stores.store import Store
@@ -44,16 +49,107 @@ def task_of(experiment: Experiment, classes: int) -> Task:
     return Task(
         ndim=ndim,
         classes=classes,
-        segmentor=lambda: build_segmentor(network, ndim, classes),
+        segmentor=lambda: begun(build_segmentor(network, ndim, classes), experiment.downstream),
         segmentor_rate=experiment.downstream.learning_rate,
         synthetic_ratio=experiment.mixing.ratio if experiment.arm == "joint" else 1.0,
+        segmentors=needs_segmentors(experiment),
+        unlabelled=_unlabelled(experiment),
     )
+
+
+def needs_segmentors(experiment: Experiment) -> bool:
+    """Whether a fit trains segmentors: they are the arm's model, or teach the generators, or say when these stop."""
+    method = experiment.method_class()
+    asked = experiment.arm == "joint" or bool(experiment.training.patience)
+    return method.trains_segmentors and (asked or method.needs_segmentors(experiment.method_config()))
+
+
+def _unlabelled(experiment: Experiment) -> frozenset[str]:
+    """Roles none of whose training images has a label that may be seen."""
+    target = experiment.target_domain()
+    return frozenset(role for role in experiment.domains if experiment.domain(role) == target
+                     and experiment.labels.fraction == 0)  # fmt: skip
 
 
 def fresh_segmentor(experiment: Experiment, classes: int) -> Segmentation:
     """A segmentor with freshly initialised weights, the same for the same seed in every arm."""
     torch.manual_seed(experiment.seed)
     return Segmentation(Segmentation.Config(), task_of(experiment, classes))
+
+
+# --- weights to start from -----------------------------------------------------------------------------------------
+
+
+def begun(network: nn.Module, downstream: Downstream) -> nn.Module:
+    """``network`` with the weights of ``downstream.weights``, what is frozen unable to learn. InputError where they do
+    not fit."""
+    check_weights(network, downstream)
+    if not downstream.weights:
+        return network
+    network.load_state_dict(load_file(downstream.weights), strict=False)
+    for name, parameter in network.named_parameters():
+        if name.startswith(downstream.frozen):
+            parameter.requires_grad_(False)
+    for name, module in network.named_modules():
+        own = [f"{name}.{key}" for key in module.state_dict()]
+        if name and own and all(key.startswith(downstream.frozen) for key in own):
+            module.register_forward_pre_hook(_stays)
+    return network
+
+
+def _stays(module: nn.Module, given: Any) -> None:
+    """What is frozen stays in evaluation mode, whatever the loop says: its batch statistics do not move."""
+    if module.training:
+        module.eval()
+
+
+def check_weights(network: nn.Module, downstream: Downstream) -> None:
+    """InputError, one line, unless every tensor of ``downstream.weights`` is one of ``network``, of that shape, and
+    what is frozen is there and leaves something to learn. Looks at the file's header alone."""
+    path, frozen = downstream.weights, downstream.frozen
+    if not path:
+        check(not frozen, "downstream.frozen", list(frozen), "nothing without downstream.weights")
+        return
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = _shapes(path)
+    for name, shape in found.items():
+        if name not in wanted:
+            raise InputError(f"downstream.weights = {path}: tensor {name} is none of the network's",
+                             expected=nearest(name, wanted), remedy="rename it, or leave it out")  # fmt: skip
+        if shape != wanted[name]:
+            raise InputError(
+                f"downstream.weights = {path}: tensor {name} has shape {list(shape)}",
+                expected=str(list(wanted[name])),
+                remedy="give it that shape, or leave it out",
+            )
+    names = [name for name, _ in network.named_parameters()]
+    for prefix in frozen:
+        if not any(name.startswith(prefix) for name in names):
+            raise InputError(f"downstream.frozen: no parameter is called {prefix}…", expected=nearest(prefix, names))
+    lacking = [name for name in wanted if name.startswith(frozen) and name not in found] if frozen else []
+    if lacking:
+        raise InputError(f"downstream.frozen: {lacking[0]} is not in {path}, and would stay as it was drawn",
+                         expected="weights for all that is frozen")  # fmt: skip
+    if frozen and all(name.startswith(frozen) for name in names):
+        raise InputError(f"downstream.frozen = {list(frozen)} leaves nothing to learn", expected="fewer names")
+
+
+def weights_digest(path: str) -> str:
+    """Hash of the content of a file of weights, wherever it lies."""
+    _shapes(path)
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def _shapes(path: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors of a safetensors file. InputError for anything else: a pickle is never opened."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        why = "there is no such file" if not Path(path).is_file() else f"it is no safetensors file ({error})"
+        raise InputError(f"downstream.weights = {path}: {why}", expected="what safetensors.torch.save_file wrote",
+                         remedy="see docs/networks.md") from error  # fmt: skip
 
 
 class Alone(Method):

@@ -30,6 +30,10 @@ Validate = Callable[[Method, int], Record]
 """What is told of a method at a step: metric name -> number."""
 
 
+LOSS = "val/loss"
+"""What ``training.waits_for = loss`` waits for, among the metrics of a validation."""
+
+
 class Draws(Protocol):
     """Where batches come from: a pure function of the position, so that resuming needs no sampler state."""
 
@@ -98,7 +102,8 @@ class Loop:
     """Trains ``method`` through ``phases`` on the batches of ``draws``.
 
     validate: called with the method in evaluation mode at every report, returns metrics (``val/…``); rank 0 only.
-    score: the one of them that patience waits for.
+    score: the one of them that patience waits for, unless it waits for the loss.
+    epoch: updates of an epoch, for ``training.patience_epochs``.
     reports: how many times, evenly spread, the loop validates, checkpoints and reports.
     seed: of the workers' random streams; the networks were initialised by whoever made the method, alike on each rank.
     """
@@ -118,6 +123,7 @@ class Loop:
         world: int = 1,
         validate: Validate | None = None,
         score: str = "val/dice",
+        epoch: int = 1,
     ) -> None:
         check_share(batch, world)
         self.device = torch.device(device)
@@ -126,6 +132,7 @@ class Loop:
         self.total = sum(phase.steps for phase in self.phases)
         self.training, self.batch = training, batch
         self.rank, self.world, self.validate, self.score = rank, world, validate, score
+        self.waited, self.epoch = LOSS if training.waits_for == "loss" else score, epoch
         self.interval = max(1, math.ceil(self.total / reports))
         self.update = OptimisationStep(
             method.networks(),
@@ -139,6 +146,7 @@ class Loop:
         self.device_seconds = 0.0
         self.stopped = False
         self.average = _snapshot(method, method.generators) if training.ema > 0 else {}
+        self.best: dict[str, Tensor] = {}
         torch.manual_seed(rank_seed(seed, rank))
         for module in method.modules():
             if callable(seeding := getattr(module, "seed", None)):
@@ -212,19 +220,36 @@ class Loop:
             with self.averaged(), torch.random.fork_rng(devices=[]):
                 record.update(self.validate(self.method, self.step))
             self.method.train()
-            if not math.isfinite(reached := record.get(self.score, 0.0)):
-                raise Diverged(f"{self.score} = {reached}")
+            for name in {self.score, self.waited}:
+                if not math.isfinite(reached := record.get(name, 0.0)):
+                    raise Diverged(f"{name} = {reached}")
         self.history.append(record)
+        if self.training.keep == "best" and self._merits() and self._best()[0] == self.step:
+            self.best = {name: value.clone() for name, value in self._weights().items()}
         self.stopped = self._agree(self._out_of_patience())
 
     def _out_of_patience(self) -> bool:
-        scores = [
-            record[self.score]
+        merits, training = self._merits(), self.training
+        if not merits:
+            return False
+        best, _ = self._best()
+        since = sum(step > best for step, _ in merits)
+        late = training.patience > 0 and since >= training.patience
+        epochs = (self.step - best) / self.epoch
+        return late or (training.patience_epochs > 0 and epochs >= training.patience_epochs)
+
+    def _merits(self) -> list[tuple[int, float]]:
+        """Step and what patience waits for, more being better, of the validations that count."""
+        sign = -1.0 if self.waited == LOSS else 1.0
+        return [
+            (int(record["step"]), sign * record[self.waited])
             for record in self.history
-            if self.score in record and phase_at(int(record["step"]) - 1, self.phases).may_stop
+            if self.waited in record and phase_at(int(record["step"]) - 1, self.phases).may_stop
         ]
-        patience = self.training.patience
-        return patience > 0 and len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
+
+    def _best(self) -> tuple[int, float]:
+        """The first of the best of them."""
+        return max(self._merits(), key=lambda merit: merit[1])
 
     def _agree(self, verdict: bool) -> bool:
         """Rank 0's verdict on every rank: only rank 0 validates, and all must stop together."""
@@ -256,7 +281,11 @@ class Loop:
             self.method.load_state_dict(kept, strict=False)
 
     def final_weights(self) -> dict[str, Tensor]:
-        """What is kept of the training: every network's weights on the CPU, generators averaged where ema is on."""
+        """What is kept of the training: every network's weights on the CPU, generators averaged where ema is on; of the
+        best validation, where that is asked for and there was one."""
+        return self.best or self._weights()
+
+    def _weights(self) -> dict[str, Tensor]:
         weights = {
             f"{name}.{key}": value.detach().cpu().contiguous()
             for name, network in self.method.networks().items()
@@ -285,6 +314,7 @@ class Loop:
                 "networks": {name: value for name, value in state.items() if name.startswith(networks)},
                 "optimisers": {name: optimiser.state_dict() for name, optimiser in self.update.optimisers.items()},
                 "average": self.average,
+                "best": self.best,
                 "step": self.step,
                 "history": self.history,
                 "device_seconds": self.device_seconds,
@@ -310,6 +340,7 @@ class Loop:
         for name, state in shared["optimisers"].items():
             self.update.optimisers[name].load_state_dict(state)
         self.average = {name: value.to(self.device) for name, value in shared["average"].items()}
+        self.best = dict(shared.get("best", {}))
         self.step, self.history = shared["step"], shared["history"]
         self.device_seconds, self.stopped = shared["device_seconds"], shared["stopped"]
         self.update.non_finite = shared["non_finite"] or {}

@@ -19,6 +19,7 @@ from ganatomy.experiment import Experiment, Sampling, Score
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Mixture, Sampler
 from ganatomy.stores.store import Store
+from ganatomy.training.downstream import check_weights
 
 Some = tuple[Store, Sequence[Image]]
 """Images and the store that they lie in."""
@@ -59,6 +60,14 @@ class DownstreamModels(ABC):
     ) -> list[Score]:
         """Rows of evidence on images that say what is asked. Subjects and patients appear by the store's pseudonyms."""
 
+    def loss(
+        self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
+    ) -> float:
+        """What its training minimises, on whole images that say what is asked: for ``training.waits_for = loss``.
+        InputError for a task that has no such thing."""
+        raise InputError("training.waits_for = 'loss' with a downstream task that has no loss on whole images",
+                         expected="score", remedy="--set training.waits_for=score")  # fmt: skip
+
     @abstractmethod
     def judge(
         self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
@@ -82,6 +91,14 @@ def models_of(experiment: Experiment) -> DownstreamModels:
         raise InputError(f"{task.trained_by} of task {experiment.downstream.task} is a {type(found).__name__}",
                          expected="a DownstreamModels")  # fmt: skip
     return found
+
+
+def check_start(experiment: Experiment, classes: int) -> None:
+    """InputError where the weights that downstream models are to start from do not fit them. classes: of the store."""
+    if experiment.downstream.weights or experiment.downstream.frozen:
+        with torch.random.fork_rng(devices=[]):
+            fresh = models_of(experiment).fresh(experiment.trained(), classes)
+        check_weights(fresh.get_submodule("S"), experiment.downstream)
 
 
 def scored_images(store: Store, experiment: Experiment, split: str) -> list[Image]:

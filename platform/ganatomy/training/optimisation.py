@@ -53,7 +53,10 @@ class OptimisationStep:
         self.device = device or torch.device("cpu")
         self.clip_norm, self.autocast = clip_norm, autocast
         self.non_finite: dict[str, int] = {}
-        self.parameters = {name: list(network.parameters()) for name, network in networks.items()}
+        self.parameters = {  # what was frozen before the training began stays so
+            name: [parameter for parameter in network.parameters() if parameter.requires_grad]
+            for name, network in networks.items()
+        }
         self.optimisers = {
             name: torch.optim.Adam(
                 self.parameters[name], lr=adam.lr, betas=adam.betas, weight_decay=adam.weight_decay, foreach=True

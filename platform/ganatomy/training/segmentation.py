@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from ganatomy.contracts import Method
 from ganatomy.evidence.panels import Column
 from ganatomy.experiment import Experiment, Sampling, Score
 from ganatomy.measures.segmentation import case_scores
+from ganatomy.stores.amounts import in_proportion
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Mixture, Pool, Sampler
 from ganatomy.stores.store import Store
-from ganatomy.training.downstream import ROLE, Segmentation, fresh_segmentor, score_records, segment
+from ganatomy.training.downstream import ROLE, Segmentation, fresh_segmentor, multiple_of, score_records, segment
+from ganatomy.training.inference import Passes, predict_volume
 from ganatomy.training.models import DownstreamModels, Some
 from ganatomy.training.tasks import PANEL_SUBJECTS, evaluation_images, grown, segmentor_pool
 
@@ -37,7 +42,8 @@ class Segmentors(DownstreamModels):
     def mixtures(self, store: Store, experiment: Experiment, role: str, synthetic: Some | None) -> dict[str, Mixture]:
         """All in one role."""
         real, made = segmentor_pool(store, experiment, role), None if synthetic is None else Pool.of(*synthetic)
-        return {ROLE: Mixture(real, made, experiment.mixing, experiment.budget.segmentor_steps)}
+        mixing, none = in_proportion(experiment.mixing, len(real), len(made or ())), experiment.labels.fraction == 0
+        return {ROLE: Mixture(real, made, mixing, experiment.budget.segmentor_steps, unlabelled=none)}
 
     def sampler(self, mixtures: Mapping[str, Mixture], experiment: Experiment, method: Method) -> Sampler:
         """Of parts that are as large as a sample, and as its network takes them."""
@@ -49,6 +55,19 @@ class Segmentors(DownstreamModels):
     ) -> list[Score]:
         """``score_records``."""
         return score_records(network, store, images, sampling, device)
+
+    def loss(
+        self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device
+    ) -> float:
+        """Cross-entropy, a mean over voxels and then over labelled images."""
+        losses = []
+        for image in images:
+            if image.labelled:
+                passes: Passes = {"multiple_of": multiple_of(network), "device": device}
+                logits = predict_volume(network, store.image(image).copy(), sampling, **passes)
+                truth = torch.from_numpy(store.label(image).astype(np.int64))
+                losses.append(float(functional.cross_entropy(logits[None], truth[None])))
+        return math.fsum(losses) / len(losses)
 
     def judge(
         self, network: nn.Module, store: Store, images: Iterable[Image], sampling: Sampling, device: torch.device

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,15 +20,17 @@ from ganatomy.downstream.segmentation import SEGMENTATION
 from ganatomy.downstream.task import task_of as asked_of
 from ganatomy.evidence.panels import Column, panel, sheet, write_png
 from ganatomy.experiment import Budget, Experiment, Sampling
+from ganatomy.stores.amounts import some_patients
 from ganatomy.stores.augmentation import Augmentation, Augmented
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Entry, Mixture, Pool, Sampler, label_subset
+from ganatomy.stores.sampling import Entry, Mixture, Pool, Sampler
 from ganatomy.stores.store import Store, open_store
+from ganatomy.stores.subsets import drawn_patients
 from ganatomy.stores.supervision import Supervised, real_alone
 from ganatomy.training.distributed import NETWORKS
 from ganatomy.training.downstream import ROLE, fresh_segmentor, multiple_of, score_records, segment, task_of
 from ganatomy.training.inference import synthesize_volume
-from ganatomy.training.loop import Draws, Loop, Record, Validate
+from ganatomy.training.loop import LOSS, Draws, Loop, Record, Validate
 from ganatomy.training.models import DownstreamModels, Some, models_of
 
 PANELS = "panels"
@@ -49,11 +51,13 @@ def real_images(store: Store, domain: str, split: str) -> list[Image]:
 def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
     """Training patients whose labels the pipeline may see: the label fraction applies to the target domain alone."""
     domain = experiment.domain(role)
+    if domain == experiment.target_domain() and experiment.labels.fraction == 0:
+        return frozenset()
     annotated = models_of(experiment).annotated
     images = [image for image in real_images(store, domain, "train") if annotated(image)]
-    patients = {image.patient for image in images}
     if domain != experiment.target_domain():
-        return frozenset(patients)
+        return frozenset(image.patient for image in images) & source_patients(store, experiment, role)
+    patients = {image.patient for image in images}
     if not patients:
         raise InputError(
             f"cohort {store.name}: no labelled training image of domain {domain!r}",
@@ -63,24 +67,57 @@ def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozen
     return drawn_patients(images, patients, experiment.labels.fraction, experiment.seed)
 
 
-def drawn_patients(images: Iterable[Image], patients: Collection[str], fraction: float, seed: int) -> frozenset[str]:
-    """``label_subset`` of ``patients``, drawn by their places in the cohort: pseudonyms are others under another key.
+def source_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
+    """Training patients of the domain of ``role``, no target's, who take part: of those with labels where there are
+    any, as many as ``mixing.source_patients`` says. InputError where there are fewer."""
+    domain, count = experiment.domain(role), experiment.mixing.source_patients
+    images = real_images(store, domain, "train")
+    known = [image for image in images if models_of(experiment).annotated(image)] if count else []
+    said = f"{'labelled ' if known else ''}training patients of domain {domain} of cohort {store.name}"
+    return some_patients(known or images, count, experiment.seed, said)
 
-    images: of all of them."""
-    places: dict[str, tuple[int, int]] = {}
-    for image in images:
-        if image.patient in patients:
-            places.setdefault(image.patient, (image.rank, image.index))
-    chosen = label_subset(places.values(), fraction, seed)
-    return frozenset(patient for patient, place in places.items() if place in chosen)
+
+def check_labels(store: Store, experiment: Experiment) -> None:
+    """InputError where a training would find no label that it needs: of the target, or of the source in its place."""
+    labelled_patients(store, experiment, experiment.target)
+    if experiment.arm == "source" or experiment.labels.fraction == 0:
+        role = experiment.source()
+        if not labelled_patients(store, experiment, role):
+            raise InputError(
+                f"cohort {store.name}: no labelled training image of the source domain {experiment.domain(role)!r}",
+                expected="at least one labelled patient in split train",
+                remedy="swap source and target, or label some",
+            )
+
+
+def generator_pools(store: Store, experiment: Experiment, method: type[Method] | Method) -> dict[str, Pool]:
+    """All that generators and discriminators are shown: the ``generator_pool`` of every role, and second draws.
+
+    One rule for all: samples are centred on labelled voxels in every role, or in none. Where some role has images that
+    it cannot be done with, a discriminator would tell the roles apart by where samples lie and what they hold, and
+    teach the generators to take structures out.
+    """
+    pools = {role: generator_pool(store, experiment, role) for role in method.roles}
+    alike = len({experiment.state(role) for role in pools}) == 1 and all(map(_may_be_centred, pools.values()))
+    pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
+    return pools if alike else {key: pool.from_anywhere() for key, pool in pools.items()}
+
+
+def _may_be_centred(pool: Pool) -> bool:
+    """Whether the labels of all its images may be seen, and show something."""
+    return all(entry.labelled for entry in pool.entries) and any(entry.record.labelled_slices for entry in pool.entries)
 
 
 def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     """The images that a generator learns ``role`` from, in its state; labels only of ``labelled_patients``."""
     images = real_images(store, experiment.domain(role), "train")
     patients = labelled_patients(store, experiment, role)
-    if experiment.domain(role) == experiment.target_domain() and experiment.labels.gan_sees == "subset":
-        images = [image for image in images if image.patient in patients]
+    fewer = experiment.labels.gan_sees == "subset" and experiment.labels.fraction > 0
+    if experiment.domain(role) == experiment.target_domain():
+        seen = patients if fewer else None
+    else:
+        seen = source_patients(store, experiment, role)
+    images = [image for image in images if seen is None or image.patient in seen]
     pool = Pool.of(store, images, patients).in_state(experiment.state(role), experiment.sampling.ndim)
     if not len(pool):
         raise InputError(
@@ -107,15 +144,17 @@ def supervision(
     store: Store, experiment: Experiment, roles: Sequence[str], phases: Sequence[Phase]
 ) -> dict[str, Mixture]:
     """What the segmentors that a method trains see of real images, by the key of its batches: those of the target what
-    the real arm's model sees, in the same order, and as many of them as the offline arm's."""
+    the real arm's model sees, in the same order, and as many of them as the offline arm's. Where the target has no
+    label, those of the source are what the source arm's model sees, and there are none of the target."""
     told, total = task_of(experiment, store.classes), sum(phase.steps for phase in phases if phase.segmentors)
     mixing = replace(experiment.mixing, ratio=told.synthetic_ratio, order="mixed")
+    model = experiment.target if experiment.labels.fraction else experiment.source()
     found = {}
     for role in roles:
         if pool := segmentor_pool(store, experiment, role):
-            stream = ROLE if role == experiment.target else ""
-            equal = mixing.composition == "equal"
-            found[labelled(role)] = Mixture(pool, None, mixing, total, stream, real_alone(phases), online=equal)
+            stream = ROLE if role == model else ""
+            online, leading = mixing.composition == "equal", real_alone(phases)
+            found[labelled(role)] = Mixture(pool, None, mixing, total, stream=stream, leading=leading, online=online)
     return found
 
 
@@ -141,9 +180,10 @@ def evaluation_images(store: Store, domain: str, split: str) -> list[Image]:
 
 
 def make_method(experiment: Experiment, classes: int) -> Method:
-    """The experiment's method with freshly initialised networks, the same for the same seed."""
+    """The experiment's method with freshly initialised networks, the same for the same seed; with the settings of its
+    lender where it is borrowed."""
     torch.manual_seed(experiment.seed)
-    return experiment.method_class()(experiment.method_config(), task_of(experiment, classes))
+    return experiment.method_class()(experiment.lent().method_config(), task_of(experiment, classes))
 
 
 def augmentation_of(experiment: Experiment, store: Store) -> Augmentation | None:
@@ -155,12 +195,25 @@ def augmentation_of(experiment: Experiment, store: Store) -> Augmentation | None
 def phases_of(experiment: Experiment, classes: int) -> Sequence[Phase]:
     """The schedule of the experiment's method."""
     budget = experiment.budget
-    return make_method(experiment, classes).phases(budget.generator_steps, budget.segmentor_steps)
+    return make_method(experiment.trained(), classes).phases(budget.generator_steps, budget.segmentor_steps)
 
 
 def generator_updates(experiment: Experiment, classes: int) -> int:
     """All steps that the schedule of the experiment's method has, its early stop apart."""
     return sum(phase.steps for phase in phases_of(experiment, classes))
+
+
+def epoch_updates(store: Store, experiment: Experiment, role: str) -> int:
+    """Updates in which the downstream model of ``role`` goes through its real training samples (slices in 2D, else
+    images) once, those of the class that has most; the same in every arm. 1 where nobody counts in epochs."""
+    if not experiment.training.patience_epochs:
+        return 1
+    samples = [
+        sum(len(entry.slices or range(*entry.record.content)) if experiment.sampling.ndim == 2 else 1
+            for entry in mixture.real.entries)
+        for mixture in models_of(experiment).mixtures(store, experiment, role, None).values()
+    ]  # fmt: skip
+    return max(1, math.ceil(max(samples) / experiment.budget.batch))
 
 
 def grown(sampling: Sampling, method: Method) -> Sampling:
@@ -214,6 +267,7 @@ class Recipe(ABC):
             world=world,
             validate=course.validate,
             score=course.score,
+            epoch=course.epoch,
         )
 
     @abstractmethod
@@ -223,20 +277,21 @@ class Recipe(ABC):
 
 @dataclass(frozen=True)
 class Course:
-    """A training: of what, on what, how long, and what is told of it. score: the validation that patience waits for."""
+    """A training: of what, on what, how long, and what is told of it. score, epoch: as ``Loop`` has them."""
 
     method: Method
     draws: Draws
     phases: Sequence[Phase]
     validate: Validate
     score: str
+    epoch: int = 1
 
 
 @dataclass(frozen=True)
 class FitGenerator(Recipe):
     """Builds the loop that trains the experiment's method.
 
-    A method that trains segmentors has that of the target domain scored on validation patients at every report: in the
+    A method that has segmentors has that of the target domain scored on validation patients at every report: in the
     ``joint`` arm it is the downstream model.
     """
 
@@ -244,20 +299,19 @@ class FitGenerator(Recipe):
         """The method's, on the images of all its roles."""
         experiment, budget = self.experiment, self.experiment.budget
         method = make_method(experiment, store.classes)
-        if method.trains_segmentors and (augment := augmentation_of(experiment, store)):
+        if method.segments and (augment := augmentation_of(experiment, store)):
             method.task = replace(method.task, augment=augment)
         phases = method.phases(budget.generator_steps, budget.segmentor_steps)
-        pools = {role: generator_pool(store, experiment, role) for role in method.roles}
-        pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
-        size = grown(experiment.sampling, method)
+        size, pools = grown(experiment.sampling, method), generator_pools(store, experiment, method)
         sampler = Sampler(pools, size, budget.batch, experiment.seed)
         draws: Draws = sampler
-        if method.trains_segmentors:
+        if method.segments:
             seen = supervision(store, experiment, method.roles, phases)
             draws = Supervised(sampler, Sampler(seen, size, budget.batch, experiment.seed), phases)
             same = fresh_segmentor(experiment, store.classes).S
             method.segmentor(experiment.target).load_state_dict(same.state_dict())
-        return Course(method, draws, phases, self._validator(store, phases, device), SEGMENTATION.score)
+        epoch = epoch_updates(store, experiment, experiment.target) if method.trains_segmentors else 1
+        return Course(method, draws, phases, self._validator(store, phases, device), SEGMENTATION.score, epoch)
 
     def _validator(self, store: Store, phases: Sequence[Phase], device: torch.device) -> Validate:
         experiment = self.experiment
@@ -266,11 +320,14 @@ class FitGenerator(Recipe):
 
         def validate(method: Method, step: int) -> Record:
             record: Record = {}
-            if method.trains_segmentors:
+            if method.segments:
                 images = evaluation_images(store, experiment.target_domain(), "val")
                 segmentor = method.segmentor(experiment.target)
                 rows = score_records(segmentor, store, images, experiment.sampling, device)
                 record = SEGMENTATION.summarise(rows)
+                if experiment.training.waits_for == "loss":
+                    models = models_of(experiment)
+                    record[LOSS] = models.loss(segmentor, store, images, experiment.sampling, device)
             if picture := picture_of(step, self.directory, phases, experiment.budget):
                 _show_translations(method, shown, experiment, picture, device)
             return record
@@ -283,11 +340,13 @@ class TrainDownstream(Recipe):
     """Builds the loop that trains the downstream model of ``role`` on real images and, if given, synthetic ones.
 
     synthetic: a synthetic set (a store) and the indices of its kept images.
+    scored: role of the domain that it is validated on, its own if "".
     """
 
     role: str
     synthetic: Path | None = None
     kept: tuple[int, ...] = ()
+    scored: str = ""
 
     def course(self, store: Store, device: torch.device) -> Course:
         """The downstream task's, with the budget that every arm has."""
@@ -298,7 +357,8 @@ class TrainDownstream(Recipe):
         sampler, augment = models.sampler(mixtures, experiment, method), augmentation_of(experiment, store)
         draws = Augmented(sampler, augment) if augment else sampler
         validate = self._validator(models, store, made, phases, device)
-        return Course(method, draws, phases, validate, experiment.downstream.score)
+        epoch = epoch_updates(store, experiment, self.role)
+        return Course(method, draws, phases, validate, experiment.downstream.score, epoch)
 
     def _synthetic(self) -> Some | None:
         if self.synthetic is None:
@@ -310,14 +370,17 @@ class TrainDownstream(Recipe):
         self, models: DownstreamModels, store: Store, made: Some | None, phases: Sequence[Phase], device: torch.device
     ) -> Validate:
         experiment, task = self.experiment, asked_of(self.experiment)
-        images = models.scored_images(store, experiment.domain(self.role), "val")
+        images = models.scored_images(store, experiment.domain(self.scored or self.role), "val")
 
         def validate(method: Method, step: int) -> Record:
             network = method.get_submodule("S")
             if picture := picture_of(step, self.directory, phases, experiment.budget):
                 rows = models.shown(network, (store, images), made, experiment.sampling, device)
                 write_picture(rows, store, images[0], experiment, picture)
-            return task.summarise(models.score(network, store, images, experiment.sampling, device))
+            record = task.summarise(models.score(network, store, images, experiment.sampling, device))
+            if experiment.training.waits_for == "loss":
+                record[LOSS] = models.loss(network, store, images, experiment.sampling, device)
+            return record
 
         return validate
 
@@ -358,7 +421,7 @@ def _show_translations(
             columns = [Column("real", real, truth)]
             for (role, kind), volume in made.items():
                 columns.append(Column(kind, volume))
-                if kind == "translated" and method.trains_segmentors:
+                if kind == "translated" and method.segments:
                     found = segment(method.segmentor(role), volume, experiment.sampling, device)
                     columns.append(Column("its segmentation", volume, found, truth))
             rows[f"{experiment.domains[source]} {image.subject}"] = columns

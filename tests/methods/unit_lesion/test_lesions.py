@@ -22,6 +22,7 @@ from ganatomy_methods.unit_lesion.lesions import (
     paste,
     same_place,
     shows_tissue,
+    source_windows,
 )
 
 EXPONENTS = (1.0, 2.0, 3.0, 5.0)
@@ -114,6 +115,27 @@ def test_normal_windows_are_the_lesions_windows_in_n_other_images():
     assert len(normal_windows(windows, normals[:3], sides, 7, random.Random(1))) == 3 * 3
     with pytest.raises(InputError, match="0 non-lesion images"):
         normal_windows(windows, [], sides, 7, random.Random(1))
+
+
+def test_every_source_has_as_many_windows_as_were_asked_for_whatever_the_lesions():
+    """T-C2: candidates follow the left-over images. One more position, or image, moves none of the others."""
+    windows = {"a": [Box(2, 3, 10, 11), Box(4, 4, 12, 12)], "b": [Box(20, 20, 28, 28)]}
+    sources = [f"n{i}" for i in range(50)]
+    sides = {**dict.fromkeys(["a", "b", *sources], (40, 40)), "n3": (80, 60)}
+    crops = source_windows(windows, sources, sides, 2, 1)
+    assert len(crops) == 2 * 50
+    assert len(set(crops)) == 2 * 50  # another window at the second position
+    assert {crop.image for crop in crops[:50]} == set(sources)  # all have one before any has two
+    assert [crop.image for crop in crops[50:]] == [crop.image for crop in crops[:50]]
+    assert all(crop.window in windows[crop.lesion_image] or crop.image == "n3" for crop in crops)
+    assert crops == source_windows(windows, sources, sides, 2, 1)
+    assert crops == source_windows(windows, sources, sides, 3, 1)[:100]
+    assert [crop for crop in crops if crop.image != "n7"] == source_windows(
+        windows, [name for name in sources if name != "n7"], sides, 2, 1
+    )
+    assert len(source_windows(windows, sources, sides, 9, 1)) == 3 * 50  # no window twice
+    with pytest.raises(InputError, match="0 of 3 windows"):
+        source_windows(windows, sources, sides, 0, 1)
 
 
 @pytest.mark.parametrize(("mean", "kept"), [(0.149, False), (0.15, True), (0.151, True), (0.0, False)])
