@@ -39,7 +39,8 @@ from ganatomy.stores.preparation import prepare
 from ganatomy.stores.store import publish_store
 from ganatomy.stores.writing import write_store
 from ganatomy.training.distributed import NETWORKS
-from ganatomy.training.tasks import labelled_patients, make_method
+from ganatomy.training.pools import labelled_patients
+from ganatomy.training.tasks import make_method
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 

@@ -14,7 +14,7 @@ from ganatomy.stages.amounts import check_amounts
 from ganatomy.stages.outcome import outcome_of, reference_models
 from ganatomy.stages.stages import SYNTHETIC, Stages
 from ganatomy.stores.store import open_store
-from ganatomy.training.tasks import generator_pool
+from ganatomy.training.pools import generator_pool
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 

@@ -14,7 +14,8 @@ from ganatomy.contracts import UNLABELLED, InputError, labelled
 from ganatomy.stages.stages import SYNTHETIC, Stages
 from ganatomy.stores.store import open_store
 from ganatomy.training.distributed import NETWORKS
-from ganatomy.training.tasks import FitGenerator, generator_pool, labelled_patients, segmentor_pool
+from ganatomy.training.pools import generator_pool, labelled_patients, segmentor_pool
+from ganatomy.training.tasks import FitGenerator
 from ganatomy_methods.shape_consistent import ShapeConsistent
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")

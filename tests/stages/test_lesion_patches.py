@@ -43,7 +43,7 @@ def films(store):
 def test_more_films_than_can_be_made_are_refused_beforehand(store, films):
     for distinct in (1, len(films)):
         check_amounts(store, [OFFLINE.with_values({"mixing.distinct": distinct})])
-    with pytest.raises(InputError, match="of at most 36 synthetic images that unit_lesion makes"):  # windows x normals
+    with pytest.raises(InputError, match="of at most 14 synthetic images that unit_lesion makes"):  # films x positions
         check_amounts(store, [OFFLINE.with_values({"mixing.distinct": 2 * 6 * 3 + 1})])
 
 

@@ -11,6 +11,7 @@ import radiographs
 from ganatomy.contracts import InputError
 from ganatomy.core.plain_values import digest
 from ganatomy.evidence.ablation import relevant
+from ganatomy.experiment import as_before
 from ganatomy.stages.outcome import outcome_of
 from ganatomy.stages.stages import Stages
 from ganatomy.stores.lending import check_lenders, lending_store
@@ -92,6 +93,7 @@ def test_settings_of_a_lender_are_of_its_training(workspace):
     bare = OFFLINE.to_dict()
     del bare["transfer"]["settings"]  # plans from before these could be set name what they declare by this
     bare["mixing"] = {name: bare["mixing"][name] for name in ("ratio", "order", "pretrain")}
+    bare |= {"training": as_before(OFFLINE.training), "downstream": as_before(OFFLINE.downstream)}
     assert OFFLINE.configuration() == digest(
         {name: value for name, value in {**bare, "seed": None}.items() if name != "augmentation"}
     )

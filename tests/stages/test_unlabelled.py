@@ -12,7 +12,7 @@ from ganatomy.stages.outcome import outcome_of
 from ganatomy.stages.stages import SYNTHETIC, Stages
 from ganatomy.stores.store import open_store
 from ganatomy.training.distributed import NETWORKS
-from ganatomy.training.tasks import check_labels, generator_pool, segmentor_pool
+from ganatomy.training.pools import check_labels, generator_pool, segmentor_pool
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 

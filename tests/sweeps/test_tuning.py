@@ -296,6 +296,7 @@ def test_a_driver_that_is_killed_twice_goes_on_then_moved_and_to_more_trials_and
 
 
 @pytest.mark.slow
+@pytest.mark.beyond_ci
 def test_a_failed_trial_is_recorded_and_the_sweep_goes_on(phantom, workspace):
     from ganatomy.tracking.runs import Tracking
 

@@ -117,9 +117,8 @@ class Visit:
         self.page.get_by_text(wanted).first.wait_for(timeout=90_000)
 
     def draw_again(self) -> None:
-        """Once the page has all it asked for: now whatever is wrong is wrong."""
-        self.page.wait_for_load_state("networkidle")
-        self.page.wait_for_timeout(3000)
+        """In another size, once it has one: now whatever is wrong is wrong. MLflow's pages never stop asking."""
+        self.page.wait_for_timeout(5000)
         self.settled = True
         self.page.set_viewport_size({"width": 1400, "height": 900})
         self.page.wait_for_timeout(3000)

@@ -41,7 +41,7 @@ from ganatomy.stores.sampling import Pool
 from ganatomy.stores.store import Store, open_store
 from ganatomy.training.classification import class_of
 from ganatomy.training.distributed import Workers
-from ganatomy.training.tasks import generator_pool, label_pool, real_images, segmentor_pool
+from ganatomy.training.pools import generator_pool, label_pool, real_images, segmentor_pool
 
 INTEGRITY_VOLUMES = 3
 

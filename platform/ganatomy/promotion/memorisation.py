@@ -32,7 +32,7 @@ from ganatomy.stores.layout import Record
 from ganatomy.stores.sampling import OUTSIDE, Pool
 from ganatomy.stores.store import Store, open_store
 from ganatomy.training.classification import class_of
-from ganatomy.training.tasks import generator_pool, label_pool, real_images
+from ganatomy.training.pools import generator_pool, label_pool, real_images
 
 PAIRS, FEWEST = {2: 45_000, 3: 6_000}, 24
 """Synthetic images times training images that are searched for altered copies: a minute on one core. Where there are

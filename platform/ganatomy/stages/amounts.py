@@ -9,7 +9,7 @@ from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
 from ganatomy.stages.drawing import Offers
 from ganatomy.stages.lesion_patches import film_places, part
 from ganatomy.stores.store import Store
-from ganatomy.training.tasks import generator_pool, label_pool
+from ganatomy.training.pools import generator_pool, label_pool
 
 KINDS = 2
 """An image is translated, and perhaps reconstructed: see ``contracts.Synthetic``."""

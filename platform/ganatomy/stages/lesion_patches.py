@@ -24,7 +24,7 @@ from ganatomy.stores.store import Store
 from ganatomy.stores.subsets import drawn_patients
 from ganatomy.stores.writing import Item
 from ganatomy.training.classification import class_of
-from ganatomy.training.tasks import labelled_patients, real_images
+from ganatomy.training.pools import labelled_patients, real_images
 
 AT_ONCE = 16
 SHOWN = 3

@@ -25,7 +25,8 @@ from ganatomy.stores.supervision import real_alone, segmentor_update
 from ganatomy.training.distributed import read_history
 from ganatomy.training.downstream import score_label_indices
 from ganatomy.training.models import models_of, scored_images
-from ganatomy.training.tasks import phases_of, real_images
+from ganatomy.training.pools import real_images
+from ganatomy.training.tasks import phases_of
 
 REFERENCE_SEED = 2**32 - 1
 """Seed of the independent segmentors behind the S-score, so that none is ever an arm's own model."""

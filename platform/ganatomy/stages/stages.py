@@ -238,9 +238,8 @@ class Stages:
             **(self._sources() if experiment.domain(role) != experiment.target_domain() else {}),
         }
 
-        synthetic, indices = self.mixed_in(kept) if kept else (None, ())
-
         def work(directory: Path, grown: Grown) -> None:
+            synthetic, indices = self.mixed_in(kept) if kept else (None, ())
             build = TrainDownstream(self.store_path, experiment, directory, role, synthetic, indices, scored)
             train(build, directory, self.workers, grown)
 

@@ -24,7 +24,7 @@ from ganatomy.stores.store import Store
 from ganatomy.stores.writing import Item
 from ganatomy.training.downstream import score_records, segment
 from ganatomy.training.inference import synthesize_labelled
-from ganatomy.training.tasks import evaluation_images, generator_pool, label_pool, real_images
+from ganatomy.training.pools import evaluation_images, generator_pool, label_pool, real_images
 
 S_SCORE_SUBJECTS = 64
 """At most so many subjects are drawn for an S-score."""

@@ -44,7 +44,8 @@ from ganatomy.tracking.runs import Tracking
 from ganatomy.tracking.server import refuse_password
 from ganatomy.training.loop import check_share
 from ganatomy.training.models import check_start, scored_images
-from ganatomy.training.tasks import check_labels, generator_updates, labelled_patients
+from ganatomy.training.pools import check_labels, labelled_patients
+from ganatomy.training.tasks import generator_updates
 
 OF_A_RUN = frozenset(
     ("resume", "retry_failed", "trials", "concurrent", "standstill_s", "address", "nodes", "workspace", "store_cache",

@@ -30,7 +30,8 @@ from ganatomy.stores.store import Store
 from ganatomy.training.downstream import Alone, task_of
 from ganatomy.training.models import DownstreamModels, Some
 from ganatomy.training.optimisation import Diverged
-from ganatomy.training.tasks import PANEL_SUBJECTS, labelled_patients, real_images
+from ganatomy.training.pools import labelled_patients, real_images
+from ganatomy.training.tasks import PANEL_SUBJECTS
 
 STATE: dict[str, State] = {NORMAL: "healthy", LESION: "lesion"}
 """Class -> the state of its images. The order is that of the logits."""

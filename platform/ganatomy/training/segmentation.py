@@ -21,7 +21,8 @@ from ganatomy.stores.store import Store
 from ganatomy.training.downstream import ROLE, Segmentation, fresh_segmentor, multiple_of, score_records, segment
 from ganatomy.training.inference import Passes, predict_volume
 from ganatomy.training.models import DownstreamModels, Some
-from ganatomy.training.tasks import PANEL_SUBJECTS, evaluation_images, grown, segmentor_pool
+from ganatomy.training.pools import evaluation_images, segmentor_pool
+from ganatomy.training.tasks import PANEL_SUBJECTS, grown
 
 
 class Segmentors(DownstreamModels):

@@ -19,7 +19,7 @@ from ganatomy.stores.sampling import Mixture, Pool, Sampler
 from ganatomy.stores.store import Store
 from ganatomy.training.downstream import Alone, task_of
 from ganatomy.training.models import DownstreamModels, Some
-from ganatomy.training.tasks import evaluation_images, segmentor_pool
+from ganatomy.training.pools import evaluation_images, segmentor_pool
 from toy_lab.extent import AGREEMENT
 
 

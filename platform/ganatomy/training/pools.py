@@ -1,0 +1,150 @@
+"""Who may see what: which patients' images and labels generators, discriminators and downstream models learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ganatomy.contracts import InputError, Method, Phase, labelled
+from ganatomy.experiment import Experiment
+from ganatomy.stores.amounts import some_patients
+from ganatomy.stores.layout import Record as Image
+from ganatomy.stores.sampling import Mixture, Pool
+from ganatomy.stores.store import Store
+from ganatomy.stores.subsets import drawn_patients
+from ganatomy.stores.supervision import real_alone
+from ganatomy.training.downstream import ROLE, task_of
+from ganatomy.training.models import models_of
+
+
+def real_images(store: Store, domain: str, split: str) -> list[Image]:
+    """Images of real patients: a cohort may hold synthetic ones too, which no arm may take for real."""
+    return [image for image in store.records(domain, split) if not image.attributes.get("synthetic")]
+
+
+def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
+    """Training patients whose labels the pipeline may see: the label fraction applies to the target domain alone."""
+    domain = experiment.domain(role)
+    if domain == experiment.target_domain() and experiment.labels.fraction == 0:
+        return frozenset()
+    annotated = models_of(experiment).annotated
+    images = [image for image in real_images(store, domain, "train") if annotated(image)]
+    if domain != experiment.target_domain():
+        return frozenset(image.patient for image in images) & source_patients(store, experiment, role)
+    patients = {image.patient for image in images}
+    if not patients:
+        raise InputError(
+            f"cohort {store.name}: no labelled training image of domain {domain!r}",
+            expected="at least one labelled patient in split train",
+            remedy="choose another target domain, or label some",
+        )
+    return drawn_patients(images, patients, experiment.labels.fraction, experiment.seed)
+
+
+def source_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:
+    """Training patients of the domain of ``role``, no target's, who take part: of those with labels where there are
+    any, as many as ``mixing.source_patients`` says. InputError where there are fewer."""
+    domain, count = experiment.domain(role), experiment.mixing.source_patients
+    images = real_images(store, domain, "train")
+    known = [image for image in images if models_of(experiment).annotated(image)] if count else []
+    said = f"{'labelled ' if known else ''}training patients of domain {domain} of cohort {store.name}"
+    return some_patients(known or images, count, experiment.seed, said)
+
+
+def check_labels(store: Store, experiment: Experiment) -> None:
+    """InputError where a training would find no label that it needs: of the target, or of the source in its place."""
+    labelled_patients(store, experiment, experiment.target)
+    if experiment.arm == "source" or experiment.labels.fraction == 0:
+        role = experiment.source()
+        if not labelled_patients(store, experiment, role):
+            raise InputError(
+                f"cohort {store.name}: no labelled training image of the source domain {experiment.domain(role)!r}",
+                expected="at least one labelled patient in split train",
+                remedy="swap source and target, or label some",
+            )
+
+
+def generator_pools(store: Store, experiment: Experiment, method: type[Method] | Method) -> dict[str, Pool]:
+    """All that generators and discriminators are shown: the ``generator_pool`` of every role, and second draws.
+
+    One rule for all: samples are centred on labelled voxels in every role, or in none. Where some role has images that
+    it cannot be done with, a discriminator would tell the roles apart by where samples lie and what they hold, and
+    teach the generators to take structures out.
+    """
+    pools = {role: generator_pool(store, experiment, role) for role in method.roles}
+    alike = len({experiment.state(role) for role in pools}) == 1 and all(map(_may_be_centred, pools.values()))
+    pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
+    return pools if alike else {key: pool.from_anywhere() for key, pool in pools.items()}
+
+
+def _may_be_centred(pool: Pool) -> bool:
+    """Whether the labels of all its images may be seen, and show something."""
+    return all(entry.labelled for entry in pool.entries) and any(entry.record.labelled_slices for entry in pool.entries)
+
+
+def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
+    """The images that a generator learns ``role`` from, in its state; labels only of ``labelled_patients``."""
+    images = real_images(store, experiment.domain(role), "train")
+    patients = labelled_patients(store, experiment, role)
+    fewer = experiment.labels.gan_sees == "subset" and experiment.labels.fraction > 0
+    if experiment.domain(role) == experiment.target_domain():
+        seen = patients if fewer else None
+    else:
+        seen = source_patients(store, experiment, role)
+    images = [image for image in images if seen is None or image.patient in seen]
+    pool = Pool.of(store, images, patients).in_state(experiment.state(role), experiment.sampling.ndim)
+    if not len(pool):
+        raise InputError(
+            f"cohort {store.name}: no image for role {role} ({experiment.domains[role]}) in split train",
+            expected="at least one" + (", or a slice of one, in that state" if experiment.state(role) else ""),
+            remedy="choose another domain, or split the cohort anew",
+        )
+    return pool
+
+
+def label_pool(store: Store, experiment: Experiment, role: str) -> Pool:
+    """The images whose labels may be seen and that are in the state of ``role``: where its labels are drawn from."""
+    return segmentor_pool(store, experiment, role).in_state(experiment.state(role), experiment.sampling.ndim)
+
+
+def segmentor_pool(store: Store, experiment: Experiment, role: str) -> Pool:
+    """The real labelled images that a segmentor of the domain of ``role`` learns from, in whatever state."""
+    patients = labelled_patients(store, experiment, role)
+    images = real_images(store, experiment.domain(role), "train")
+    return Pool.of(store, [image for image in images if image.labelled and image.patient in patients])
+
+
+def supervision(
+    store: Store, experiment: Experiment, roles: Sequence[str], phases: Sequence[Phase]
+) -> dict[str, Mixture]:
+    """What the segmentors that a method trains see of real images, by the key of its batches: those of the target what
+    the real arm's model sees, in the same order, and as many of them as the offline arm's. Where the target has no
+    label, those of the source are what the source arm's model sees, and there are none of the target."""
+    told, total = task_of(experiment, store.classes), sum(phase.steps for phase in phases if phase.segmentors)
+    mixing = replace(experiment.mixing, ratio=told.synthetic_ratio, order="mixed")
+    model = experiment.target if experiment.labels.fraction else experiment.source()
+    found = {}
+    for role in roles:
+        if pool := segmentor_pool(store, experiment, role):
+            stream = ROLE if role == model else ""
+            online, leading = mixing.composition == "equal", real_alone(phases)
+            found[labelled(role)] = Mixture(pool, None, mixing, total, stream=stream, leading=leading, online=online)
+    return found
+
+
+def evaluation_images(store: Store, domain: str, split: str) -> list[Image]:
+    """The labelled images of one split; InputError when they hold nothing to score."""
+    images = [image for image in real_images(store, domain, split) if image.labelled]
+    if not images:
+        raise InputError(
+            f"cohort {store.name}: no labelled {domain} image in split {split}",
+            expected=f"at least one labelled patient in split {split}",
+            remedy="split the cohort anew (ganatomy cohort import --split …)",
+        )
+    if not any(len(store.foreground(image)) for image in images):
+        raise InputError(
+            f"cohort {store.name}: no structure is labelled in any {domain} image of split {split}",
+            expected="at least one, or there is nothing to score",
+            remedy="split the cohort anew, or correct the labels",
+        )
+    return images
