@@ -172,7 +172,7 @@ def test_an_unknown_name_or_value_is_answered_with_the_nearest(values, nearest):
     {"method.width": -1}, {"method.from_scratch": 3}, {"method.cycle_weight": "ten"}, {"method.pretrain_fraction": 2},
     {"arm": "joint", "method": "cyclegan"}, {"method": "nowhere.at:All"}, {"method": "ganatomy_methods:Nothing"},
     {"downstream.network": "nowhere.at:All"}, {"arm": 3}, {"method": "[]"},
-    {"labels.fraction": 0, "arm": "real"}, {"labels.fraction": 0, "arm": "classical"},
+    {"labels.fraction": 0, "arm": "real"},
     {"labels.fraction": 0, "arm": "offline", "filter.min_dice": 0.5}, {"labels.fraction": 0, "mixing.ratio": 0},
     {"labels.fraction": 0, "domains.A": "mr"}, {"arm": "source", "domains.A": "mr:lesion"},
 ])  # fmt: skip

@@ -68,7 +68,8 @@ def test_without_labels_of_the_target_source_stands_for_the_arms_that_need_them(
     made = [space.experiment(values, fixed).validate() for values in (*listed, *asked(space.sampler(fixed, (0,)), 30))]
     assert {one.arm for one in made} >= {"source", "offline"}
     assert len({one.digest() for one in made[: len(listed)]}) == len(listed)
-    assert [values["arm"] for values in listed].count("source") == 1  # real and classical are one then
+    augmented = [values["downstream.augmentation"] for values in listed if values["arm"] == "source"]
+    assert augmented == (["light", "strong"] if name in ("shape_consistent", "cyclegan") else ["light"])
     assert "source" not in {values["arm"] for values in space.listed({}, (0,))}
 
 
@@ -91,6 +92,8 @@ def test_whatever_an_installed_space_suggests_validates_and_builds(name, full):
 
 
 class _Bare:
+    segments = True
+
     def __init__(self, config):
         self.config = config
 

@@ -62,10 +62,10 @@ def test_generators_see_and_translate_so_many_source_patients(store, workspace):
 def test_keys_from_before_amounts_could_be_set_stay(store, workspace):
     one = stages(workspace, store)
     record = one.model().record["inputs"]
-    assert record["mixing"].keys() == {"ratio", "order", "pretrain"}
+    assert record["mixing"].keys() == {"ratio", "order", "pretrain", "composition"}
     assert "source_patients" not in one.fit().record["inputs"]
     values = one.experiment.to_dict()["mixing"]
-    assert one.experiment.mixing.stated() == {name: values[name] for name in ("ratio", "order", "pretrain")}
+    assert one.experiment.mixing.stated() == {name: values[name] for name in record["mixing"]}
 
 
 def test_so_many_distinct_images_are_mixed_in_and_it_is_counted_how_often_each_is_shown(store, workspace):

@@ -94,9 +94,7 @@ def test_settings_of_a_lender_are_of_its_training(workspace):
     del bare["transfer"]["settings"]  # plans from before these could be set name what they declare by this
     bare["mixing"] = {name: bare["mixing"][name] for name in ("ratio", "order", "pretrain")}
     bare |= {"training": as_before(OFFLINE.training), "downstream": as_before(OFFLINE.downstream)}
-    assert OFFLINE.configuration() == digest(
-        {name: value for name, value in {**bare, "seed": None}.items() if name != "augmentation"}
-    )
+    assert OFFLINE.configuration() == digest({**bare, "seed": None})
 
 
 def test_of_two_stores_of_one_name_a_digest_says_which(workspace, tmp_path):

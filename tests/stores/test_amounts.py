@@ -76,4 +76,4 @@ def test_one_kept_image_among_many_real_ones_is_one_of_them(store):
         own = seen.pop(store.records()[0].subject)
         shown[share] = own / np.mean([*seen.values()])
     assert shown["counts"] == pytest.approx(1, rel=0.01)
-    assert shown["ratio"] == pytest.approx(len(real) * 3 / 2)  # of five, three are synthetic and two are real
+    assert shown["ratio"] == pytest.approx(len(real))

@@ -51,16 +51,15 @@ def _drawn(store, chosen, directory, steps=1500):
 def test_a_withheld_label_does_not_change_what_the_two_domains_hold(tmp_path, fraction, sees):
     """Images show their labels, whose share in the samples can so be measured also where they are withheld."""
     store = _store(tmp_path / "s", ("ct", "mr"), lambda label: 2.0 * label.astype(np.float32) - 1)
-    chosen = experiment(labels__fraction=fraction, labels__gan_sees=sees, sampling=vars(CROP), arm="joint")
+    chosen = experiment(labels__fraction=fraction, labels__gan_sees=sees, sampling=vars(CROP), arm="joint",
+                        budget__segmentor_steps=1500, method__pretrain_fraction=1.0)  # fmt: skip
     held = {key: (images > 0).mean(axis=(1, 2)) for key, images in _drawn(store, chosen, tmp_path).items()}
     apart = held["A"].mean() - held["B"].mean()
     # Patients differ in where their lesion is, not in how large: what is left is the draw, of 3000 samples each.
     assert abs(apart) < 4 * np.sqrt(sum(held[role].var() / len(held[role]) for role in "AB"))
-    if sees == "all":
-        for role in "AB":  # supervision is still centred, in both
-            assert held[labelled(role)].mean() > 1.5 * held[role].mean()
-    else:  # nothing is withheld of what is there: all may be centred
-        assert set(held) == {"A", "B"}
+    for role in "AB":  # supervision is centred, in both; where nothing is withheld of what is there, so is all
+        centred = held[labelled(role)].mean() / held[role].mean()
+        assert centred > 1.5 if sees == "all" else centred == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize("method", ["pseudo_healthy", "cyclegan"])
