@@ -44,19 +44,23 @@ def test_who_is_in_which_pool(store, gan_sees):
 
 
 def test_segmentors_get_as_many_labels_a_step_beside_unlabelled_images_as_without_them(tmp_path, store):
+    def batches(chosen):
+        loop = FitGenerator(store.path, chosen, tmp_path)(rank=0, world=1, device=torch.device("cpu"))
+        return [loop.draws.batch(step) for step in range(loop.total)]
+
     chosen = experiment(arm="joint", labels__fraction=0.5, labels__gan_sees="all")
-    loop = FitGenerator(store.path, chosen, tmp_path)(rank=0, world=1, device=torch.device("cpu"))
     seen = labelled_patients(store, chosen, "B")
     patient_of = {image.subject: image.patient for image in store.records("mr", "train")}
-    for step in range(8):
-        batch = loop.draws.batch(step)
-        # Those of A too: where B's images are drawn from anywhere, so are A's.
-        assert set(batch) == {"A", "B", labelled("A"), labelled("B")}
-        assert len(batch[labelled("B")]) == len(batch["B"]) == chosen.budget.batch
-        assert (batch[labelled("B")].label != UNLABELLED).all()
-        assert {patient_of[subject] for subject in batch[labelled("B")].subjects} <= seen
-    everything_labelled = FitGenerator(store.path, experiment(arm="joint"), tmp_path)
-    assert set(everything_labelled(rank=0, world=1, device=torch.device("cpu")).draws.batch(0)) == {"A", "B"}
+    pairs = list(zip(batches(chosen), batches(experiment(arm="joint")), strict=True))
+    for few, everything in pairs:
+        assert {key: (len(few[key]), few[key].vacant) for key in few} == {
+            key: (len(images), images.vacant) for key, images in everything.items()
+        }
+        if own := few.get(labelled("B")):
+            assert len(own) + len(own.vacant) == len(few["B"]) == chosen.budget.batch
+            assert (own.label != UNLABELLED).all()
+            assert {patient_of[subject] for subject in own.subjects} <= seen
+    assert sum(labelled("B") in few for few, _ in pairs) == chosen.budget.segmentor_steps
 
 
 def _says_its_own(label_of):
