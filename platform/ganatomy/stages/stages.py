@@ -38,6 +38,7 @@ from ganatomy.training.downstream import task_of as told_of
 from ganatomy.training.downstream import weights_digest
 from ganatomy.training.loop import Record
 from ganatomy.training.models import check_start, models_of, scored_images
+from ganatomy.training.pools import check_labels
 from ganatomy.training.tasks import FitGenerator, TrainDownstream, load_networks, make_method
 
 SCORES = "scores.json"
@@ -96,6 +97,7 @@ class Stages:
         if arm == "offline":
             return self.downstream(target, self.filtered())
         if arm == "source":
+            check_labels(self.store, self.experiment)
             return self.downstream(self.experiment.source(), scored=target)
         return self.downstream(target)
 
