@@ -22,6 +22,7 @@ CASES: Mapping[str, tuple[Experiment, Mapping[str, Any]]] = {
     "demo, batch 1": (DEMO, {"mixing.ratio": 1.0, "budget.batch": 1}),
     "`cai2019_table4 --full`": (FULL_BASE, {}),
     "the same, `equal`": (FULL_BASE, {"mixing.composition": "equal"}),
+    "demo, no labels of the target": (DEMO, {"mixing.ratio": 1.0, "labels.fraction": 0.0}),
 }
 HEADERS = ("study", "arm", "updates", "real", "synthetic", "in four updates at the end: real + synthetic")
 
@@ -30,7 +31,7 @@ def rows() -> list[tuple[str, ...]]:
     """A row a study and arm."""
     made = []
     for study, (base, values) in CASES.items():
-        for arm in ("real", "offline", "joint"):
+        for arm in ("source" if values.get("labels.fraction") == 0 else "real", "offline", "joint"):
             experiment = replace(base, domains={"A": "ct", "B": "mr"}).with_values({**values, "arm": arm})
             steps = experiment.budget.segmentor_steps
             if arm == "joint":

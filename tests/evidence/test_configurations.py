@@ -87,6 +87,8 @@ def test_controls_stand_beside_the_candidates_under_the_same_seeds():
         *({"arm": "real", "budget.segmentor_steps": spent, "seed": seed} for seed in (0, 1, 2)),
         *({"arm": "real", "downstream.augmentation": "strong", "seed": seed} for seed in (0, 1, 2)),
     ]
+    alone = controls(fixed={"labels.fraction": "0"}, seeds=(0,))  # where nobody of the target is labelled
+    assert [point["arm"] for point in alone] == ["source", "source"]
     assert controls(()) == []
     assert all(SPACE.experiment(point, {}).validate() for point in controls())
 

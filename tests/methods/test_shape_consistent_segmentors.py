@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ganatomy.contracts import UNLABELLED, Images
+from ganatomy.contracts import UNLABELLED, Images, labelled
 from ganatomy_methods.shape_consistent import ShapeConsistent, ShapeConsistentConfig
 from methods.test_shape_consistent import Inspected, batch, make
 
@@ -53,6 +53,25 @@ def test_a_segmentor_without_labels_learns_the_sources_images_and_then_their_tra
     torch.testing.assert_close(joint["S_B"], own)
     _, doubled = gradients(images, "joint", ratio=2.0)
     torch.testing.assert_close(doubled["S_B"], 2 * own)
+
+
+def test_an_update_of_equal_size_has_translations_alone_where_a_domain_has_no_label():
+    """And a reconstruction in the place that the other's real images leave: its translations have no label."""
+    images, update = without_labels_of_b(), Inspected(make(unlabelled="B", ratio=2.0))
+    x_A, y_A, method = images["A"].image, images["A"].label, update.method
+    losses = method.step({**images, labelled("A"): Images(x_A[:1], y_A[:1], vacant=(0,))}, update)
+    method.requires_grad_(True)
+    with torch.no_grad():
+        fake_B = method.G_B(x_A)
+        half = torch.cat([x_A[:1], method.G_A(fake_B)[1:]])
+    for name, seen in (("S_A", half), ("S_B", fake_B)):
+        method.zero_grad(set_to_none=True)
+        loss = nn.functional.cross_entropy(getattr(method, name)(seen), y_A)
+        loss.backward()
+        own = [p.grad.flatten() for p in getattr(method, name).parameters() if p.grad is not None]
+        torch.testing.assert_close(update.steps[name], torch.cat(own))
+        told = losses["segmentation_mixed" if name == "S_A" else "segmentation_synthetic"]
+        torch.testing.assert_close(told, loss.detach())
 
 
 def test_without_shape_term_generators_learn_the_same_with_segmentors_and_without():

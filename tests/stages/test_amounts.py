@@ -114,6 +114,7 @@ def test_what_a_filter_leaves_is_known_after_it_and_then_nobody_is_trained(store
     ({"mixing__distinct": -1}, r"mixing\.distinct = -1"),
     ({"mixing__source_patients": -1}, r"mixing\.source_patients = -1"),
     ({"mixing__share": "count"}, r"did you mean 'counts'"),
+    ({"mixing__share": "counts", "mixing__composition": "paper"}, r"ratio with mixing\.composition = paper"),
     ({"mixing__source_patients": 1, "domains": {"A": "mr", "B": "mr"}}, "every role is of the target domain"),
 ])  # fmt: skip
 def test_amounts_that_cannot_be_are_refused(values, said):

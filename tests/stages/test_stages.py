@@ -221,9 +221,7 @@ def test_work_is_counted_in_updates_samples_and_images(outcomes, shared):
         assert ("generator/updates" in spent[arm]) == (arm in ("offline", "joint"))
         assert spent[arm]["work/real_samples"] + spent[arm]["work/synthetic_samples"] == 12
     # The joint arm's method trains its segmentors on real images alone for the first half.
-    assert {arm: spent[arm]["work/synthetic_samples"] for arm in ARMS} == {
-        "real": 0, "source": 0, "offline": 6, "joint": 3,
-    }  # fmt: skip
+    assert [spent[arm]["work/synthetic_samples"] for arm in ("real", "source", "offline", "joint")] == [0, 0, 6, 3]
     offline = spent["offline"]
     kept = json.loads((shared / "stages" / "filter" / outcomes["offline"][1].keys["filter"] / "kept.json").read_text())
     assert (offline["work/kept_images"], offline["work/synthetic_images"]) == (len(kept["kept"]), kept["of"])

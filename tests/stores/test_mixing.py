@@ -91,6 +91,13 @@ def test_without_synthetic_images_a_mixture_is_its_real_pool(pool):
     assert all(nothing.composition(step, 4) == (4, 0) for step in range(10))
 
 
+@pytest.mark.parametrize("composition", ["equal", "paper"])
+def test_where_nothing_real_is_labelled_an_update_is_synthetic_whatever_is_mixed(pool, composition):
+    mixture = Mixture(Pool(), pool, Mixing(2.0, pretrain=0.5, composition=composition), 10, unlabelled=True)
+    assert [mixture.composition(step, 4) for step in range(10)] == [(0, 4)] * 10
+    assert len(Sampler({"A": mixture}, FLAT, 4, seed=0).batch(0)["A"]) == 4
+
+
 @pytest.mark.parametrize("order", ["mixed", "synthetic_first", "real_first"])
 def test_the_samples_are_those_of_the_composition(tmp_path, pool, order):
     """And each side goes through its own images evenly, whatever the other does."""

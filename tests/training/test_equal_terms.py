@@ -25,7 +25,8 @@ def course(path, store, arm, **values):
     made = (
         (store.path, tuple(image.index for image in store.records("mr", "train"))) if arm == "offline" else (None, ())
     )
-    return TrainDownstream(store.path, chosen, path, "B", *made).course(store, CPU), chosen
+    role = "A" if arm == "source" else "B"
+    return TrainDownstream(store.path, chosen, path, role, *made, scored="B").course(store, CPU), chosen
 
 
 def real_images(made, chosen: Experiment):
@@ -114,3 +115,21 @@ def test_pretraining_in_the_joint_arm_is_the_real_arms_training(tmp_path):
         real = trained((made, chosen), 6)
         for name, value in real.items():
             torch.testing.assert_close(joint[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_without_labels_of_the_target_the_joint_arm_begins_as_the_source_arm(tmp_path):
+    """Until there are translations: then it sees as many of these in an update, and no real image."""
+    store = tiny.make_store(tmp_path / "s")
+    for augmentation in ("none", "light"):
+        values = {"labels__fraction": 0.0, "downstream__augmentation": augmentation}
+        joint = trained(course(tmp_path, store, "joint", **values), 6)
+        made, chosen = course(tmp_path, store, "source", budget__segmentor_steps=8, **values)
+        source = trained((made, chosen), 6)
+        for name, value in source.items():
+            torch.testing.assert_close(joint[name], value, rtol=1e-4, atol=1e-6)
+    made, chosen = course(tmp_path, store, "joint", labels__fraction=0.0)
+    total = sum(phase.steps for phase in made.phases)
+    batches = [made.draws.batch(step) for step in range(total)]
+    assert not any(labelled("B") in batch for batch in batches)
+    own = [batch[labelled("A")] for batch in batches if labelled("A") in batch]
+    assert [len(images.none().vacant) for images in own] == [2] * 12
