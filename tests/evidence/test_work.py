@@ -66,9 +66,10 @@ def test_what_was_spent_stands_in_text_page_and_json():
     text, page = render_text(table), page_of(results)
     for said in ("Work and its cost", "synthetic seen", "images made"):
         assert said in page
-    assert [line.split()[1:] for line in text.splitlines() if line.startswith("offline") and " 64 " in line] == [
-        ["50", "30", "20", "64", "17", "8", "2.5", "1.0", "90", "–", "12"]
-    ]
+    told = text[text.index("Work and its cost") :].splitlines()
+    assert [line.split()[1:] for line in told if line.startswith("offline")] == [
+        ["50", "30", "20", "8", "2.5", "1.0"], ["64", "17", "90", "–", "12"]
+    ]  # fmt: skip
     assert max(map(len, text.splitlines())) <= 120
     values = json.loads(to_json(table))["rows"]
     assert next(row for row in values if row["arm"] == "offline")["work"]["work/kept_images"] == 17

@@ -14,7 +14,7 @@ from ganatomy.reports.tabulated import (
     comparison_tables,
     number,
     table_grid,
-    work_table,
+    work_tables,
 )
 
 
@@ -152,10 +152,8 @@ def published(material: Material) -> Exhibit | None:
 
 def work(material: Material) -> Exhibit | None:
     """What each configuration took."""
-    headers, rows = work_table(material.table)
-    if not rows:
-        return None
-    return Exhibit("Work and its cost, mean over trainings", grids=(Grid(tuple(headers), tuple(map(tuple, rows))),))
+    grids = tuple(Grid(tuple(headers), tuple(map(tuple, rows))) for headers, rows in work_tables(material.table))
+    return Exhibit("Work and its cost, mean over trainings", grids=grids) if grids else None
 
 
 def lost(material: Material) -> Exhibit:

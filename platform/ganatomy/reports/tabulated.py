@@ -124,21 +124,28 @@ def _asked_for(term: str, table: Ablation) -> bool:
     return (term not in COLUMNS or term in shown) and (term not in RARE or term in readings)
 
 
-WORK = {
+SEEN = {
     "updates": "work/updates", "real seen": "work/real_samples", "synthetic seen": "work/synthetic_samples",
-    "images made": "work/synthetic_images", "kept": "work/kept_images", "mixed in": "work/used_images",
-    "each shown": "work/synthetic_shown", "a real one": "work/real_shown", "generator updates": "generator/updates",
+    "mixed in": "work/used_images", "each shown": "work/synthetic_shown", "a real one": "work/real_shown",
+}  # fmt: skip
+MADE = {
+    "images made": "work/synthetic_images", "kept": "work/kept_images", "generator updates": "generator/updates",
     "its samples": "generator/samples", "its device s": "generator/device_seconds",
 }  # fmt: skip
-"""Header -> what was spent: by the downstream model, on it, and by what made the images."""
+"""Header -> what was spent: by the downstream model, and by and on what made its images."""
 
 
-def work_table(table: Ablation) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows of what every configuration took; no rows where no trial recorded it."""
-    places = {name: 1 if name.endswith("_shown") else 0 for name in WORK.values()}
-    rows = [[row.name, *(number(row.work.get(name, math.nan), some) for name, some in places.items())]
-            for row in table.rows if row.work]  # fmt: skip
-    return ["configuration", *WORK], rows
+def work_tables(table: Ablation) -> list[tuple[list[str], list[list[str]]]]:
+    """Headers and rows of what the downstream model of every configuration saw, and of what making images took; none
+    where no trial recorded it, or nobody made any."""
+    found = []
+    for columns in (SEEN, MADE):
+        places = {name: 1 if name.endswith("_shown") else 0 for name in columns.values()}
+        rows = [[row.name, *(number(row.work.get(name, math.nan), some) for name, some in places.items())]
+                for row in table.rows if places.keys() & row.work.keys()]  # fmt: skip
+        if rows:
+            found.append((["configuration", *columns], rows))
+    return found
 
 
 def _own(row: Row, column: Column) -> str:

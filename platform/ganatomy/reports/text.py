@@ -20,7 +20,7 @@ from ganatomy.reports.tabulated import (
     comparison_tables,
     headers,
     nothing_of,
-    work_table,
+    work_tables,
 )
 
 
@@ -59,9 +59,8 @@ def render_text(table: Ablation, width: int = 120) -> str:
         console.print(f"{task_named(table.task).legend} {LEGEND}")
     for line in measured_of(table):
         console.print(line)
-    names, rows = work_table(table)
-    if rows:
-        console.print("\nWork and its cost, mean over trainings:\n")
+    for number, (names, rows) in enumerate(work_tables(table)):
+        console.print("" if number else "\nWork and its cost, mean over trainings:\n")
         _print_table(console, names, rows)
     for caveat in table.caveats:
         console.print(f"! {caveat}")
