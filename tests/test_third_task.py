@@ -128,7 +128,7 @@ def check_gate(workspace: Path) -> None:
 
 def test_a_filter_or_an_arm_that_it_has_no_use_for_is_refused():
     for values, said in (({"filter.min_dice": 0.5}, "filter.min_dice"),
-                         ({"arm": "joint", "method": "shape_consistent"}, "real or offline")):  # fmt: skip
+                         ({"arm": "joint", "method": "shape_consistent"}, "real, source or offline")):  # fmt: skip
         with pytest.raises(InputError, match=said):
             BASE.with_values(values).validate()
 

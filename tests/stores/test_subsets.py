@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganatomy.contracts import InputError
-from ganatomy.stores.subsets import label_subset
+from ganatomy.stores.amounts import label_subset
 
 
 @given(

@@ -109,7 +109,7 @@ def test_an_unknown_option_is_one_line(capsys):
 def test_a_plan_survives_its_file_and_names_are_not_taken_twice(phantom, workspace, capsys):
     sweep = Sweep(space="phantom_demo", cohort=phantom, workspace=workspace, set=TINY, seeds=(0,))
     first, second = sweep.planned(), sweep.planned()
-    assert "labels of 2 of 4 training patients of ct are used (labels.fraction 0.5)" in capsys.readouterr().err
+    assert "labels of 2 of 4 training patients of mr are used (labels.fraction 0.5)" in capsys.readouterr().err
     assert read_plan(workspace / "sweeps" / first.name) == first
     assert (first.name, second.name) == ("phantom-phantom_demo", "phantom-phantom_demo-2")
     assert first.store == second.store

@@ -8,7 +8,6 @@ from dataclasses import replace
 from ganatomy.cohorts.cohort import Cohort
 from ganatomy.contracts import InputError
 from ganatomy.core.plugins import nearest
-from ganatomy.core.terminal import tell
 from ganatomy.experiment import Experiment
 from ganatomy.measures.statistics import counted
 
@@ -62,7 +61,7 @@ def _domain_for(role: str, base: Experiment, cohort: Cohort, target: str) -> str
 
 def choose_domains(cohort: Cohort, source: str, target: str) -> tuple[str, str]:
     """(source, target) domain: what was asked for, else of two domains the one with fewer labelled training patients
-    is the target; with as many in both, of which one sentence tells, the one that the cohort lists last.
+    is the target; with as many in both the one that the cohort lists last.
     InputError when the cohort has no two domains to choose from."""
     known = list(cohort.domains)
     for option, name in (("--source", source), ("--target", target)):
@@ -76,15 +75,29 @@ def choose_domains(cohort: Cohort, source: str, target: str) -> tuple[str, str]:
         )
     if not (source and target) and len(known) > 2:
         raise InputError(f"cohort {cohort.name} has domains {', '.join(known)}", expected="--source and --target")
-    labelled = {name: len({row.patient for row in cohort.rows_of(name, "train") if row.label}) for name in known}
+    labelled = _labelled(cohort)
     if not (source or target) and len(set(labelled.values())) == 1:
         source, target = known
-        tell(
-            f"{counted(labelled[target], 'labelled training patient')} in {source} and in {target} alike: the order "
-            f"of the cohort makes {source} the source and {target} the target (--target {source} for the other way)"
-        )
     target = target or min((name for name in known if name != source), key=lambda name: labelled[name])
     source = source or next(name for name in known if name != target)
     if source == target:
         raise InputError(f"--source and --target are both {source}", expected="two domains")
     return source, target
+
+
+def tie_of(base: Experiment, cohort: Cohort) -> str:
+    """What to tell whoever named neither source nor target of ``base``, where the order of the cohort decided which is
+    which; "" where their labelled patients did."""
+    labelled = _labelled(cohort)
+    if set(base.domains) != {"A", "B"} or len(labelled) != 2 or len(set(labelled.values())) != 1:
+        return ""
+    source, target = base.domain("A"), base.domain("B")
+    return (
+        f"{counted(labelled[target], 'labelled training patient')} in {source} and in {target} alike: the order of "
+        f"the cohort makes {source} the source and {target} the target (--target {source} for the other way)"
+    )
+
+
+def _labelled(cohort: Cohort) -> dict[str, int]:
+    """Labelled training patients of each domain."""
+    return {name: len({row.patient for row in cohort.rows_of(name, "train") if row.label}) for name in cohort.domains}

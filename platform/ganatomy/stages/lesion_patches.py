@@ -19,9 +19,9 @@ from ganatomy.contracts import UNLABELLED, Corners, Images, InputError, Method, 
 from ganatomy.experiment import Experiment, Labels, Sampling, State
 from ganatomy.images.imaging import in_plane
 from ganatomy.measures.roc import LESION, NORMAL
+from ganatomy.stores.amounts import drawn_patients
 from ganatomy.stores.layout import Record
 from ganatomy.stores.store import Store
-from ganatomy.stores.subsets import drawn_patients
 from ganatomy.stores.writing import Item
 from ganatomy.training.classification import class_of
 from ganatomy.training.pools import labelled_patients, real_images

@@ -16,7 +16,7 @@ from ganatomy.cluster import nodes, roll
 from ganatomy.cluster.joining import leave_ray, start_ray
 from ganatomy.cohorts.claims import assert_reserved, numbered, reserved
 from ganatomy.cohorts.reading import read_cohort
-from ganatomy.cohorts.roles import cast_roles
+from ganatomy.cohorts.roles import cast_roles, tie_of
 from ganatomy.contracts import InputError
 from ganatomy.core.installation import CACHE, SOURCES, demanded
 from ganatomy.core.names import checked_name
@@ -181,6 +181,8 @@ class SweepRequest(Options):
                 check_labels(store, experiment)
                 scored_images(store, experiment, "val")
                 check_start(experiment, store.classes)
+            if not (self.source or self.target or self.domains) and (tie := tie_of(base, cohort)):
+                tell(tie)
             _tell_labels(store, experiments)
             plan = SweepPlan(
                 name=name,

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 from ganatomy.contracts import InputError, Method, Phase, labelled
 from ganatomy.experiment import Experiment
-from ganatomy.stores.amounts import some_patients
+from ganatomy.stores.amounts import drawn_patients, some_patients
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Mixture, Pool
 from ganatomy.stores.store import Store
-from ganatomy.stores.subsets import drawn_patients
 from ganatomy.stores.supervision import real_alone
 from ganatomy.training.downstream import ROLE, task_of
 from ganatomy.training.models import models_of
