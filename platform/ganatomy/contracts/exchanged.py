@@ -75,7 +75,8 @@ Batch = Mapping[str, Images]
 
 
 def labelled(role: str) -> str:
-    """Key of the labelled images of ``role`` in a batch whose own images of that role are not all labelled.
+    """Key of the labelled images of ``role`` in a batch that has some apart from what generators see of that role: at
+    the updates of segmentors that a method trains, where anybody of that role is labelled.
 
     A supervised update uses ``batch.get(labelled(role), batch[role])``, so that it sees as many labels in a step as it
     would without the unlabelled images beside them.
