@@ -171,6 +171,7 @@ class ShapeConsistent(Method):
         How many of either, and what each kind weighs, is the task's to say.
         """
         losses: dict[str, Tensor] = {}
+        name = "segmentation_real"
         with update("S_A", "S_B") as minimise:
             real: list[Tensor] = []
             fake: list[Tensor] = []
@@ -184,9 +185,10 @@ class ShapeConsistent(Method):
                 ]
                 real.extend(terms[:taught])
                 fake.extend(terms[taught:])
+                if synthetic and taught and len(seen) == 1:  # synthetic images took the places of real ones
+                    name = "segmentation_mixed"
             objective = torch.stack([*real, *fake]).sum()
-            together = any(labelled(role) in batch and batch[labelled(role)].vacant is not None for role in "AB")
-            losses["segmentation_mixed" if together else "segmentation_real"] = torch.stack(real).sum().detach()
+            losses[name] = torch.stack(real).sum().detach()
             if fake:
                 losses["segmentation_synthetic"] = torch.stack(fake).sum().detach()
             minimise(objective)

@@ -95,14 +95,9 @@ class Experiment:
 
     def configuration(self) -> str:
         """Content hash of everything but the seed: trials that share it are replicates."""
-        values: dict[str, Any] = {**self.to_dict(), "seed": None, "training": as_before(self.training),
-                                  "downstream": as_before(self.downstream)}  # fmt: skip
-        if (
-            not self.transfer.settings
-        ):  # as in plans from before it could be set, which declare what they compare by this
-            del values["transfer"]["settings"]
-        values["mixing"] = plain(self.mixing.stated())
-        if (self.mixing.composition == "paper") == (self.arm == "joint"):  # likewise
+        parts = ("training", "downstream", "mixing", "transfer")
+        values = {**self.to_dict(), "seed": None, **{name: as_before(getattr(self, name)) for name in parts}}
+        if (self.mixing.composition == "paper") == (self.arm == "joint"):  # what the ratio meant before it could be set
             del values["mixing"]["composition"]
         return digest(values)
 

@@ -58,12 +58,6 @@ class Mixing:
     distinct: int = 0
     source_patients: int = 0
 
-    def stated(self) -> dict[str, Any]:
-        """What decides results, by name: amounts that are at their defaults are left out, as from before there were
-        any."""
-        return {name: value for name, value in vars(self).items()
-                if name not in ("share", "distinct", "source_patients") or value != vars(Mixing())[name]}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Drawing:
@@ -189,12 +183,14 @@ class Training:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
-LATER: Mapping[str, Any] = {"patience_epochs": 0.0, "waits_for": "score", "keep": "last", "weights": "", "frozen": [],
-                            "augmentation": "none"}  # fmt: skip
+LATER: Mapping[str, Any] = {
+    "patience_epochs": 0.0, "waits_for": "score", "keep": "last", "weights": "", "frozen": [], "augmentation": "none",
+    "share": "ratio", "distinct": 0, "source_patients": 0, "settings": {},
+}  # fmt: skip
 """Settings that earlier versions had not, with what these did."""
 
 
 def as_before(part: Any) -> dict[str, Any]:
-    """The plain values of a part of an Experiment, without what ``LATER`` names where it has that value: plans and
-    stages of earlier versions keep their hashes."""
+    """The plain values of a part of an Experiment, without what ``LATER`` names where it has that value: plans of
+    earlier versions declare what they compare by a hash of the rest."""
     return {name: value for name, value in plain(part).items() if name not in LATER or value != LATER[name]}

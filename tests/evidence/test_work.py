@@ -18,6 +18,7 @@ from ganatomy.reports.text import render_text
     ({"budget__segmentor_steps": 50}, "50 updates against 2000"), ({"budget__batch": 4}, "4 in a batch against 1"),
     ({"training__patience": 3}, "3 validations of patience against 0"),
     ({"training__patience_epochs": 2.5}, "2.5 epochs of patience against 0"),
+    ({"mixing__composition": "paper"}, "1 synthetic beside each against 0"),
 ])  # fmt: skip
 def test_unequal_work_is_not_compared_and_said_to_be_unequal(values, said):
     more = [trial(f"b{seed}", experiment(arm="joint", seed=seed, **values), 0.4) for seed in range(3)]

@@ -9,7 +9,9 @@ import tiny
 from tiny import experiment
 
 from ganatomy.contracts import InputError
+from ganatomy.core.plain_values import digest
 from ganatomy.evidence.ablation import relevant
+from ganatomy.experiment import as_before
 from ganatomy.stages.amounts import check_amounts
 from ganatomy.stages.outcome import outcome_of, reference_models
 from ganatomy.stages.stages import SYNTHETIC, Stages
@@ -59,13 +61,15 @@ def test_generators_see_and_translate_so_many_source_patients(store, workspace):
     assert len(set(joint)) == 2
 
 
-def test_keys_from_before_amounts_could_be_set_stay(store, workspace):
-    one = stages(workspace, store)
-    record = one.model().record["inputs"]
-    assert record["mixing"].keys() == {"ratio", "order", "pretrain", "composition"}
-    assert "source_patients" not in one.fit().record["inputs"]
-    values = one.experiment.to_dict()["mixing"]
-    assert one.experiment.mixing.stated() == {name: values[name] for name in record["mixing"]}
+def test_a_configuration_from_before_amounts_could_be_set_has_the_hash_that_it_had(store, workspace):
+    """Plans of then declare what they compare by it; a study of other amounts is another one."""
+    one = stages(workspace, store).experiment
+    before = one.to_dict() | {"seed": None}
+    before |= {name: as_before(getattr(one, name)) for name in ("training", "downstream", "transfer")}
+    before["mixing"] = {name: before["mixing"][name] for name in ("ratio", "order", "pretrain")}
+    assert one.configuration() == digest(before)
+    for values in ({"mixing.distinct": 1}, {"mixing.source_patients": 1}, {"mixing.share": "counts"}):
+        assert one.with_values(values).configuration() != one.configuration()
 
 
 def test_so_many_distinct_images_are_mixed_in_and_it_is_counted_how_often_each_is_shown(store, workspace):

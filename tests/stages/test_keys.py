@@ -15,6 +15,7 @@ from ganatomy.stages.artefacts import Artefacts, Stage, key_of
 from ganatomy.stages.outcome import outcome_of, reference_models
 from ganatomy.stages.stages import Stages
 from ganatomy.training.distributed import NETWORKS
+from ganatomy.training.downstream import needs_segmentors
 
 pytestmark = pytest.mark.usefixtures("one_thread_and_no_pictures")
 
@@ -121,6 +122,15 @@ def test_the_judge_of_the_filter_is_the_real_arms_own_model(tmp_path, store):
     chosen = json.loads((kept.directory / "kept.json").read_text())
     assert chosen["kept"] == [int(index) for index, dice in chosen["dice"].items() if dice >= 0.001]
     assert {key for key, _ in filtered.records} == {filtered.stages.keys["fit"]}  # the judge is no progress of ours
+
+
+@pytest.mark.parametrize(("values", "needed"), [
+    ({}, False), ({"arm": "joint"}, True), ({"method__shape_weight": 1.0}, True),
+    # Their score says when to stop, or what to keep.
+    ({"training__patience": 1}, True), ({"training__patience_epochs": 1.0}, True), ({"training__keep": "best"}, True),
+])  # fmt: skip
+def test_generators_that_know_no_segmentor_have_one_where_something_waits_for_it(values, needed):
+    assert needs_segmentors(experiment(**{**CYCLES, **values})) == needed
 
 
 def test_generators_that_know_no_segmentor_are_the_same_whichever_there_is(tmp_path, store):

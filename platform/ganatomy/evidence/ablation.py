@@ -77,7 +77,7 @@ class Row:
     finding: Finding | None = None
     declared: bool = True
     control: bool = False
-    planned: Planned = (0, 0, 0, 0)
+    planned: Planned = (0, 0, 0, 0, 0)
     work: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -322,7 +322,9 @@ def _no_comparison(row: Row, planned: Planned, lost: Sequence[int]) -> str:
 
 
 def _downstream(row: Row) -> dict[str, Any]:
-    return {name: value for name, value in row.parameters.items() if "downstream." in name and name != AUGMENTATION}
+    return {
+        key: value for key, value in row.parameters.items() if key.startswith("downstream.") and key != AUGMENTATION
+    }
 
 
 def _scored(trial: TrialResult) -> bool:

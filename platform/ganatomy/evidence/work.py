@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from ganatomy.experiment import Experiment
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
 
 Planned = tuple[float, ...]
 """Updates of the downstream model, samples in the batch of each, validations of patience before it stops, epochs of
-it."""
+it, and for each sample of the batch so many synthetic ones beside it (``mixing.composition = paper``)."""
 
 
 def planned_work(experiment: Experiment) -> Planned:
     """Of the experiment's downstream model."""
     budget, training = experiment.budget, experiment.training
-    return budget.segmentor_steps, budget.batch, training.patience, training.patience_epochs
+    paper = experiment.mixing.composition == "paper" and experiment.arm in SYNTHETIC_ARMS
+    beside = experiment.mixing.ratio if paper else 0
+    return budget.segmentor_steps, budget.batch, training.patience, training.patience_epochs, beside
 
 
 def unequal_work(planned: Planned, baseline: Planned) -> str:
     """What of the downstream work that was planned differs, in words; empty where it is equal."""
-    words = ("updates", "in a batch", "validations of patience", "epochs of patience")
+    words = (
+        "updates",
+        "in a batch",
+        "validations of patience",
+        "epochs of patience",
+        "synthetic beside each",
+    )
     odd = [f"{own:g} {word} against {base:g}" for own, base, word in zip(planned, baseline, words) if own != base]
     return ", ".join(odd)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ganatomy.contracts import InputError
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
 from ganatomy.stages.drawing import Offers
-from ganatomy.stages.lesion_patches import film_places, part
+from ganatomy.stages.lesion_patches import film_places
 from ganatomy.stores.store import Store
 from ganatomy.training.pools import generator_pool, label_pool
 
@@ -33,9 +33,7 @@ def _most(store: Store, experiment: Experiment) -> int:
     """No more synthetic images of the target than these can be made."""
     method = experiment.method_class()
     if method.on_patches:
-        return sum(
-            1 for _ in film_places(experiment, part(store, experiment, taught=not experiment.transfer.generator))
-        )
+        return len(film_places(store, experiment)[1])
     if method.draws_from_noise:
         pool = label_pool(store, experiment, experiment.target)
         return Offers.of(pool, experiment.sampling.size).count(experiment.drawing)

@@ -144,10 +144,11 @@ def _cut(
             )
 
 
-def film_places(experiment: Experiment, parting: Parting) -> Iterable[tuple[str, Corners]]:
-    """Image of ``parting`` and window, of each patch that a lesion is to be put into."""
-    rules = rules_of(experiment)
-    return rules.receiving(parting.windows, parting.sources, parting.sides, experiment.seed + 1)
+def film_places(store: Store, experiment: Experiment) -> tuple[Mapping[str, Record], list[tuple[str, Corners]]]:
+    """Images by name, and (name, window) of each patch that a lesion is to be put into."""
+    parting = part(store, experiment, taught=not experiment.transfer.generator)
+    some = parting.windows, parting.sources, parting.sides
+    return parting.records, rules_of(experiment).receiving(*some, experiment.seed + 1)
 
 
 def film_items(
@@ -158,17 +159,17 @@ def film_items(
     All sources receive some, wherever the method's rules say. Each has class lesion, the box of what was put in, and
     its own patient.  source: what to name as their maker.
     """
-    rules, parting = rules_of(experiment), part(store, experiment, taught=not experiment.transfer.generator)
-    places, number = iter(film_places(experiment, parting)), 0
+    rules, (records, found) = rules_of(experiment), film_places(store, experiment)
+    places, number = iter(found), 0
     while some := list(islice(places, AT_ONCE)):
-        images = [_image(store, parting.records[name]) for name, _ in some]
+        images = [_image(store, records[name]) for name, _ in some]
         patches = [rules.cut(image, window) for image, (_, window) in zip(images, some)]
         translated = with_lesions(method, experiment, torch.stack(patches), device)
         for image, (name, window), patch, made in zip(images, some, patches, translated):
             if not rules.worth(patch):
                 continue
             pasted, box = rules.paste(image, window, made)
-            record = parting.records[name]
+            record = records[name]
             yield Item(
                 subject=f"{record.subject}-lesion-{number}",
                 patient=record.patient,

@@ -6,7 +6,7 @@ Synthetic images are judged by segmentors that never saw one; what that takes is
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ganatomy.measures.segmentation import mean_over_patients, s_score_rows
 from ganatomy.stages.artefacts import Stage
 from ganatomy.stages.stages import KEPT, SCORES, Stages, read_scores, score_rows
 from ganatomy.stages.synthesis import score_healing, score_synthesis
-from ganatomy.stores.sampling import synthetic_samples
+from ganatomy.stores.sampling import Mixture, synthetic_samples
 from ganatomy.stores.store import open_store
 from ganatomy.stores.supervision import real_alone, segmentor_update
 from ganatomy.training.distributed import read_history
@@ -67,18 +67,19 @@ def work_of(stages: Stages) -> dict[str, float]:
     often each of those was seen, and each real image that they stood among; ``generator/updates``,
     ``generator/samples``, ``generator/device_seconds`` of what made them.
 
-    The model's samples are those of ``samples_seen``; in the ``offline`` arm those of what was mixed in fact.
+    The samples of a joint arm's model are those of ``samples_seen``, those of the others what their batches held.
     """
     experiment, budget = stages.experiment, stages.experiment.budget
     taken = _steps(model := stages.model())
     spent: dict[str, float] = {}
     updates, real, made = samples_seen(experiment, stages.store.classes, taken)
-    if experiment.arm == "offline":  # shares may go by the numbers of images
-        shown = _shown(stages, taken)
-        real, made = int(shown.pop("real_samples")), int(shown.pop("synthetic_samples"))
-        spent |= {f"work/{name}": value for name, value in shown.items()}
+    mixtures = _mixtures(stages) if experiment.arm != "joint" else []
+    if mixtures:  # of several roles, perhaps, and with shares that go by the numbers of images
+        real = sum(one.real_before(taken, budget.batch) for one in mixtures)
+        made = sum(one.synthetic_before(taken, budget.batch) for one in mixtures)
     spent |= {"work/updates": updates, "work/real_samples": real, "work/synthetic_samples": made}
     if experiment.arm == "offline":
+        spent |= {f"work/{name}": value for name, value in _shown(mixtures, taken, budget.batch).items()}
         chosen = json.loads((stages.filtered().directory / KEPT).read_text())
         spent |= {"work/synthetic_images": chosen["of"], "work/kept_images": len(chosen["kept"])}
     if experiment.arm in SYNTHETIC_ARMS:
@@ -111,20 +112,25 @@ def samples_seen(experiment: Experiment, classes: int, taken: int) -> tuple[int,
     return updates, updates * batch - (0 if beside else made), made
 
 
-def _shown(stages: Stages, taken: int) -> dict[str, float]:
-    """What the offline arm's model saw in ``taken`` updates, of the pools that synthetic images were mixed into:
-    ``synthetic_samples`` of ``used_images``, so ``synthetic_shown`` each, and ``real_samples``, where a real image was
-    shown ``real_shown`` times."""
-    experiment, batch = stages.experiment, stages.experiment.budget.batch
-    path, indices = stages.mixed_in(stages.filtered())
-    made, chosen = open_store(path), set(indices)
-    some = made, [image for image in made.records() if image.index in chosen]
-    mixtures = models_of(experiment).mixtures(stages.store, experiment, experiment.target, some)
-    mixed = [one for one in mixtures.values() if one.synthetic is not None and len(one.synthetic)]
+def _mixtures(stages: Stages) -> list[Mixture]:
+    """What the batches of a model were drawn from that was not trained with the generator."""
+    experiment = stages.experiment
+    role, some = experiment.source() if experiment.arm == "source" else experiment.target, None
+    if experiment.arm == "offline":
+        path, indices = stages.mixed_in(stages.filtered())
+        made, chosen = open_store(path), set(indices)
+        some = made, [image for image in made.records() if image.index in chosen]
+    return [*models_of(experiment).mixtures(stages.store, experiment, role, some).values()]
+
+
+def _shown(mixtures: Iterable[Mixture], taken: int, batch: int) -> dict[str, float]:
+    """Of the pools that the offline arm's model saw synthetic images in, in ``taken`` updates: ``used_images``, each
+    shown ``synthetic_shown`` times, where a real one was shown ``real_shown`` times."""
+    mixed = [one for one in mixtures if one.synthetic is not None and len(one.synthetic)]
+    used, pool = sum(len(one.synthetic or ()) for one in mixed), sum(len(one.real) for one in mixed)
     synthetic = sum(one.synthetic_before(taken, batch) for one in mixed)
-    real, pool = sum(one.real_before(taken, batch) for one in mixed), sum(len(one.real) for one in mixed)
-    return {"synthetic_samples": synthetic, "real_samples": real, "used_images": len(indices),
-            "synthetic_shown": synthetic / len(indices), "real_shown": real / max(1, pool)}  # fmt: skip
+    real = sum(one.real_before(taken, batch) for one in mixed)
+    return {"used_images": used, "synthetic_shown": synthetic / used, "real_shown": real / max(1, pool)}
 
 
 def _steps(stage: Stage) -> int:
@@ -171,9 +177,7 @@ def healthiness(stages: Stages, split: str) -> tuple[dict[str, float], list[Scor
         write_json(directory / SCORES, {"summary": numbers, "rows": rows})
 
     keys = {domain: stage.key for domain, stage in references.items()}
-    inputs = {"fit": fit.key, "split": split, "references": keys, "areas": True}  # without them before
-    if len({experiment.domain(role) for role in experiment.method_class().roles}) > 1:  # found nothing before
-        inputs["judged_in"] = "the diseased domain"
+    inputs = {"fit": fit.key, "split": split, "references": keys}
     stage = stages.artefacts.compute("healthiness", inputs, stages.apart(work))
     found = json.loads((stage.directory / SCORES).read_text())
     return dict(found["summary"]), healing_rows(found["rows"])

@@ -24,7 +24,7 @@ from ganatomy.core.plain_values import plain
 from ganatomy.core.plugins import resolve
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
-from ganatomy.experiment import Experiment, Labels, Score, Transfer, as_before
+from ganatomy.experiment import Experiment, Labels, Score, Transfer
 from ganatomy.stages.artefacts import Artefacts, Follow, Grown, Stage, Work, code_digest, key_of
 from ganatomy.stages.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.stages.selection import judged, kept_images
@@ -119,7 +119,7 @@ class Stages:
             "domains": experiment.domains,
             "method": {"name": experiment.method.name, **self._settings(trained=True)},
             "code": code_digest(method),
-            "training": as_before(experiment.training),
+            "training": experiment.training,
             "budget": budget if method.trains_segmentors else {**budget, "segmentor_steps": None},
             "segmentor": self._segmentor_inputs() if told.segmentors else None,
             "ratio": told.synthetic_ratio,
@@ -191,8 +191,8 @@ class Stages:
                     remedy="label some, swap source and target, or choose another method",
                 )
 
+        # A fit may be another cohort's.
         own = {"store": self.store.digest, "labels": self.experiment.labels, **self._sources()}
-        # a fit may be another cohort's
         inputs = {"fit": fit.key, **own, "target": self.experiment.target, "settings": self._settings(trained=False)}
         if self.experiment.lent() != self.experiment:  # then those of the fit are not those that cut what it is given
             inputs["own"] = self._settings(trained=True)
@@ -231,12 +231,12 @@ class Stages:
             "role": role,
             "domain": experiment.domain(role),
             "segmentor": self._segmentor_inputs(),
-            "training": as_before(replace(experiment.training, ema=0.0)),
+            "training": replace(experiment.training, ema=0.0),
             "kept": kept.key if kept else None,
             # With no label of the target there is nothing real to mix with.
             "mixing": _of_mixing(experiment) if kept and experiment.labels.fraction else None,
             "seed": experiment.seed,
-            **({"scored": scored} if scored else {}),
+            "scored": scored or role,
             **(self._sources() if experiment.domain(role) != experiment.target_domain() else {}),
         }
 
@@ -307,10 +307,9 @@ class Stages:
             **self._task_code(),
         }
 
-    def _sources(self) -> dict[str, Any]:
-        """How many patients of the source there are, where not all are used."""
-        count = self.experiment.mixing.source_patients
-        return {"source_patients": count} if count else {}
+    def _sources(self) -> dict[str, int]:
+        """How many patients of the source are used."""
+        return {"source_patients": self.experiment.mixing.source_patients}
 
     def _task_code(self) -> dict[str, Any]:
         """What a task of somebody's own adds to keys. Of ours ``FORMAT`` speaks, as of all that is the platform's."""
@@ -325,11 +324,10 @@ class Stages:
 
     def _segmentor_inputs(self) -> dict[str, Any]:
         downstream = self.experiment.downstream
-        given = as_before(downstream)
-        if downstream.weights:  # what is in it counts, not where it lies
-            given["weights"] = weights_digest(downstream.weights)
         return {
-            **given,
+            **plain(downstream),
+            # What is in it counts, not where it lies.
+            "weights": weights_digest(downstream.weights) if downstream.weights else "",
             "code": code_digest(resolve("networks", downstream.network.name)),
             "budget": {**plain(self.experiment.budget), "generator_steps": None},
         }
@@ -358,7 +356,7 @@ class Stages:
 
 def _of_mixing(experiment: Experiment) -> dict[str, Any]:
     """What of the mixing the downstream model depends on, beside the images."""
-    return {name: value for name, value in experiment.mixing.stated().items() if name != "source_patients"}
+    return {name: value for name, value in vars(experiment.mixing).items() if name != "source_patients"}
 
 
 def _ignore(*_: Any) -> None:

@@ -47,7 +47,8 @@ def distinct_images(kept: Collection[int], made: int, count: int, seed: int) -> 
         raise InputError(f"mixing.distinct = {count}, and {len(kept)} of {made} synthetic images are kept",
                          expected=f"at most {len(kept)}", remedy="a smaller number, a filter that keeps more, or more "
                          "images to choose from")  # fmt: skip
-    order = [index for index in nested(range(made), seed) if index in set(kept)]
+    known = set(kept)
+    order = [index for index in nested(range(made), seed) if index in known]
     return tuple(sorted(order[: count or None]))
 
 

@@ -214,10 +214,8 @@ class Sampler:
         return Images(torch.from_numpy(image), torch.from_numpy(label), subjects, of_each, vacant)
 
     def _told(self, stream: str, entry: Entry, g: int) -> Drawn:
-        ndim, number = (
-            self.sampling.ndim,
-            generator_of(self.seed, f"{stream}/drawn", g).integers(2**64, dtype=np.uint64),
-        )
+        ndim = self.sampling.ndim
+        number = generator_of(self.seed, f"{stream}/drawn", g).integers(2**64, dtype=np.uint64)
         spacing = np.asarray(entry.store.spacing(entry.record)[-ndim:])
         if self.whole:
             spacing = spacing * entry.record.shape[-ndim:] / np.asarray(self.sampling.size)

@@ -164,6 +164,9 @@ class SweepRequest(Options):
         experiments += [space.experiment(point, fixed).validate() for point in controls]
         for experiment in experiments:
             check_share(experiment.budget.batch, self.workers_per_trial)
+            if experiment.arm == "offline" and experiment.mixing.composition == "paper":
+                beside = int(experiment.budget.batch * experiment.mixing.ratio)
+                check_share(beside, self.workers_per_trial, "budget.batch x mixing.ratio")
         if not (self.trials or listed):
             raise InputError(f"space {self.space} lists no points", expected="--trials N")
         check_objectives(self.objectives, self.scheduler, segments=task_of(experiments[0]).segments)

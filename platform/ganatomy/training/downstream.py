@@ -58,9 +58,11 @@ def task_of(experiment: Experiment, classes: int) -> Task:
 
 
 def needs_segmentors(experiment: Experiment) -> bool:
-    """Whether a fit trains segmentors: they are the arm's model, or teach the generators, or say when these stop."""
-    method = experiment.method_class()
-    asked = experiment.arm == "joint" or bool(experiment.training.patience)
+    """Whether a fit trains segmentors: they are the arm's model, or teach the generators, or say when these stop or
+    which of their weights are kept."""
+    method, training = experiment.method_class(), experiment.training
+    followed = bool(training.patience or training.patience_epochs) or training.keep == "best"
+    asked = experiment.arm == "joint" or followed
     return method.trains_segmentors and (asked or method.needs_segmentors(experiment.method_config()))
 
 

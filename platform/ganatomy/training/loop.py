@@ -87,12 +87,12 @@ def rank_seed(seed: int, rank: int) -> int:
     return (seed * 1_000_003 + rank * 7_919 + 17) % 2**63
 
 
-def check_share(batch: int, workers: int) -> None:
-    """InputError unless ``batch`` samples fall to ``workers`` in equal parts: the mean of their gradients would not be
-    that of the batch, and a worker without a sample has none."""
+def check_share(batch: int, workers: int, said: str = "budget.batch") -> None:
+    """InputError, of what is ``said``, unless ``batch`` samples fall to ``workers`` in equal parts: the mean of their
+    gradients would not be that of the batch, and a worker without a sample has none."""
     if batch % workers:
         raise InputError(
-            f"budget.batch = {batch} for {workers} workers",
+            f"{said} = {batch} for {workers} workers",
             expected=f"a multiple of {workers}",
             remedy="set budget.batch or --workers-per-trial",
         )
