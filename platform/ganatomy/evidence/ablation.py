@@ -322,9 +322,7 @@ def _no_comparison(row: Row, planned: Planned, lost: Sequence[int]) -> str:
 
 
 def _downstream(row: Row) -> dict[str, Any]:
-    return {
-        key: value for key, value in row.parameters.items() if key.startswith("downstream.") and key != AUGMENTATION
-    }
+    return {key: said for key, said in row.parameters.items() if key.startswith("downstream.") and key != AUGMENTATION}
 
 
 def _scored(trial: TrialResult) -> bool:
