@@ -307,3 +307,18 @@ def test_healthiness_is_never_shown_without_identity():
     assert cell == "h 0.98, id 0.88"
     assert max(map(len, render_text(table).splitlines())) <= 120
     assert "healthy" not in brief(ablation_table(sweep()))[0]
+
+
+@pytest.mark.parametrize(("trainings", "candidates", "said"), [
+    (5, 1, "5 pairs of trainings"), (4, 1, "4 trainings against 4"), (5, 2, "5 trainings against 5"),
+])  # fmt: skip
+def test_one_comparison_of_enough_equal_seeds_is_of_pairs_as_its_confirmation_is(trainings, candidates, said):
+    """What a seed gives both sides is no luck of either; two pages of one thing have one interval."""
+    luck = (0.0, 0.2, -0.2, 0.1, -0.1)
+    results = [trial(f"r{seed}", experiment(arm="real", seed=seed), luck[seed]) for seed in range(trainings)]
+    for ratio in range(1, candidates + 1):
+        results += [trial(f"{ratio}j{seed}", experiment(arm="joint", mixing__ratio=float(ratio), seed=seed),
+                          luck[seed] + 0.04 + 0.001 * seed / ratio) for seed in range(trainings)]  # fmt: skip
+    finding = (table := ablation_table(results)).row(table.candidate).finding
+    assert finding.of_trainings == said
+    assert (finding.low > 0) == (said == "5 pairs of trainings")

@@ -209,8 +209,8 @@ def ablation_table(
 def _plainest(rows: Sequence[Row]) -> str:
     """The best row without synthetic data. One that had other downstream work than all with it is a control: nothing
     could be compared with it."""
-    plain, works = [row for row in rows if not row.synthetic], {row.planned for row in rows if row.synthetic}
-    alike = [row for row in plain if row.planned in works]
+    plain, works = [row for row in rows if not row.synthetic], {row.planned[:-1] for row in rows if row.synthetic}
+    alike = [row for row in plain if row.planned[:-1] in works]  # what stands beside real samples no plain one has
     return next((row.configuration for row in alike or plain), "")
 
 
@@ -293,10 +293,11 @@ def _compared(
     if baseline not in judged:
         return list(rows)
     others = [row for row in rows if row.configuration != baseline]
+    seeds = {row.configuration: row.seeds for row in rows}
     planned = next(row.planned for row in rows if row.configuration == baseline)
     apart = {row.configuration: _no_comparison(row, planned, lost.get(row.configuration, ())) for row in others}
     family = {key: judged[key] for key, why in apart.items() if not why}
-    found = compare_all(family, judged[baseline], alpha=LEVEL)
+    found = compare_all(family, judged[baseline], alpha=LEVEL, seeds=(seeds, seeds[baseline]))
     found |= {key: measured(judged[key], judged[baseline], why, alpha=LEVEL) for key, why in apart.items() if why}
     control = {row.configuration for row in others if not row.synthetic and more_work(row.planned, planned)}
     return [
@@ -326,8 +327,7 @@ def _downstream(row: Row) -> dict[str, Any]:
 
 
 def _scored(trial: TrialResult) -> bool:
-    task = task_of(trial.experiment)
-    return task.score in task.summarise(trial.scores)
+    return (task := task_of(trial.experiment)).score in task.summarise(trial.scores)
 
 
 def _caveats(rows: Sequence[Row]) -> list[str]:

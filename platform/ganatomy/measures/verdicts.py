@@ -262,12 +262,21 @@ def are_pairs(more: Sequence[int], less: Sequence[int]) -> bool:
 
 
 def compare_all(
-    candidates: Mapping[K, Judged], baseline: Judged, *, alpha: float = 0.025, least: float = 0.0
+    candidates: Mapping[K, Judged],
+    baseline: Judged,
+    *,
+    alpha: float = 0.025,
+    least: float = 0.0,
+    seeds: tuple[Mapping[K, Sequence[int]], Sequence[int]] = ({}, ()),
 ) -> dict[K, Finding]:
     """Judge a family of candidates against one baseline: all limits hold together. Keys as given.
 
+    seeds: of the candidates' trainings and of the baseline's: a family of one is judged as ``compare`` does.
     A candidate with too few trainings is in the table, and not in the family. Raises InputError as ``compare``.
     """
+    if len(candidates) == 1:
+        [(name, one)] = candidates.items()
+        return {name: compare(one, baseline, alpha=alpha, least=least, seeds=(seeds[0].get(name, ()), seeds[1]))}
     alike = {name: _alike(judged, baseline) for name, judged in candidates.items()}
     lacking = {name: _lacking(judged, baseline) for name, judged in alike.items()}
     able = [name for name, reason in lacking.items() if not reason]
