@@ -187,15 +187,18 @@ def _slow_down(run: Running, host: str) -> None:
             time.sleep(seconds)
 
 
-SEVERAL = (training_worker, trial_driver, worker_node, short_cut, tracking_server, sweep_itself, slow_node)
+SEVERAL = (training_worker, trial_driver, worker_node, short_cut, tracking_server, sweep_itself)
 
 SWEEPS: dict[str, tuple[int, str, tuple[Callable[[Running], None], ...]]] = {
     "several": (10, "0 1", SEVERAL),
     "long_cut": (3, "0", (long_cut,)),
     "full_disc": (3, "0", (full_disc,)),
+    "slow_node": (3, "0", (slow_node,)),
 }
 """Trials and their seeds, and what strikes them, one after another. Until a node is counted as gone, or has emptied,
 the other does all that there is to do of a sweep: what waits for that has one of its own."""
+
+BEYOND_CI = ("long_cut", "slow_node")
 
 # --- what is left of it ------------------------------------------------------------------------------------------
 
@@ -282,7 +285,7 @@ def whole(cluster: Cluster) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    "struck", [pytest.param(name, marks=[pytest.mark.beyond_ci] if name == "long_cut" else []) for name in SWEEPS]
+    "struck", [pytest.param(name, marks=[pytest.mark.beyond_ci] if name in BEYOND_CI else []) for name in SWEEPS]
 )
 def test_one_fault_after_another_in_one_sweep(cluster, undisturbed, struck):
     with whole(cluster):

@@ -154,10 +154,11 @@ def run(workspace: Path, cohort: Path, flags: Path, *settings: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.beyond_ci
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("settings", "struck"), [
     pytest.param(("arm=joint",), ["alone", "group"], id="joint"),  # one point trains on one worker, the other on two
-    pytest.param(("arm=real",), ["alone"], id="real", marks=pytest.mark.beyond_ci),  # in the trial's own process
+    pytest.param(("arm=real",), ["alone"], id="real"),  # in the trial's own process
 ])  # fmt: skip
 def test_a_sweep_whose_processes_hang_comes_to_what_an_undisturbed_one_does(tmp_path, settings, struck):
     cohort, flags = tmp_path / "phantom", tmp_path / "flags"
