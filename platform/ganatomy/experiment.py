@@ -165,6 +165,7 @@ class Experiment:
         check(0 <= self.training.ema < 1, "training.ema", self.training.ema, "a number in [0, 1)")
         for name in ("patience", "patience_epochs", "clip_norm"):
             check(getattr(self.training, name) >= 0, f"training.{name}", getattr(self.training, name), "0 or more")
+        check(0 <= self.downstream.average < 1, "downstream.average", self.downstream.average, "a number in [0, 1)")
         rate = self.downstream.learning_rate
         check(rate > 0, "downstream.learning_rate", rate, "a number > 0")
         check(0 <= self.seed < 2**32, "seed", self.seed, "a whole number in [0, 2^32)")

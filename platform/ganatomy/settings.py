@@ -113,6 +113,8 @@ class Downstream:
     ``sampling.size``, by their class.
     augmentation: what is done to the training samples of every arm, real and synthetic alike: nothing, a little
     geometry and intensity, or nnU-Net's list. What generators and discriminators see is left as it is.
+    average: decay of an exponential moving average of its weights, 0 off: that is what is validated, scored and kept,
+    in every arm.
     weights: a safetensors file that every one of these networks starts from, in every arm; "", none. What it lacks
     starts at random.  frozen: beginnings of the names of its tensors that never change, such as ``stages.0``.
     """
@@ -121,6 +123,7 @@ class Downstream:
     learning_rate: float = 2e-4
     task: str = "segmentation"
     augmentation: Literal["none", "light", "strong"] = "none"
+    average: float = 0.0
     weights: str = ""
     frozen: tuple[str, ...] = ()
 
@@ -164,7 +167,7 @@ class Budget:
 class Training:
     """The loop's own settings, the same for every method. Off by default where the papers have none.
 
-    ema: decay of an exponential moving average of the generators' weights, 0 off.  clip_norm: gradient norm bound,
+    ema: the same as ``downstream.average``, of the generators' weights, 0 off.  clip_norm: gradient norm bound,
     0 off.  precision: ``auto`` is bf16 on hardware that has it, else fp32.
 
     patience_epochs: stop once nothing has been better for so many epochs, 0 off. In every arm an epoch is as many
@@ -185,7 +188,7 @@ class Training:
 
 LATER: Mapping[str, Any] = {
     "patience_epochs": 0.0, "waits_for": "score", "keep": "last", "weights": "", "frozen": [], "augmentation": "none",
-    "share": "ratio", "distinct": 0, "source_patients": 0, "settings": {},
+    "share": "ratio", "distinct": 0, "source_patients": 0, "settings": {}, "average": 0.0,
 }  # fmt: skip
 """Settings that earlier versions had not, with what these did."""
 

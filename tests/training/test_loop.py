@@ -32,6 +32,9 @@ class Duel(Method):
     roles = ("A",)
     generators = ("G",)
 
+    def downstream_networks(self):
+        return ("D",)
+
     def __init__(self, config, task):
         super().__init__(config, task)
         self.G = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Dropout(0.5), nn.Conv2d(4, 1, 3, padding=1))
@@ -87,7 +90,7 @@ class Forgetful:
         yield None
 
 
-def make_loop(steps=6, reports=6, training=None, draws=None, validate=None, phases=None, seed=0):
+def make_loop(steps=6, reports=6, training=None, draws=None, validate=None, phases=None, seed=0, average=0.0):
     torch.manual_seed(7)
     method = Duel(Config(), TASK)
     return Loop(
@@ -99,6 +102,7 @@ def make_loop(steps=6, reports=6, training=None, draws=None, validate=None, phas
         reports=reports,
         seed=seed,
         validate=validate,
+        average=average,
     )
 
 
@@ -329,17 +333,34 @@ def test_checkpoints_are_replaced_only_by_complete_ones(tmp_path: Path):
 # --- moving average, early stop, reports -------------------------------------------------------------------------
 
 
-def test_moving_average_is_the_recursion_and_only_of_generators():
-    loop = make_loop(training=Training(ema=0.9), reports=1)
-    expected = {f"G.{k}": v.clone() for k, v in loop.method.G.state_dict().items()}
-    for _ in range(4):
+@pytest.mark.parametrize(("ema", "average", "averaged"), [(0.9, 0.0, "G"), (0.0, 0.9, "D"), (0.9, 0.5, "GD")])
+def test_moving_averages_are_the_recursion_each_of_its_own_networks(ema, average, averaged):
+    """Of generators, and of what the synthetic data is for; the first of a training's weights soon forgotten."""
+    loop = make_loop(steps=30, training=Training(ema=ema), reports=1, average=average)
+    decays = {"G": ema, "D": average}
+    start = loop.final_weights()
+    expected = {name: value.clone() for name, value in start.items() if name[0] in averaged}
+    for step in range(30):
         loop._one_step()
-        for name, value in loop.method.G.state_dict().items():
-            expected[f"G.{name}"].lerp_(value, 0.1)
+        for name, value in expected.items():
+            decay = min(decays[name[0]], (1 + step) / (10 + step))
+            value.lerp_(loop.method.state_dict()[name], 1 - decay)
     final = loop.final_weights()
-    for name, value in expected.items():
-        torch.testing.assert_close(final[name], value)
-    torch.testing.assert_close(final["D.weight"], loop.method.D.weight.detach())
+    for name, value in final.items():
+        torch.testing.assert_close(value, expected.get(name, loop.method.state_dict()[name]))
+    assert sorted({name[0] for name in expected}) == sorted(averaged)
+
+
+def test_an_average_forgets_how_a_training_began():
+    final = []
+    for further in (0.0, 1.0):
+        loop = make_loop(steps=60, training=Training(ema=0.99), reports=1)
+        loop.average = {name: value + further for name, value in loop.average.items()}
+        for _ in range(60):
+            loop._one_step()
+        final.append(loop.final_weights()["G.0.weight"])
+    first, second = final
+    assert float((first - second).abs().max()) < 1e-4 < 0.99**60
 
 
 def test_validation_sees_the_averaged_generator_and_training_goes_on_with_its_own():

@@ -78,6 +78,10 @@ class Method(nn.Module, ABC):
         """Whether it has segmentors, and trains them."""
         return self.trains_segmentors and self.task.segmentors
 
+    def downstream_networks(self) -> tuple[str, ...]:
+        """Names of the networks that the synthetic data is for: the segmentors, where it trains them."""
+        return tuple(f"S_{role}" for role in self.roles) if self.segments else ()
+
     @classmethod
     def patches(cls, config: Any) -> Patches:
         """How patches are cut and pasted under ``config``. Raises InputError for a method that works on none."""

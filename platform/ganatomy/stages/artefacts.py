@@ -23,7 +23,7 @@ from ganatomy.training.distributed import HistoryFollower, Workers, discard_chec
 from ganatomy.training.loop import Record
 from ganatomy.training.optimisation import Diverged
 
-FORMAT = 3
+FORMAT = 4
 """Part of every key: raised when what a stage leaves, or how it computes it, changes."""
 
 STAGE = "stage.json"

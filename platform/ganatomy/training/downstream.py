@@ -166,6 +166,10 @@ class Alone(Method):
         super().__init__(config, task)
         self.S = task.segmentor()
 
+    def downstream_networks(self) -> tuple[str, ...]:
+        """S."""
+        return ("S",)
+
     def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
         """Constant, then linear decay over the last quarter."""
         decay = round(segmentor_steps * DECAY_FRACTION)

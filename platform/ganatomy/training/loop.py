@@ -104,6 +104,7 @@ class Loop:
     validate: called with the method in evaluation mode at every report, returns metrics (``val/…``); rank 0 only.
     score: the one of them that patience waits for, unless it waits for the loss.
     epoch: updates of an epoch, for ``training.patience_epochs``.
+    average: decay of the moving average of the downstream networks' weights; ``training`` has that of the generators'.
     reports: how many times, evenly spread, the loop validates, checkpoints and reports.
     seed: of the workers' random streams; the networks were initialised by whoever made the method, alike on each rank.
     """
@@ -124,6 +125,7 @@ class Loop:
         validate: Validate | None = None,
         score: str = "val/dice",
         epoch: int = 1,
+        average: float = 0.0,
     ) -> None:
         check_share(batch, world)
         self.device = torch.device(device)
@@ -145,7 +147,11 @@ class Loop:
         self.history: list[Record] = []
         self.device_seconds = 0.0
         self.stopped = False
-        self.average = _snapshot(method, method.generators) if training.ema > 0 else {}
+        self.decays = {
+            **(dict.fromkeys(method.generators, training.ema) if training.ema else {}),
+            **(dict.fromkeys(method.downstream_networks(), average) if average else {}),
+        }
+        self.average = _snapshot(method, tuple(self.decays))
         self.best: dict[str, Tensor] = {}
         torch.manual_seed(rank_seed(seed, rank))
         for module in method.modules():
@@ -263,13 +269,15 @@ class Loop:
     # --- moving average ------------------------------------------------------------------------------------------
 
     def _follow_average(self) -> None:
-        if self.average:
-            names, current = zip(*_snapshot(self.method, self.method.generators, copy=False).items(), strict=True)
-            torch._foreach_lerp_([self.average[name] for name in names], list(current), 1.0 - self.training.ema)
+        for network, decay in self.decays.items():
+            current = _snapshot(self.method, (network,), copy=False)
+            # Of a short training the first weights, drawn at random, must not be a part.
+            weight = 1.0 - min(decay, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_([self.average[name] for name in current], list(current.values()), weight)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the generators hold their moving averages (where ``training.ema`` is on)."""
+        """Inside, networks hold their moving averages, those that have one."""
         if not self.average:
             yield
             return
@@ -281,7 +289,7 @@ class Loop:
             self.method.load_state_dict(kept, strict=False)
 
     def final_weights(self) -> dict[str, Tensor]:
-        """What is kept of the training: every network's weights on the CPU, generators averaged where ema is on; of the
+        """What is kept of the training: every network's weights on the CPU, averaged where that is asked for; of the
         best validation, where that is asked for and there was one."""
         return self.best or self._weights()
 

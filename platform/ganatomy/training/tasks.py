@@ -131,6 +131,7 @@ class Recipe(ABC):
             validate=course.validate,
             score=course.score,
             epoch=course.epoch,
+            average=experiment.downstream.average,
         )
 
     @abstractmethod
