@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,11 +177,10 @@ def test_the_segmentor_is_chosen_on_the_command_line(phantom, workspace):
 
 
 def ended(process: subprocess.Popen[str], workspace: Path, within: float = 800) -> int:
-    """Exit code of a sweep that ends by itself; one that does not is stopped, and what it said is told."""
+    """Exit code of a sweep that ends by itself; of one that does not, what it said is told."""
     try:
         return process.wait(timeout=within)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
         logs = [f"{path}: {path.read_text()[-500:]}" for path in workspace.glob("sweeps/*/trials/*/log.txt")]
         raise AssertionError("\n".join([f"not over after {within:.0f} s", output_of(workspace), *logs])) from None
 
@@ -196,7 +196,22 @@ def start(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
                                                   str(Path(__file__).parent)]),
                    breaking.PASSED: str(workspace / "passed")}  # fmt: skip
     with (workspace / "output.txt").open("a") as output:
-        return subprocess.Popen(command, stdout=output, stderr=output, env=environment, text=True)
+        STARTED.append(subprocess.Popen(command, stdout=output, stderr=output, env=environment, text=True))
+    return STARTED[-1]
+
+
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on() -> Iterator[None]:
+    """A test that fails leaves no sweep behind to slow the next one down."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=60)
 
 
 def finished(workspace: Path) -> dict[str, tuple[str, float]]:
@@ -222,7 +237,7 @@ def kill(driver: subprocess.Popen[str], workspace: Path, by: signal.Signals) -> 
     all that it has started too."""
     output = workspace / "output.txt"
     said, before = len(output.read_text()), len(finished(workspace))
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 800
     while len(finished(workspace)) == before:
         assert driver.poll() is None, output.read_text()
         assert time.monotonic() < deadline
