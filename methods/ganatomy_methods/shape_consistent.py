@@ -14,10 +14,22 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ganatomy.contracts import Adam, Batch, Images, InputError, Method, Phase, Synthetic, Task, Update, labelled
+from ganatomy.contracts import (
+    Adam,
+    Batch,
+    Images,
+    InputError,
+    Method,
+    Phase,
+    Synthetic,
+    Task,
+    Update,
+    cross_entropy,
+    labelled,
+)
 from ganatomy_methods.common.adversarial import both_ways, discrimination
 from ganatomy_methods.common.buffers import ReplayPool
-from ganatomy_methods.common.losses import cross_entropy, l1, lsgan_generator
+from ganatomy_methods.common.losses import l1, lsgan_generator
 from ganatomy_methods.common.networks import PatchDiscriminator, UNetGenerator
 from ganatomy_methods.common.settings import require_within
 
@@ -180,7 +192,7 @@ class ShapeConsistent(Method):
                 seen = self.task.seen(supervised, synthetic.get(role, []))
                 logits = S(torch.cat([part.image for part, _ in seen])).split([len(part) for part, _ in seen])
                 terms = [
-                    weight * cross_entropy(found, part.label)
+                    weight * self.task.segmentor_loss(found, part.label)
                     for found, (part, weight) in zip(logits, seen, strict=True)
                 ]
                 real.extend(terms[:taught])

@@ -26,11 +26,14 @@ class Labels:
     fraction: of its training patients, in [0, 1]; at least one of every class is kept, classes stay in their shares,
     subsets of one seed are nested. 0 is nobody: the target's training patients are unlabelled, those that a model is
     validated and tested on are not.
+    drawn: ``each`` training draws patients of its own: what labels of so many are worth, whoever they are, and its luck
+    is a part of every interval. ``once``, all trainings have the same: what the labels of these are worth.
     gan_sees: ``subset``, the whole pipeline sees only those patients; ``all``, generators and discriminators also see
     the unlabelled rest. Where nobody is labelled they see all in either case.
     """
 
     fraction: float = 1.0
+    drawn: Literal["each", "once"] = "each"
     gan_sees: Literal["subset", "all"] = "subset"
 
 
@@ -113,6 +116,7 @@ class Downstream:
     ``sampling.size``, by their class.
     augmentation: what is done to the training samples of every arm, real and synthetic alike: nothing, a little
     geometry and intensity, or nnU-Net's list. What generators and discriminators see is left as it is.
+    loss: what teaches segmentors: the papers' cross-entropy, or with it the Dice of every structure, as in nnU-Net.
     average: decay of an exponential moving average of its weights, 0 off: that is what is validated, scored and kept,
     in every arm.
     weights: a safetensors file that every one of these networks starts from, in every arm; "", none. What it lacks
@@ -123,6 +127,7 @@ class Downstream:
     learning_rate: float = 2e-4
     task: str = "segmentation"
     augmentation: Literal["none", "light", "strong"] = "none"
+    loss: Literal["cross_entropy", "dice_cross_entropy"] = "cross_entropy"
     average: float = 0.0
     weights: str = ""
     frozen: tuple[str, ...] = ()
@@ -173,7 +178,8 @@ class Training:
     patience_epochs: stop once nothing has been better for so many epochs, 0 off. In every arm an epoch is as many
     updates as the downstream model takes to go through its real training samples. It is looked at when the loop
     validates: ``budget.validations`` says how finely.  patience: the same, counted in validations.
-    waits_for: what is to get better: the ``score`` of the downstream task, or its ``loss`` on validation patients.
+    waits_for: what is to get better on validation patients: the ``score`` of the downstream task, or its ``loss``, the
+    cross-entropy.
     keep: the weights of the ``last`` update, or those that validated ``best`` by that.
     """
 
@@ -189,6 +195,7 @@ class Training:
 LATER: Mapping[str, Any] = {
     "patience_epochs": 0.0, "waits_for": "score", "keep": "last", "weights": "", "frozen": [], "augmentation": "none",
     "share": "ratio", "distinct": 0, "source_patients": 0, "settings": {}, "average": 0.0,
+    "loss": "cross_entropy", "drawn": "each",
 }  # fmt: skip
 """Settings that earlier versions had not, with what these did."""
 

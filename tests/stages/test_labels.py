@@ -97,6 +97,16 @@ def test_smaller_fractions_are_subsets_and_one_is_always_left(store):
     assert chosen[0] < chosen[1] < chosen[2]
 
 
+def test_trainings_draw_patients_of_their_own_or_all_have_the_same(store):
+    def drawn(**values):
+        chosen = [experiment(labels__fraction=0.5, seed=seed, **values) for seed in range(8)]
+        return {labelled_patients(store, one, "B") for one in chosen}
+
+    assert len(drawn()) > 1
+    assert drawn(labels__drawn="once") < drawn()
+    assert len(drawn(labels__drawn="once")) == 1
+
+
 @pytest.mark.parametrize("arm", ["real", "offline", "joint"])
 def test_withheld_labels_reach_nothing_that_an_arm_trains(tmp_path, store, arm):
     """Poison them: whatever the arm trains comes out the same to the last bit."""

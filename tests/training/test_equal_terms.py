@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import pytest
 import tiny
 import torch
 
@@ -133,3 +134,15 @@ def test_without_labels_of_the_target_the_joint_arm_begins_as_the_source_arm(tmp
     assert not any(labelled("B") in batch for batch in batches)
     own = [batch[labelled("A")] for batch in batches if labelled("A") in batch]
     assert [len(images.none().vacant) for images in own] == [2] * 12
+
+
+@pytest.mark.parametrize("arm", ["real", "offline", "joint"])
+def test_the_loss_that_is_chosen_teaches_the_segmentor_of_every_arm(tmp_path, arm):
+    store, losses = tiny.make_store(tmp_path / "s"), {}
+    for name in ("cross_entropy", "dice_cross_entropy"):
+        made, chosen = course(tmp_path, store, arm, downstream__loss=name)
+        loop = Loop(made.method, made.draws, made.phases, training=chosen.training, batch=chosen.budget.batch,
+                    reports=1, seed=0)  # fmt: skip
+        told = loop._one_step()
+        (losses[name],) = (float(loss.detach()) for said, loss in told.items() if said.startswith("segmentation"))
+    assert losses["dice_cross_entropy"] > losses["cross_entropy"] + 0.1

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganatomy.contracts import UNLABELLED
-
 
 def lsgan_generator(fake_score: Tensor) -> Tensor:
     """mean (D(fake) - 1)²: how far the discriminator is from taking the images for real ones.
@@ -36,16 +34,6 @@ def lsgan_discriminator(real_score: Tensor, fake_score: Tensor) -> Tensor:
 def l1(image: Tensor, reference: Tensor) -> Tensor:
     """mean |image - reference| over samples and voxels, both of one shape. Source: a term of eq. 2, Cai et al. 2019."""
     return F.l1_loss(image, reference)
-
-
-def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Voxel-mean multi-class cross-entropy; a sample without labels counts as a sample, with loss 0.
-
-    logits: [N, C + 1, *S].  label: int64 [N, *S], 0..C or ``UNLABELLED``.  Source: Cai et al. 2019, eq. 4.
-    """
-    # Divided by all voxels, not by the labelled ones: an unlabelled sample must not make the others weigh more, or the
-    # loss of a batch would not be the mean of the losses of its samples.
-    return F.cross_entropy(logits, label, ignore_index=UNLABELLED, reduction="sum") / label.numel()
 
 
 def soft_dice(probability: Tensor, mask: Tensor, weight: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from ganatomy.contracts.exchanged import (
     Synthetic,
     Task,
     Update,
+    cross_entropy,
     labelled,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "Synthetic",
     "Task",
     "Update",
+    "cross_entropy",
     "labelled",
     "shortened",
 ]

@@ -124,6 +124,18 @@ class Registered:
     figures: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
+def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Voxel-mean multi-class cross-entropy; a sample without labels counts as a sample, with loss 0.
+
+    logits: [N, C + 1, *S].  label: int64 [N, *S], 0..C or ``UNLABELLED``.  Source: Cai et al. 2019, eq. 4.
+    """
+    from torch.nn import functional
+
+    # Divided by all voxels, not by the labelled ones: an unlabelled sample must not make the others weigh more, or the
+    # loss of a batch would not be the mean of the losses of its samples.
+    return functional.cross_entropy(logits, label, ignore_index=UNLABELLED, reduction="sum") / label.numel()
+
+
 @dataclass(frozen=True)
 class Task:
     """What a method must know of the experiment around it.
@@ -131,6 +143,8 @@ class Task:
     ndim: 2 or 3.  classes: C + 1, the number of segmentation logits (1 when the cohort has no labels).
     segmentor: makes one fresh downstream segmentor, [N, 1, *S] -> logits [N, classes, *S]; the same network that the
     other arms train, so that arms differ in data only.  segmentor_rate: Adam's learning rate for it, in every arm.
+    segmentor_loss: what teaches it, in every arm: logits [N, C + 1, *S], int64 labels [N, *S] -> mean over samples of
+    per-sample losses, 0 for one without labels.
     synthetic_ratio: weight of synthetic against real terms when a method trains its segmentors online.
     augment: what every update of a segmentor does to its samples first, real and synthetic; to nobody else's.
     segmentors: whether a method that trains segmentors is to have and train them. False where only generators are asked
@@ -142,6 +156,7 @@ class Task:
     classes: int
     segmentor: Callable[[], nn.Module]
     segmentor_rate: float = 2e-4
+    segmentor_loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
     synthetic_ratio: float = 1.0
     augment: Callable[[Images], Images] = as_they_are
     segmentors: bool = True

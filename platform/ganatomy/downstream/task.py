@@ -90,7 +90,9 @@ class DownstreamTask(ABC):
 
     def check(self, experiment: Experiment) -> None:
         """Raise InputError for an experiment that asks what this task has no use for."""
-        task = experiment.downstream.task
+        task, loss = experiment.downstream.task, experiment.downstream.loss
+        check(self.segments or loss == "cross_entropy", "downstream.loss", loss,
+              f"cross_entropy with downstream.task = {task}")  # fmt: skip
         check(self.segments or experiment.arm != "joint", "arm", experiment.arm,
               f"real, source or offline with downstream.task = {task}")  # fmt: skip
 

@@ -298,7 +298,7 @@ class Stages:
         """What every training stage depends on."""
         experiment, labels = self.experiment, plain(self.experiment.labels)
         if experiment.labels.fraction in (0, 1):
-            labels["gan_sees"] = None  # all or nothing is withheld, so both readings are the same
+            labels["gan_sees"] = labels["drawn"] = None  # all or nothing is withheld, so both readings are the same
         return {
             "store": self.store.digest,
             "target": experiment.target,

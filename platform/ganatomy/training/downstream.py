@@ -6,7 +6,7 @@ Every arm trains the same network, with the same optimiser, schedule and number 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -17,9 +17,19 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ganatomy.contracts import Adam, Batch, InputError, Method, Phase, Synthetic, Task, Update
+from ganatomy.contracts import (
+    UNLABELLED,
+    Adam,
+    Batch,
+    InputError,
+    Method,
+    Phase,
+    Synthetic,
+    Task,
+    Update,
+    cross_entropy,
+)
 from ganatomy.core.plain_values import check
 from ganatomy.core.plugins import nearest, resolve
 from ganatomy.experiment import Choice, Downstream, Experiment, Sampling, Score
@@ -34,6 +44,29 @@ ROLE = "images"
 DECAY_FRACTION = 0.25
 """The last quarter of a segmentor's updates decays its learning rate, in every arm: 100 epochs of pre-training and 50
 of joint training at the full rate, then 50 decaying (Cai et al. 2019, section 4.2)."""
+
+
+def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy, and beside it 1 minus the soft Dice of every structure, a mean over structures and samples.
+
+    logits: [N, C + 1, *S].  label: int64 [N, *S], 0..C or ``UNLABELLED``; a sample without labels has loss 0.
+    A structure that a sample does not show asks for none of it: one voxel is added to both sides of its ratio.
+    Source: the loss of nnU-Net (Isensee et al. 2021), with the Dice of single samples in place of the batch's.
+    """
+    from monai.losses import DiceLoss
+
+    dice = DiceLoss(include_background=False, softmax=True, to_onehot_y=True, smooth_nr=1.0, smooth_dr=1.0,
+                    reduction="none")  # fmt: skip
+    known = (label != UNLABELLED).flatten(1).any(1)
+    structures = dice(logits, label.clamp(min=0)[:, None]).flatten(1).mean(1)
+    return cross_entropy(logits, label) + (structures * known).mean()
+
+
+LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": cross_entropy,
+    "dice_cross_entropy": dice_cross_entropy,
+}
+"""``downstream.loss`` of segmentors."""
 
 
 def build_segmentor(choice: Choice, ndim: int, classes: int) -> nn.Module:
@@ -51,6 +84,7 @@ def task_of(experiment: Experiment, classes: int) -> Task:
         classes=classes,
         segmentor=lambda: begun(build_segmentor(network, ndim, classes), experiment.downstream),
         segmentor_rate=experiment.downstream.learning_rate,
+        segmentor_loss=LOSSES[experiment.downstream.loss],
         synthetic_ratio=experiment.mixing.ratio if experiment.arm == "joint" else 1.0,
         segmentors=needs_segmentors(experiment),
         unlabelled=_unlabelled(experiment),
@@ -181,7 +215,7 @@ class Alone(Method):
 
 
 class Segmentation(Alone):
-    """A segmentor S, trained by voxel-mean cross-entropy on whatever its batches hold."""
+    """A segmentor S, trained by the task's loss on whatever its batches hold."""
 
     @dataclass(frozen=True)
     class Config:
@@ -197,7 +231,7 @@ class Segmentation(Alone):
         """One update of S on the batch."""
         images = batch[ROLE]
         with update("S") as minimise:
-            loss = functional.cross_entropy(self.S(images.image), images.label)
+            loss = self.task.segmentor_loss(self.S(images.image), images.label)
             minimise(loss)
         return {"segmentation": loss}
 

@@ -37,7 +37,8 @@ def labelled_patients(store: Store, experiment: Experiment, role: str) -> frozen
             expected="at least one labelled patient in split train",
             remedy="choose another target domain, or label some",
         )
-    return drawn_patients(images, patients, experiment.labels.fraction, experiment.seed)
+    seed = experiment.seed if experiment.labels.drawn == "each" else 0
+    return drawn_patients(images, patients, experiment.labels.fraction, seed)
 
 
 def source_patients(store: Store, experiment: Experiment, role: str) -> frozenset[str]:

@@ -4,11 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ganatomy.contracts import InputError
+from ganatomy.contracts import InputError, cross_entropy
 from ganatomy.core.plugins import resolve
 from ganatomy.experiment import Sampling
 from ganatomy.training.inference import predict_volume
-from ganatomy_methods.common.losses import cross_entropy
 from ganatomy_methods.common.monai_segmentors import DynUNet, SegResNet
 from ganatomy_methods.common.segmentors import PSPNet, RefineNet, UNet
 
