@@ -139,7 +139,8 @@ STUDIES = {
     "gupta2019_table2": Study(
         "Gupta et al. 2019, Table 2: the threshold of pseudo-labels",
         HUMERI,
-        "Radiographs of humeri, one a patient: 24 with a lesion and 240 without to train on, 20 and 100 to validate.",
+        "Radiographs of humeri, lesions at half the usual contrast, one a patient: 24 with a lesion and "
+        "240 without to train on, 20 and 100 to validate.",
         30,
     ),
     "gupta2019_table3_tibia": Study(
@@ -147,7 +148,8 @@ STUDIES = {
         partial(
             make_bone_cohort, part="tibia", patients={"lesion": (20, 20, 0), "normal": (240, 100, 0)}, contrast=0.5
         ),
-        "Radiographs of tibiae, one a patient: 20 with a lesion and 240 without to train on, 20 and 100 to validate; "
+        "Radiographs of tibiae, lesions at half the usual contrast, one a patient: 20 with a lesion and "
+        "240 without to train on, 20 and 100 to validate; "
         "to borrow from, as many humeri as in Table 2.",
         35,
         lends=LENT,
@@ -155,7 +157,8 @@ STUDIES = {
     "gupta2019_table3_femur": Study(
         "Gupta et al. 2019, Table 3: femora, with what humeri taught",
         partial(make_bone_cohort, part="femur", patients={"lesion": (6, 20, 0), "normal": (240, 100, 0)}, contrast=0.5),
-        "Radiographs of femora, one a patient: 6 with a lesion and 240 without to train on, 20 and 100 to validate; "
+        "Radiographs of femora, lesions at half the usual contrast, one a patient: 6 with a lesion and "
+        "240 without to train on, 20 and 100 to validate; "
         "to borrow from, as many humeri as in Table 2.",
         22,
         lends=LENT,
