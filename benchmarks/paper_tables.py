@@ -27,6 +27,7 @@ from ganatomy.core.terminal import guarded
 from ganatomy.evidence.ablation import Ablation, ablation_table
 from ganatomy.evidence.published import INCOMPARABLE, Comparison
 from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps
+from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import MINIMUM_TRAININGS
 from ganatomy.phantoms.bones import make_bone_cohort
 from ganatomy.phantoms.brains import CONTRASTS, make_brain_cohort
@@ -290,7 +291,7 @@ def _how(name: str, plan: SweepPlan, table: Ablation) -> str:
     seconds = sum(row.device_seconds * len(row.seeds) for row in table.rows)
     command = f"`python benchmarks/paper_tables.py {name} --seeds {' '.join(map(str, plan.seeds))}`"
     text = f"{command}: {seconds / 3600:.1f} device hours, what trials share counted once for each of them."
-    text += f" {len(plan.seeds)} trainings a row{_undecidable(len(plan.seeds))}."
+    text += f" {counted(len(plan.seeds), 'training')} a row{_undecidable(len(plan.seeds))}."
     if plan.fixed:
         settings = ", ".join(f"{key}={value}" for key, value in plan.fixed.items())
         text += f" **Not the study itself**: run with {settings}."
