@@ -42,13 +42,16 @@ class PaperData:
     """What a table's figures are of; a sweep that they are shown beside is of the like.
 
     anatomy: as in ``Cohort``.  modalities: role -> name or modality of the domain that plays it (``MRI`` is ``mr``).
-    fraction: of the target's labels.  size: voxels of a training sample, of a whole image where whole ones are seen.
+    size: voxels of a training sample, of a whole image where whole ones are seen.  fraction: of the target's labels;
+    None where the points say it, as it varies between them.  target: role of the domain that the downstream model works
+    in; "" where that is the same whatever the table.
     """
 
     anatomy: str
     modalities: Mapping[str, str]
     size: tuple[int, ...]
-    fraction: float = 1.0
+    fraction: float | None = 1.0
+    target: str = ""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ class SearchSpace:
     full: what ``base`` is at the paper's size; None where there is but one size.  full_points: the points at that size,
     where those of ``points`` say something of the small one (the width of a network); full_sample: likewise of
     ``sample``; by default the same.
-    published: what the papers say of these points; a report shows it beside what the sweep found.
+    published: what the papers say of these points; a report shows it beside what the sweep found.  full_published:
+    likewise of ``full_points``, where these are others.
     """
 
     name: str
@@ -69,6 +70,7 @@ class SearchSpace:
     full_points: tuple[Values, ...] = ()
     full_sample: Callable[[Suggest], None] | None = None
     published: tuple[PaperTable, ...] = ()
+    full_published: tuple[PaperTable, ...] = ()
 
     def named(self) -> set[str]:
         """Methods, networks and tasks that its code tells trials to use: in its bases, its points, and what it lets the
@@ -87,7 +89,8 @@ class SearchSpace:
                              remedy="leave --full out")  # fmt: skip
         return replace(
             self, base=self.full, points=self.full_points or self.points, sample=self.full_sample or self.sample,
-            full=None, full_points=(), full_sample=None,
+            published=self.full_published or self.published,
+            full=None, full_points=(), full_sample=None, full_published=(),
         )  # fmt: skip
 
     def listed(self, fixed: Values, seeds: Sequence[int]) -> list[dict[str, Any]]:

@@ -95,7 +95,7 @@ TIBIA = SearchSpace(
     base=BASE.with_values({"method.window": 1.0, "transfer.settings": HUMERUS}),
     sample=sample,
     points=tuple(TIBIA_ROWS.values()),
-    seeds=(0, 1, 2),
+    seeds=(0, 1, 2, 3, 4),
     full=FULL.with_values(
         {
             "method.window": 1.0,
@@ -112,7 +112,7 @@ FEMUR = SearchSpace(
     base=BASE,
     sample=sample,
     points=tuple(FEMUR_ROWS.values()),
-    seeds=(0, 1, 2),
+    seeds=(0, 1, 2, 3, 4),
     full=FULL.with_values({"method.candidates": 9171}),
     published=(FEMUR_TABLE,),
 )

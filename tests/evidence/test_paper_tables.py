@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,13 +11,24 @@ from pathlib import Path
 import pytest
 
 from ganatomy.cohorts.roles import cast_roles
-from ganatomy.core.plugins import available, resolve
+from ganatomy.commands.sweep import Sweep
+from ganatomy.core.plugins import allow, at_path
 from ganatomy.evidence.ablation import ablation_table
-from ganatomy.evidence.results import SweepPlan
+from ganatomy.evidence.configurations import relevant
+from ganatomy.evidence.published import agrees
+from ganatomy.evidence.results import SweepPlan, write_result
 from ganatomy.experiment import Score, TrialResult
+from ganatomy.stores.amounts import label_subset
 from ganatomy.stores.store import open_store
 
-PAGE = Path(__file__).parents[2] / "docs" / "paper_tables.md"
+HOUSE = Path(__file__).parents[2]
+PAGE = HOUSE / "docs" / "paper_tables.md"
+SPACES = tomllib.loads((HOUSE / "pyproject.toml").read_text())["project"]["entry-points"]["ganatomy.spaces"]
+"""Name -> dotted path of the spaces of the house, as they are entered; an environment may be of before."""
+
+
+def space_of(name):
+    return at_path(SPACES[name], f"space {name}")
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +50,15 @@ def results(base):
 
 @pytest.fixture
 def plan():
-    base = resolve("spaces", "cai2019_table4").base.with_values({"domains": {"A": "ct", "B": "mr"}})
-    return SweepPlan("t", "cai2019_table4", base, "store", "cohort", "0", trials=3, fixed={"budget.batch": "1"},
+    base = space_of("cai2019_table3").base.with_values({"domains": {"A": "ct", "B": "mr"}})
+    allow(SPACES["cai2019_table3"])
+    return SweepPlan("t", SPACES["cai2019_table3"], base, "store", "cohort", "0", trials=3, fixed={"budget.batch": "1"},
                      anatomy="heart", modalities={"ct": "CT", "mr": "MR"})  # fmt: skip
 
 
 def test_a_section_says_how_it_was_made_and_which_effects_appear(paper_tables, plan):
     table = ablation_table(results(plan.base), published=plan.published())
-    text = paper_tables.section("cai2019_table4", plan, table)
+    text = paper_tables.section("cai2019_table3", plan, table)
     assert "**Not the study itself**: run with budget.batch=1" in text
     assert "**Appears here**: U-Net: Ours above R; U-Net: Ours above ADA." in text
     assert "**Reversed here**: U-Net: ADA above R." in text
@@ -93,7 +106,7 @@ def few(phantom):
 
 def test_who_borrows_finds_the_lender_in_its_workspace_by_the_name_that_its_points_say(paper_tables, tmp_path):
     for name, study in paper_tables.STUDIES.items():
-        asked = {value for point in resolve("spaces", name).points for key, value in point.items()
+        asked = {value for point in space_of(name).points for key, value in point.items()
                  if key.startswith("transfer.") and value}  # fmt: skip
         assert bool(asked) == bool(study.lends), name
         if not asked:
@@ -108,14 +121,92 @@ def test_who_borrows_finds_the_lender_in_its_workspace_by_the_name_that_its_poin
 
 
 def test_every_study_is_a_space_with_a_published_table_and_a_phantom_for_its_roles(paper_tables, tmp_path):
-    assert paper_tables.STUDIES.keys() <= available("spaces").keys()
+    assert paper_tables.STUDIES.keys() == {name for name in SPACES if "20" in name}
     for name, study in paper_tables.STUDIES.items():
-        space = resolve("spaces", name)
+        space = space_of(name)
         assert space.published
         cohort = study.phantom(tmp_path / name, name=name, patients=few(study.phantom))
         cast = replace(space, base=cast_roles(space.base, cohort, study.domains))
         modalities = {domain.name: domain.modality for domain in cohort.domains.values()}
-        plan = SweepPlan("t", name, cast.base, "", "", "0", 1, anatomy=cohort.anatomy, modalities=modalities)
+        allow(SPACES[name])
+        plan = SweepPlan("t", SPACES[name], cast.base, "", "", "0", 1, anatomy=cohort.anatomy, modalities=modalities)
         assert plan.published()
         assert all(cast.base.domain(role) in cohort.domains for role in cast.base.domains)
         assert [cast.experiment(values, {}).validate() for values in cast.listed({}, (0,))]
+
+
+SMALL = {
+    "make_cohort": (2, 16, 16),
+    "make_crop_cohort": (1, 32, 32),
+    "make_bone_cohort": (32, 32),
+    "make_brain_cohort": (4, 32, 32),
+}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in SPACES if name.startswith(("cai2019", "gupta2019"))))
+def test_every_study_can_be_planned_on_its_phantom_and_its_rows_differ(paper_tables, workspace, name):
+    """In smaller images; with as many patients to train on where amounts of them are drawn, else of few."""
+    study, patients = paper_tables.STUDIES[name], None
+    if any("mixing.source_patients" in point for point in space_of(name).points):
+        patients = {domain: (train, 1, 0) for domain, (train, *_) in study.phantom.keywords["patients"].items()}
+    shape = SMALL[study.phantom.func.__name__]
+    study.phantom(workspace / "phantom", shape=shape, patients=patients or few(study.phantom))
+    if study.lends:
+        few_lent = partial(study.lends, patients=few(study.lends))
+        paper_tables.lend(replace(study, lends=few_lent), workspace)
+    sweep = Sweep(space=SPACES[name], cohort=workspace / "phantom", name=name, seeds=study.seeds,
+                  domains=study.domains, workspace=workspace)  # fmt: skip
+    plan = sweep.planned()
+    space = plan.search_space()
+    made = [relevant(space.experiment(values, {})) for values in space.listed({}, study.seeds)]
+    assert len({one.configuration() for one in made}) == len(space.points)
+    assert plan.trials == len(made) == len(space.points) * len(study.seeds)
+    assert len(study.seeds) in (3, 5)
+    for table in plan.published():
+        for claim in table.claims:
+            sides = [[one for one in made if agrees(one, point)] for point in (claim.more, claim.less)]
+            assert [len(side) for side in sides] == [len(study.seeds)] * 2, claim.says
+
+
+def test_what_is_left_of_a_study_is_said_before_it_goes_on(paper_tables, tmp_path, monkeypatch):
+    allow(SPACES["cai2019_table3"])
+    monkeypatch.setattr(paper_tables, "load_space", space_of)
+    whole = paper_tables.STUDIES["cai2019_table3"].minutes
+    said = paper_tables.outlook("cai2019_table3", tmp_path, (0, 1, 2, 3, 4), ())
+    assert said == f"cai2019_table3: 0 of 15 trials done; about {whole:.0f} of {whole:.0f} minutes of one core left"
+    folder = tmp_path / "sweeps" / "cai2019_table3"
+    base = space_of("cai2019_table3").base
+    SweepPlan("cai2019_table3", "", base, "", "", "0", trials=15).save(folder)
+    for number, status in enumerate(("finished", "finished", "failed", "running")):
+        write_result(folder / "trials" / str(number), TrialResult(str(number), base, status))
+    said = paper_tables.outlook("cai2019_table3", tmp_path, (0, 1, 2, 3, 4), ())
+    assert (
+        said == f"cai2019_table3: 3 of 15 trials done; about {whole * 0.8:.0f} of {whole:.0f} minutes of one core left"
+    )
+    assert "not been estimated" in paper_tables.outlook("cai2019_table3", tmp_path, (0,), ("budget.batch=1",))
+
+
+def test_rows_of_unlike_labels_have_no_baseline_in_common(paper_tables):
+    base = space_of("cai2019_fig7").base.with_values({"domains": {"A": "ct", "B": "mr"}})
+    table = ablation_table([one for share in (0.14, 0.85)
+                            for one in results(base.with_values({"labels.fraction": share}))])  # fmt: skip
+    said = "\n".join(paper_tables._found(paper_tables.STUDIES["cai2019_fig7"], table))
+    assert "Rows differ in labels too" in said
+    assert "helps" not in said
+    assert said.count("fraction=0.14") == said.count("fraction=0.85") == 3
+
+
+def test_a_section_says_of_how_many_trainings_it_is_and_what_so_few_leave_open(paper_tables):
+    assert paper_tables._undecidable(5) == ""
+    assert "stays open" in paper_tables._undecidable(3)
+    assert "too few" in paper_tables._undecidable(2)
+
+
+def test_figure_9_adds_as_many_real_patients_as_synthetic_images_are_made_of(paper_tables):
+    """By the rule that draws labelled patients, on as many as its phantom has."""
+    (trained, *_) = paper_tables.STUDIES["cai2019_fig9"].phantom.keywords["patients"]["mr"]
+    points = space_of("cai2019_fig9").points
+    alone, *more = (len(label_subset(range(trained), point["labels.fraction"], 0))
+                    for point in points if point["arm"] == "real")  # fmt: skip
+    amounts = sorted({point["mixing.source_patients"] for point in points if point["arm"] != "real"})
+    assert [count - alone for count in more] == amounts

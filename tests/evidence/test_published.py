@@ -11,7 +11,7 @@ import pytest
 from reports.materials import page_of
 from scipy import stats
 
-from ganatomy.core.plugins import available, resolve
+from ganatomy.core.plugins import allow, available, resolve
 from ganatomy.downstream.classification import CLASSIFICATION
 from ganatomy.evidence.ablation import ablation_table
 from ganatomy.evidence.published import INCOMPARABLE
@@ -245,8 +245,10 @@ def test_every_figure_of_an_installed_space_belongs_to_one_of_its_points(name, f
     space = space.at_full_size() if full else space
     domains = {role: f"{role}{state}" for role, state in space.base.domains.items()}
     space = replace(space, base=replace(space.base, domains=domains))
-    listed = [space.experiment(values, {}) for values in space.listed({}, (0,))]
     for table in space.published:
+        target = table.of.target or space.base.target
+        own = replace(space, base=replace(space.base, target=target))
+        listed = [own.experiment(values, {}) for values in own.listed({}, (0,))]
         points = [figure.point for figure in table.figures]
         points += [point for claim in table.claims for point in (claim.more, claim.less)]
         for point in points:
@@ -265,8 +267,8 @@ def of(experiment, results):
     return [replace(one, experiment=one.experiment.with_values(experiment)) for one in results]
 
 
-def plan_of(space="cai2019_table4", domains=("ct", "mr"), anatomy="heart"):
-    base = resolve("spaces", space).base.with_values({"domains": dict(zip("AB", domains))})
+def plan_of(space="cai2019_table2", domains=("ct", "mr"), anatomy="heart", target="B"):
+    base = resolve("spaces", space).base.with_values({"domains": dict(zip("AB", domains)), "target": target})
     return SweepPlan("s", space, base, "", "", "0", 1, anatomy=anatomy, modalities={"ct": "CT", "mr": "MR"})
 
 
@@ -280,7 +282,31 @@ def test_a_table_is_shown_beside_sweeps_of_its_organ_and_modalities_and_it_is_sa
     assert "A is CT there, and mr here" in told[1]
     assert plan_of(anatomy="").published(told.append) == ()
     assert "cohort.yaml leaves unsaid" in told[-1]
-    assert [table.of.anatomy for table in plan_of("cai2019_table2").published()] == ["heart"]
+
+
+def test_a_table_of_one_column_is_shown_beside_sweeps_whose_model_works_in_its_domain():
+    allow(path := "ganatomy_search_spaces.cai2019_table4:SPACE")
+    for target, other in (("B", "ct"), ("A", "mr")):
+        told = []
+        (shown_one,) = plan_of(path, anatomy="pancreas", target=target).published(told.append)
+        assert shown_one.of.target == target
+        (why,) = told
+        assert f"the model there works in {'CT' if other == 'ct' else 'MRI'}, here in" in why
+
+
+def test_a_table_whose_points_say_the_fraction_is_shown_beside_all_of_them():
+    points = {share: {**REAL, "labels.fraction": share} for share in (0.14, 0.85)}
+    results = [trial(point, 0.5 + share, seed) for share, point in points.items() for seed in range(3)]
+    claim = PaperClaim("more labels, more Dice", points[0.85], points[0.14])
+    table = PaperTable("t", (), (claim,), of=replace(DATA, fraction=None))
+    assert shown(results, table).findings[0].reading == "appears here"
+    assert shown(results, replace(table, of=DATA)).findings == ()
+
+
+def test_at_full_size_stand_what_papers_say_of_the_points_there():
+    space = replace(resolve("spaces", "cai2019_table2"), published=(TABLE,), full_published=(BOUND,))
+    assert (space.published, space.at_full_size().published) == ((TABLE,), (BOUND,))
+    assert replace(space, full_published=()).at_full_size().published == (TABLE,)
 
 
 def test_a_figure_stands_beside_what_has_its_fraction_of_labels_and_its_size():
@@ -309,3 +335,6 @@ def test_every_table_of_an_installed_space_says_what_it_is_of(name):
     for table in space.published:
         assert table.of is not None
         assert table.of.modalities.keys() == space.base.domains.keys()
+        assert table.of.target in ("", *space.base.domains)
+        shares = {point.get("labels.fraction", space.base.labels.fraction) for point in space.points}
+        assert (table.of.fraction is None) == (len(shares) > 1)  # else rows of other labels would be left out

@@ -46,6 +46,16 @@ def test_a_lesion_is_dark_with_a_bright_rim_and_fills_its_box():
         assert min(edges) > 0.05  # the rim touches every side of the box
 
 
+def test_contrast_is_of_the_lesion_alone():
+    whole, half, none = (bone_film(1, 0, "tibia", SHAPE, lesion=lesion, contrast=contrast).image
+                         for lesion, contrast in ((True, 1.0), (True, 0.5), (False, 0.5)))  # fmt: skip
+    unclipped = (np.abs(whole) < 1) & (np.abs(half) < 1) & (np.abs(none) < 1)
+    np.testing.assert_allclose((half - none)[unclipped], 0.5 * (whole - none)[unclipped], atol=1e-6)
+    assert np.abs(half - none).max() > 0.1
+    with pytest.raises(InputError, match="contrast 0"):
+        bone_film(1, 0, "tibia", SHAPE, lesion=True, contrast=0)
+
+
 def test_lesions_lie_in_bone():
     for film, twin in pairs(count=20):
         x0, y0, x1, y1 = film.box

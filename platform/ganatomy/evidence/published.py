@@ -116,8 +116,8 @@ def compare(table: PaperTable, groups: Groups, domains: Mapping[str, str]) -> Co
 
 
 def _of_fraction(table: PaperTable, groups: Groups) -> Groups:
-    """Those with the label fraction that the table is of."""
-    if table.of is None:
+    """Those with the label fraction that the table is of; all where it is of several."""
+    if table.of is None or table.of.fraction is None:
         return groups
     wanted = table.of.fraction
     return [some for some in groups if abs(some[0].experiment.labels.fraction - wanted) <= ALIKE_FRACTION]
@@ -125,7 +125,7 @@ def _of_fraction(table: PaperTable, groups: Groups) -> Groups:
 
 def _other_fraction(table: PaperTable, groups: Groups) -> str:
     """Why the table is shown beside none of ``groups``, in a sentence; empty where it is."""
-    if table.of is None or not groups or _of_fraction(table, groups):
+    if table.of is None or table.of.fraction is None or not groups or _of_fraction(table, groups):
         return ""
     ours = sorted({some[0].experiment.labels.fraction for some in groups})
     return (f"Not shown beside this sweep: the paper's are of {100 * table.of.fraction:g} % of the labels, ours of "

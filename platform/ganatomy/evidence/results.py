@@ -165,6 +165,10 @@ class SweepPlan:
             domain = self.base.domain(role)
             if not {_modality(said)} & {_modality(domain), _modality(self.modalities.get(domain, ""))}:
                 return f"{role} is {said} there, and {domain} here"
+        if table.of.target and table.of.target != self.base.target:
+            return (
+                f"the model there works in {table.of.modalities[table.of.target]}, here in {self.base.target_domain()}"
+            )
         return ""
 
     def save(self, directory: Path) -> None:

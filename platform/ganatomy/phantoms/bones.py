@@ -54,11 +54,14 @@ class Film:
     box: tuple[int, int, int, int] | None
 
 
-def bone_film(seed: int, case: int, part: str, shape: tuple[int, int], *, lesion: bool) -> Film:
+def bone_film(seed: int, case: int, part: str, shape: tuple[int, int], *, lesion: bool, contrast: float = 1.0) -> Film:
     """Film number ``case`` of a body part, with or without its lesion; everything else is the same in both.
 
-    shape: (H, W), sides of at least 32.  InputError for an unknown part or a smaller film.
+    shape: (H, W), sides of at least 32.  contrast: factor on what the lesion changes; at a half it is about as dark as
+    the spots that are none.  InputError for an unknown part, a smaller film or a contrast that is none.
     """
+    if not contrast > 0:
+        raise InputError(f"contrast {contrast}", expected="a number > 0")
     if part not in PARTS:
         raise InputError(f"unknown body part {part!r}", expected=nearest(part, PARTS))
     if min(shape) < 32:
@@ -76,7 +79,7 @@ def bone_film(seed: int, case: int, part: str, shape: tuple[int, int], *, lesion
     box = None
     if lesion:
         change, box = _lesion(stream(seed, case, "lesion"), along, across, width)
-        image += change
+        image += contrast * change
     image = ndimage.gaussian_filter(image, 0.6, mode="nearest")
     image += 0.05 * stream(seed, case, "noise").standard_normal(shape)
     return Film(np.clip(image, -1, 1).astype(np.float32), box)
@@ -144,6 +147,7 @@ def make_bone_cohort(
     part: str = "humerus",
     patients: Mapping[str, Sequence[int]] | None = None,
     shape: tuple[int, int] = (64, 64),
+    contrast: float = 1.0,
     seed: int = 0,
     oracle: Path | str | None = None,
     name: str = "",
@@ -152,9 +156,9 @@ def make_bone_cohort(
 
     patients: class (``lesion``, ``normal``) -> number of patients in (train, val, test); by default the part's usual
     number of training lesions, ten times as many normals, 20 and 100 for validation, 40 and 200 for the test.
-    shape: (H, W).  oracle: a new folder outside ``out``, for evaluation only: the twin without the lesion of every film
-    with one, under the same name. Rows of films with a lesion have its box. InputError as ``bone_film``, where a folder
-    is taken, and for counts that leave a class without a training patient.
+    shape, contrast: as for ``bone_film``.  oracle: a new folder outside ``out``, for evaluation only: the twin without
+    the lesion of every film with one, under the same name. Rows of films with a lesion have its box. InputError as
+    ``bone_film``, where a folder is taken, and for counts that leave a class without a training patient.
     """
     folders = [Path(out).resolve()] + ([] if oracle is None else [Path(oracle).resolve()])
     lesions = PARTS[part].training_lesions if part in PARTS else 1
@@ -176,7 +180,7 @@ def make_bone_cohort(
     with appearing(folders[0]) as folder:
         rows = []
         for case, (klass, split) in enumerate(enrolled, start=first):
-            film = bone_film(seed, case, part, shape, lesion=klass == "lesion")
+            film = bone_film(seed, case, part, shape, lesion=klass == "lesion", contrast=contrast)
             path = _save(film, folder / f"{_name(case)}.png")
             rows.append(Row(_name(case), _name(case), DOMAIN, path, split=split, box=film.box, klass=klass))
         domain = Domain(DOMAIN, "radiograph", Intensity("window", 0.0, 255.0))
