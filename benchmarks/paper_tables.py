@@ -29,6 +29,7 @@ from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_
 from ganatomy.phantoms.bones import make_bone_cohort
 from ganatomy.phantoms.brains import CONTRASTS, make_brain_cohort
 from ganatomy.phantoms.hearts import make_cohort
+from ganatomy.reports.healing import HEADING, WHAT, healing_table, outdone
 from ganatomy.reports.tabulated import brief, comparison_caveats, comparison_tables
 from ganatomy.search_space import parse_settings
 from ganatomy.stores.preparation import prepare
@@ -145,6 +146,8 @@ def section(name: str, plan: SweepPlan, table: Ablation) -> str:
     """What the sweep came to, in Markdown."""
     study = STUDIES[name]
     parts = [f"## {study.title}", f"{study.shows} {_how(name, plan, table)}", table.conclusion, _rows(brief(table))]
+    if (healing := healing_table(table)) is not None:
+        parts += [f"### {HEADING}", WHAT, _bullets(outdone(table)), _table(*healing)]
     parts += [_bullets(table.caveats)]
     for published in table.published:
         parts += [f"### Beside it: {published.where}", INCOMPARABLE, headlines(published)]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ganatomy.contracts import Synthetic
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
 from ganatomy.measures.pathology import healing_rows
 from ganatomy.measures.segmentation import patient_scores
-from ganatomy.phantoms.brains import brain_case
-from ganatomy.stages import synthesis
+from ganatomy.phantoms.brains import Brain, brain_case
+from ganatomy.stages.healing import BESIDE, score_healing
 from ganatomy.stages.outcome import outcome_of
 from ganatomy.stages.stages import SCORES, SYNTHETIC, Stages
-from ganatomy.stages.synthesis import score_healing
 from ganatomy.stores.store import open_store
 from ganatomy.stores.writing import Item, write_store
 
@@ -40,8 +41,12 @@ def store(tmp_path_factory):
                        domains={"flair": {}}, digest="brains", items=items)  # fmt: skip
 
 
+def _brain(number: int) -> Brain:
+    return brain_case(0, number, SHAPE, lesion_slices=2)
+
+
 def _ill(number: int, split: str) -> Item:
-    brain = brain_case(0, number, SHAPE, lesion_slices=2)
+    brain = _brain(number)
     image, label = 2 * brain.images["flair"] - 1, (brain.label > 0).astype(np.uint8)
     return Item(f"s{number}", f"p{number}", "flair", split, image, label, lo=0.0, hi=1000.0)
 
@@ -116,6 +121,13 @@ def test_an_image_taken_for_another_state_never_teaches_its_sources_label(store,
     assert not any(made.label(record).any() for record in made.records())
 
 
+class Bright(nn.Module):
+    """A segmentor that takes for a lesion what is brighter than 0.5."""
+
+    def forward(self, image):
+        return torch.cat([torch.zeros_like(image), image - 0.5], dim=1)
+
+
 @pytest.mark.parametrize("paint", ["nothing", "black"])
 def test_neither_a_black_nor_an_unchanged_image_wins_on_both(store, workspace, monkeypatch, paint):
     stages = Stages(workspace, store.path, experiment("conditional_gan"))
@@ -126,8 +138,7 @@ def test_neither_a_black_nor_an_unchanged_image_wins_on_both(store, workspace, m
         return [Synthetic(image, "H", "P", label=torch.zeros_like(image[:, 0]).long())] if "P" in batch else []
 
     monkeypatch.setattr(method, "synthesize", synthesize)
-    monkeypatch.setattr(synthesis, "segment", lambda judge, image, *rest: (image > 0.5).astype(np.uint8))
-    summary, rows = score_healing(method, stages.experiment, store, {"flair": object()}, "val", torch.device("cpu"))
+    summary, rows = score_healing(method, stages.experiment, store, {"flair": Bright()}, "val", torch.device("cpu"))
     assert [row["slices"] for row in rows] == [2, 2]
     assert {row["subject"] for row in rows}.issubset({"s3", "s4"})
     if paint == "nothing":
@@ -136,6 +147,32 @@ def test_neither_a_black_nor_an_unchanged_image_wins_on_both(store, workspace, m
     else:
         assert summary["synthesis/healthiness"] == 1
         assert summary["synthesis/identity_of_brain"] < 0.2
+
+
+def test_beside_every_fit_stands_what_needs_no_training_and_the_error_where_the_truth_is_known(store, tmp_path):
+    twins = [replace(_ill(number, split), domain="truth", label=None, image=2 * _brain(number).twins["flair"] - 1)
+             for number, split in enumerate(SPLITS) if split == "val"]  # fmt: skip
+    items = [_ill(number, split) for number, split in enumerate(SPLITS)]
+    known = write_store(tmp_path / "store", name="brains", labels={1: "lesion"}, domains={"flair": {}, "truth": {}},
+                        digest="with twins", items=[*items, *twins], twins={"flair": "truth"})  # fmt: skip
+    stages = Stages(tmp_path / "workspace", known.path, experiment("pseudo_healthy"))
+    method, device = stages.method(stages.fit()), torch.device("cpu")
+    state = torch.get_rng_state()
+    numbers, rows = score_healing(method, stages.experiment, known, {"flair": Bright()}, "val", device)
+    assert torch.equal(torch.get_rng_state(), state)
+    of = {name: {what: numbers[f"synthesis/beside/{name}/{what}"] for what in
+                 ("healthiness", "healthiness_relative", "identity", "error_inside", "error_outside")}
+          for name in BESIDE}  # fmt: skip
+    assert set(of) == {"unchanged", "darker", "clipped", "untrained"}
+    assert (of["unchanged"]["healthiness_relative"], of["unchanged"]["identity"]) == (0, 1)
+    assert of["unchanged"]["error_outside"] < 0.005 < 0.05 < of["unchanged"]["error_inside"]  # no mass effect here
+    assert of["darker"]["healthiness"] == of["clipped"]["healthiness"] == 1  # none of them as bright as 0.75
+    assert of["clipped"]["identity"] > 0.95  # and hardly anything else is: the easy phantom is gamed
+    assert of["untrained"]["identity"] < 0.5
+    assert 0 <= numbers["synthesis/f_pre"] <= 1
+    assert {row.metric for row in healing_rows(rows)} >= {"synthesis/error_inside", "synthesis/error_outside"}
+    blind, _ = score_healing(method, stages.experiment, store, {"flair": Bright()}, "val", device)
+    assert blind == {name: value for name, value in numbers.items() if "error" not in name}
 
 
 # --- healthy people as a domain of their own -----------------------------------------------------------------------
@@ -176,5 +213,7 @@ def test_identity_needs_nobody_who_finds_lesions(store, workspace):
     judged, _ = score_healing(
         method, stages.experiment, store, {"flair": stages.network(stages.model())}, "val", device
     )
-    assert summary == {name: value for name, value in judged.items() if "healthiness" not in name}
+    assert summary == {
+        name: value for name, value in judged.items() if not ("healthiness" in name or name == "synthesis/f_pre")
+    }
     assert {row.metric for row in healing_rows(rows)} == {"synthesis/identity", "synthesis/identity_of_brain"}
