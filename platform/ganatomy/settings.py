@@ -113,6 +113,8 @@ class Downstream:
     ``sampling.size``, by their class.
     augmentation: what is done to the training samples of every arm, real and synthetic alike: nothing, a little
     geometry and intensity, or nnU-Net's list. What generators and discriminators see is left as it is.
+    loss: what a segmentor minimises: ``cross_entropy``, a mean over voxels; or ``dice``, one minus the soft Dice of
+    each structure, as f_pre of Xia et al. 2019.
     weights: a safetensors file that every one of these networks starts from, in every arm; "", none. What it lacks
     starts at random.  frozen: beginnings of the names of its tensors that never change, such as ``stages.0``.
     """
@@ -121,6 +123,7 @@ class Downstream:
     learning_rate: float = 2e-4
     task: str = "segmentation"
     augmentation: Literal["none", "light", "strong"] = "none"
+    loss: Literal["cross_entropy", "dice"] = "cross_entropy"
     weights: str = ""
     frozen: tuple[str, ...] = ()
 
@@ -143,11 +146,16 @@ class Sampling:
     """What a training sample is: a 2D axial slice (or patch of one) or a 3D patch.
 
     size: (H, W) or (D, H, W) voxels.  foreground: probability that a sample is centred on a labelled voxel.
+    Of what generators and discriminators are shown, and what is made of: middle_slices: in 2D, so many slices of an
+    image, about the middle of those that show something, 0 for all (Xia et al. 2019: 60).  central: a sample is the
+    middle of its plane (in 3D, of the image), and not any part of it.
     """
 
     ndim: Literal[2, 3] = 2
     size: tuple[int, ...] = (64, 64)
     foreground: float = 0.5
+    middle_slices: int = 0
+    central: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,8 @@ class Training:
 
 LATER: Mapping[str, Any] = {
     "patience_epochs": 0.0, "waits_for": "score", "keep": "last", "weights": "", "frozen": [], "augmentation": "none",
-    "share": "ratio", "distinct": 0, "source_patients": 0, "settings": {},
+    "share": "ratio", "distinct": 0, "source_patients": 0, "settings": {}, "loss": "cross_entropy", "middle_slices": 0,
+    "central": False,
 }  # fmt: skip
 """Settings that earlier versions had not, with what these did."""
 

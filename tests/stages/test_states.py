@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from ganatomy.contracts import Synthetic
+from ganatomy.contracts import InputError, Synthetic
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
 from ganatomy.measures.pathology import healing_rows
 from ganatomy.measures.segmentation import patient_scores
 from ganatomy.phantoms.brains import Brain, brain_case
 from ganatomy.stages.healing import BESIDE, score_healing
-from ganatomy.stages.outcome import outcome_of
+from ganatomy.stages.outcome import outcome_of, reference_models
 from ganatomy.stages.stages import SCORES, SYNTHETIC, Stages
 from ganatomy.stores.store import open_store
 from ganatomy.stores.writing import Item, write_store
+from ganatomy.training.pools import check_roles
 
 SHAPE = (5, 32, 32)
 SPLITS = ("train", "train", "train", "val", "val")
@@ -173,6 +174,35 @@ def test_beside_every_fit_stands_what_needs_no_training_and_the_error_where_the_
     assert {row.metric for row in healing_rows(rows)} >= {"synthesis/error_inside", "synthesis/error_outside"}
     blind, _ = score_healing(method, stages.experiment, store, {"flair": Bright()}, "val", device)
     assert blind == {name: value for name, value in numbers.items() if "error" not in name}
+
+
+@pytest.mark.parametrize("downstream", [Downstream(), Downstream(augmentation="strong")])
+def test_f_pre_is_trained_by_dice_and_augmented_and_the_arms_are_not(store, tmp_path, downstream):
+    made = replace(experiment("conditional_gan"), downstream=replace(downstream, network=Choice("unet", {"width": 4})))
+    stages = Stages(tmp_path / "workspace", store.path, made)
+    told = reference_models(stages)["flair"].record["inputs"]["segmentor"]
+    assert (told["loss"], told["augmentation"]) == ("dice", "light" if downstream.augmentation == "none" else "strong")
+    own = stages.downstream("H").record["inputs"]["segmentor"]
+    assert "loss" not in own  # as in stages of before there was another
+    assert own["augmentation"] == downstream.augmentation
+
+
+def test_a_cohort_that_lacks_what_a_method_needs_is_told_so(tmp_path):
+    def cohort(name, labels, splits):
+        items = [replace(_ill(number, split), label=label) for number, (split, label) in enumerate(zip(splits, labels))]
+        return write_store(tmp_path / name, name="brains", labels={1: "lesion"}, domains={"flair": {}}, digest=name,
+                           items=items)  # fmt: skip
+
+    every, none, some = (np.ones(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), _ill(0, "train").label)
+    splits = ("train", "train", "val")
+    paired = experiment("pseudo_healthy")
+    for name, labels, words in (("ill", (every,) * 3, r"no image for role H \(flair:healthy\)"),
+                                ("well", (none,) * 3, r"no image for role P \(flair:lesion\)"),
+                                ("one", (some, none, none), "one patient for role P")):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            check_roles(cohort(name, labels, splits), paired)
+        check_roles(open_store(tmp_path / name), replace(paired, arm="real"))
+    check_roles(cohort("both", (some, some, none), splits), paired)
 
 
 # --- healthy people as a domain of their own -----------------------------------------------------------------------

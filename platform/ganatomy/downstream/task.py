@@ -93,6 +93,8 @@ class DownstreamTask(ABC):
         task = experiment.downstream.task
         check(self.segments or experiment.arm != "joint", "arm", experiment.arm,
               f"real, source or offline with downstream.task = {task}")  # fmt: skip
+        check(self.segments or experiment.downstream.loss == "cross_entropy", "downstream.loss",
+              experiment.downstream.loss, f"cross_entropy with downstream.task = {task}")  # fmt: skip
 
     @abstractmethod
     def summarise(self, scores: Iterable[Score], split: str = "val") -> dict[str, float]:

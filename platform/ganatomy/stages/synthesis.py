@@ -251,7 +251,7 @@ def _usual_range(store: Store, domain: str) -> tuple[float, float]:
 def held_out(store: Store, experiment: Experiment, role: str, split: str) -> Pool:
     """The images of ``split`` that may play ``role``."""
     images = real_images(store, experiment.domain(role), split)
-    return Pool.of(store, images).in_state(experiment.state(role), experiment.sampling.ndim)
+    return Pool.of(store, images).playing(role, experiment)
 
 
 def _same_domain(experiment: Experiment, method: Method) -> bool:

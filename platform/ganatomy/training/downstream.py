@@ -76,7 +76,7 @@ def _unlabelled(experiment: Experiment) -> frozenset[str]:
 def fresh_segmentor(experiment: Experiment, classes: int) -> Segmentation:
     """A segmentor with freshly initialised weights, the same for the same seed in every arm."""
     torch.manual_seed(experiment.seed)
-    return Segmentation(Segmentation.Config(), task_of(experiment, classes))
+    return Segmentation(Segmentation.Config(experiment.downstream.loss), task_of(experiment, classes))
 
 
 # --- weights to start from -----------------------------------------------------------------------------------------
@@ -177,11 +177,14 @@ class Alone(Method):
 
 
 class Segmentation(Alone):
-    """A segmentor S, trained by voxel-mean cross-entropy on whatever its batches hold."""
+    """A segmentor S, trained by voxel-mean cross-entropy, or by soft Dice, on whatever its batches hold."""
 
     @dataclass(frozen=True)
     class Config:
-        """Nothing of its own: network and learning rate are the task's, as for a method that trains segmentors."""
+        """loss: as ``settings.Downstream`` has it. Network and learning rate are the task's, as for a method that
+        trains segmentors."""
+
+        loss: str = "cross_entropy"
 
     roles: ClassVar[tuple[str, ...]] = (ROLE,)
 
@@ -193,9 +196,25 @@ class Segmentation(Alone):
         """One update of S on the batch."""
         images = batch[ROLE]
         with update("S") as minimise:
-            loss = functional.cross_entropy(self.S(images.image), images.label)
+            logits = self.S(images.image)
+            if self.config.loss == "dice":
+                loss = dice_loss(logits, images.label)
+            else:
+                loss = functional.cross_entropy(logits, images.label)
             minimise(loss)
         return {"segmentation": loss}
+
+
+def dice_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """1 - (2 Σ p y + 1) / (Σ p² + Σ y² + 1) of each structure of each sample, and the mean of these; the background is
+    no structure. The voxel that is added asks for an empty map where a structure is not there.
+
+    logits: [N, C + 1, *S].  label: class ids [N, *S].  Source: Milletari et al. 2016, eq. 3, per sample.
+    """
+    from monai.losses import DiceLoss  # takes seconds to import, and most trainings need none of it
+
+    options = {"include_background": False, "softmax": True, "to_onehot_y": True, "squared_pred": True}
+    return DiceLoss(**options, smooth_nr=1.0, smooth_dr=1.0)(logits.float(), label[:, None])
 
 
 def segment(
