@@ -33,6 +33,7 @@ from ganatomy.phantoms.bones import make_bone_cohort
 from ganatomy.phantoms.brains import CONTRASTS, make_brain_cohort
 from ganatomy.phantoms.crops import make_crop_cohort
 from ganatomy.phantoms.hearts import make_cohort
+from ganatomy.reports.healing import HEADING, WHAT, healing_table, outdone
 from ganatomy.reports.tabulated import TRAININGS, brief, comparison_caveats, comparison_tables
 from ganatomy.search_space import load_space, parse_settings
 from ganatomy.stores.preparation import prepare
@@ -244,6 +245,8 @@ def section(name: str, plan: SweepPlan, table: Ablation) -> str:
     """What the sweep came to, in Markdown."""
     study = STUDIES[name]
     parts = [f"## {study.title}", f"{study.shows} {_how(name, plan, table)}", *_found(study, table)]
+    if (healing := healing_table(table)) is not None:
+        parts += [f"### {HEADING}", WHAT, _bullets(outdone(table)), _table(*healing)]
     for published in table.published:
         parts += [f"### Beside it: {published.where}", INCOMPARABLE, headlines(published)]
         parts += [_table(headers, rows) for headers, rows in comparison_tables(published)]

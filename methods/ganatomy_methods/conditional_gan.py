@@ -25,14 +25,17 @@ from ganatomy_methods.common.settings import require_within
 class ConditionalGANConfig:
     """Settings of ConditionalGAN.
 
-    width: factor on all channels.  residual_blocks: of G.  discriminator_layers, final_activation: see
-    PathologyDiscriminator.  learning_rate: of both networks; not in the paper.
+    width: factor on all channels.  residual_blocks: of G.  long_skips: see PathologyGenerator.  discriminator_layers,
+    final_activation, discriminator_first_norm: see PathologyDiscriminator.
+    learning_rate: of both networks; not in the paper.
     """
 
     width: float = 1.0
     residual_blocks: int = 6
+    long_skips: bool = False
     discriminator_layers: int = 4
     final_activation: Literal["none", "sigmoid"] = "none"
+    discriminator_first_norm: bool = True
     learning_rate: float = 2e-4
 
     def __post_init__(self) -> None:
@@ -55,8 +58,9 @@ class ConditionalGAN(Method):
 
     def __init__(self, config: ConditionalGANConfig, task: Task) -> None:
         super().__init__(config, task)
-        self.G = PathologyGenerator(task.ndim, config.width, config.residual_blocks)
-        self.D_x = PathologyDiscriminator(task.ndim, config.width, config.discriminator_layers, config.final_activation)
+        self.G = PathologyGenerator(task.ndim, config.width, config.residual_blocks, long_skips=config.long_skips)
+        layers, first_norm = config.discriminator_layers, config.discriminator_first_norm
+        self.D_x = PathologyDiscriminator(task.ndim, config.width, layers, config.final_activation, first_norm)
 
     def optimisers(self) -> dict[str, Adam]:
         """Adam with momentum 0.5 for each network."""

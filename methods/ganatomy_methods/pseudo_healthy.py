@@ -15,13 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ganatomy.contracts import UNLABELLED, Adam, Batch, Images, InputError, Method, Phase, Synthetic, Task, Update
-from ganatomy_methods.common.adversarial import constant_then_decay, discrimination
-from ganatomy_methods.common.losses import (
-    l1,
-    lsgan_generator,
-    soft_dice,
-    weighted_least_squares,
-)
+from ganatomy_methods.common.adversarial import constant_then_decay, critique, discrimination, persuasion, shares
+from ganatomy_methods.common.losses import l1, soft_dice, weighted_least_squares
 from ganatomy_methods.common.networks import scaled
 from ganatomy_methods.common.pathology import PathologyDiscriminator, PathologyGenerator, ResidualUNet
 from ganatomy_methods.common.settings import require_within
@@ -42,8 +37,11 @@ class PseudoHealthyConfig:
     healthy_cycle: Cycle H-H; without it only Cycle P-H is trained.  mask_input: R sees the map; without it, R must find
     in the healthy image where the pathology was, as a CycleGAN does.
     use_reconstructed: reconstructions too are synthetic images.
-    width: factor on the channels of all networks.  residual_blocks: of G and R.  discriminator_layers,
-    final_activation: see PathologyDiscriminator.  segmentor_scales, segmentor_norm: poolings and normalisation of S.
+    width: factor on the channels of all networks.  residual_blocks: of G and R.  long_skips: see PathologyGenerator.
+    discriminator_layers, final_activation, discriminator_first_norm: see PathologyDiscriminator.
+    segmentor_scales, segmentor_norm: poolings and normalisation of S.
+    adversarial: the game of GAN1 and GAN2: ``lsgan``, the paper's, or ``wgan_gp``, that of the authors' journal
+    version.  gradient_penalty: weight of its penalty.  discriminator_updates: of D_x and D_m, on each batch.
     learning_rate: of all networks; not in the paper.
     """
 
@@ -57,16 +55,27 @@ class PseudoHealthyConfig:
     use_reconstructed: bool = True
     width: float = 1.0
     residual_blocks: int = 6
+    long_skips: bool = False
     discriminator_layers: int = 4
     final_activation: Literal["none", "sigmoid"] = "none"
+    discriminator_first_norm: bool = True
+    adversarial: Literal["lsgan", "wgan_gp"] = "lsgan"
+    gradient_penalty: float = 10.0
+    discriminator_updates: int = 1
     segmentor_scales: int = 4
     segmentor_norm: Literal["none", "instance"] = "instance"
     learning_rate: float = 2e-4
 
     def __post_init__(self) -> None:
         weights = ("cycle_weight", "adversarial_weight", "unpaired_adversarial_weight", "mask_weight")
-        require_within(self, **dict.fromkeys((*weights, "residual_blocks", "learning_rate"), (0, math.inf)))
+        more = ("gradient_penalty", "residual_blocks", "learning_rate")
+        require_within(self, **dict.fromkeys((*weights, *more), (0, math.inf)))
         require_within(self, width=(0.01, math.inf), discriminator_layers=(1, 4), segmentor_scales=(1, 4))
+        require_within(self, discriminator_updates=(1, math.inf))
+        if self.adversarial == "wgan_gp" and self.final_activation == "sigmoid":
+            raise InputError("method.final_activation = 'sigmoid' with method.adversarial = 'wgan_gp'",
+                             expected="none: a critic's scores have no bounds",
+                             remedy="--set method.final_activation=none")  # fmt: skip
 
 
 class PseudoHealthy(Method):
@@ -90,11 +99,13 @@ class PseudoHealthy(Method):
     def __init__(self, config: PseudoHealthyConfig, task: Task) -> None:
         super().__init__(config, task)
         ndim, width = task.ndim, config.width
-        self.G = PathologyGenerator(ndim, width, config.residual_blocks)
-        self.R = PathologyGenerator(ndim, width, config.residual_blocks, channels=2 if config.mask_input else 1)
+        blocks, skips = config.residual_blocks, config.long_skips
+        self.G = PathologyGenerator(ndim, width, blocks, long_skips=skips)
+        self.R = PathologyGenerator(ndim, width, blocks, channels=2 if config.mask_input else 1, long_skips=skips)
         unet = ResidualUNet(ndim, 1, 1, scaled(32, width), config.segmentor_norm, config.segmentor_scales)
         self.S = nn.Sequential(unet, nn.Sigmoid())
-        judge = (ndim, width, config.discriminator_layers, config.final_activation)
+        layers, first_norm = config.discriminator_layers, config.discriminator_first_norm
+        judge = (ndim, width, layers, config.final_activation, first_norm)
         self.D_x = PathologyDiscriminator(*judge)
         if config.supervision != "paired":
             self.D_m = PathologyDiscriminator(*judge)
@@ -126,18 +137,21 @@ class PseudoHealthy(Method):
                 losses["cycle_mask"] = self.S(same_h).mean()
                 fakes.append(same_h)
             cycle = torch.stack(list(losses.values())).sum()  # L_CC
-            adversarial = torch.stack([lsgan_generator(D_x(fake)) for fake in fakes]).sum() / 2  # L_GAN1
+            everyone = torch.ones_like(x_p[:, 0].flatten(1)[:, 0])
+            adversarial = _sum(persuasion(config.adversarial, D_x(fake), everyone) for fake in fakes) / 2  # L_GAN1
             mask_terms = self._mask_terms(batch, map_p)  # L_Seg, L_GAN2
             λ2 = config.adversarial_weight if paired else config.unpaired_adversarial_weight
             minimise(config.cycle_weight * cycle + λ2 * adversarial + config.mask_weight * _sum(mask_terms.values()))
         losses |= {"adversarial": adversarial, **mask_terms}
 
-        with update("D_x", *(() if paired else ("D_m",))) as minimise:
-            # L_GAN1, the other side: the real images count once for each of the fakes
-            judgements = {"discriminator": _sum(discrimination(self.D_x, x_h, fake.detach()) for fake in fakes)}
-            if not paired:
-                judgements["mask_discriminator"] = self._mask_discrimination(batch, map_p.detach())  # L_GAN2
-            minimise(_sum(judgements.values()))
+        for _ in range(config.discriminator_updates):
+            with update("D_x", *(() if paired else ("D_m",))) as minimise:
+                # L_GAN1, the other side: the real images count once for each of the fakes
+                told = [self._discrimination(batch["H"], x_h, fake.detach()) for fake in fakes]
+                judgements = {"discriminator": _sum(told)}
+                if not paired:
+                    judgements["mask_discriminator"] = self._mask_discrimination(batch, map_p.detach())  # L_GAN2
+                minimise(_sum(judgements.values()))
         return {name: loss.detach() for name, loss in (losses | judgements).items()}
 
     def _reconstruct(self, healthy: Tensor, mask: Tensor) -> Tensor:
@@ -150,17 +164,26 @@ class PseudoHealthy(Method):
         if self.config.supervision != "unpaired":
             terms["segmentation"] = soft_dice(map_p, _mask(batch["P"].label, map_p), paired)
         if self.config.supervision != "paired":
-            terms["adversarial_mask"] = weighted_least_squares(self.D_m(map_p), 1, 1 - paired) / 2
+            terms["adversarial_mask"] = persuasion(self.config.adversarial, self.D_m(map_p), 1 - paired) / 2
         return terms
 
+    def _discrimination(self, healthy: Images, x_h: Tensor, fake: Tensor) -> Tensor:
+        """½ (D_x(x_h) - 1)² + ½ D_x(x̃)², or the critic's side of the other game."""
+        if self.config.adversarial == "lsgan":
+            return discrimination(self.D_x, x_h, fake)
+        everyone = torch.ones_like(shares(healthy))
+        return critique(self.D_x, x_h, fake, shares(healthy), (everyone, everyone), self.config.gradient_penalty)
+
     def _mask_discrimination(self, batch: Batch, map_p: Tensor) -> Tensor:
-        """½ (D_m(m) - 1)² + ½ D_m(S(x_p))², m the masks of other volumes."""
+        """½ (D_m(m) - 1)² + ½ D_m(S(x_p))², m the masks of other volumes; or the critic's side of the other game."""
         masks = self._masks(batch)
         real = _mask(masks.label, map_p)
-        real_score, fake_score = self.D_m(torch.cat([real, map_p])).split([len(real), len(map_p)])
-        foreign = _labelled(masks.label) * _other_subjects(masks, batch["P"])
+        foreign = (_labelled(masks.label) * _other_subjects(masks, batch["P"])).to(map_p)
         unpaired = 1 - self._paired(batch["P"])
-        real_term = weighted_least_squares(real_score, 1, foreign.to(map_p))
+        if self.config.adversarial == "wgan_gp":
+            return critique(self.D_m, real, map_p, shares(masks), (foreign, unpaired), self.config.gradient_penalty)
+        real_score, fake_score = self.D_m(torch.cat([real, map_p])).split([len(real), len(map_p)])
+        real_term = weighted_least_squares(real_score, 1, foreign)
         return (real_term + weighted_least_squares(fake_score, 0, unpaired)) / 2
 
     def _paired(self, pathological: Images) -> Tensor:

@@ -95,7 +95,7 @@ class Experiment:
 
     def configuration(self) -> str:
         """Content hash of everything but the seed: trials that share it are replicates."""
-        parts = ("training", "downstream", "mixing", "transfer")
+        parts = ("labels", "training", "downstream", "mixing", "transfer", "sampling")
         values = {**self.to_dict(), "seed": None, **{name: as_before(getattr(self, name)) for name in parts}}
         if (self.mixing.composition == "paper") == (self.arm == "joint"):  # what the ratio meant before it could be set
             del values["mixing"]["composition"]
@@ -159,6 +159,9 @@ class Experiment:
         sides = len(self.sampling.size)
         fits = sides == self.sampling.ndim and min(self.sampling.size) >= 1
         check(fits, "sampling.size", self.sampling.size, f"{self.sampling.ndim} sides of at least one voxel")
+        middle = self.sampling.middle_slices
+        check(middle >= 0 and (not middle or self.sampling.ndim == 2), "sampling.middle_slices", middle,
+              "0, or in 2D a whole number above it")  # fmt: skip
         check(0 <= self.sampling.foreground <= 1, "sampling.foreground", self.sampling.foreground, "in [0, 1]")
         for name in ("segmentor_steps", "generator_steps", "batch", "validations"):
             check(getattr(self.budget, name) >= 1, f"budget.{name}", getattr(self.budget, name), "a whole number >= 1")

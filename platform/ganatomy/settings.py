@@ -33,8 +33,8 @@ class Labels:
     """
 
     fraction: float = 1.0
-    drawn: Literal["each", "once"] = "each"
     gan_sees: Literal["subset", "all"] = "subset"
+    drawn: Literal["each", "once"] = "each"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ class Downstream:
     ``sampling.size``, by their class.
     augmentation: what is done to the training samples of every arm, real and synthetic alike: nothing, a little
     geometry and intensity, or nnU-Net's list. What generators and discriminators see is left as it is.
-    loss: what teaches segmentors: the papers' cross-entropy, or with it the Dice of every structure, as in nnU-Net.
+    loss: what teaches segmentors: the papers' cross-entropy; the ``dice`` of every structure, as f_pre of Xia et al.
+    2019; or the sum of both, as nnU-Net has it.
     average: decay of an exponential moving average of its weights, 0 off: that is what is validated, scored and kept,
     in every arm.
     weights: a safetensors file that every one of these networks starts from, in every arm; "", none. What it lacks
@@ -127,7 +128,7 @@ class Downstream:
     learning_rate: float = 2e-4
     task: str = "segmentation"
     augmentation: Literal["none", "light", "strong"] = "none"
-    loss: Literal["cross_entropy", "dice_cross_entropy"] = "cross_entropy"
+    loss: Literal["cross_entropy", "dice", "dice_cross_entropy"] = "cross_entropy"
     average: float = 0.0
     weights: str = ""
     frozen: tuple[str, ...] = ()
@@ -151,11 +152,16 @@ class Sampling:
     """What a training sample is: a 2D axial slice (or patch of one) or a 3D patch.
 
     size: (H, W) or (D, H, W) voxels.  foreground: probability that a sample is centred on a labelled voxel.
+    Of what generators and discriminators are shown, and what is made of: middle_slices: in 2D, so many slices of an
+    image, about the middle of those that show something, 0 for all (Xia et al. 2019: 60).  central: a sample is the
+    middle of its plane (in 3D, of the image), and not any part of it.
     """
 
     ndim: Literal[2, 3] = 2
     size: tuple[int, ...] = (64, 64)
     foreground: float = 0.5
+    middle_slices: int = 0
+    central: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,8 +184,8 @@ class Training:
     patience_epochs: stop once nothing has been better for so many epochs, 0 off. In every arm an epoch is as many
     updates as the downstream model takes to go through its real training samples. It is looked at when the loop
     validates: ``budget.validations`` says how finely.  patience: the same, counted in validations.
-    waits_for: what is to get better on validation patients: the ``score`` of the downstream task, or its ``loss``, the
-    cross-entropy.
+    waits_for: what is to get better on validation patients: the ``score`` of the downstream task, or its ``loss``,
+    where that is cross-entropy.
     keep: the weights of the ``last`` update, or those that validated ``best`` by that.
     """
 
@@ -195,7 +201,7 @@ class Training:
 LATER: Mapping[str, Any] = {
     "patience_epochs": 0.0, "waits_for": "score", "keep": "last", "weights": "", "frozen": [], "augmentation": "none",
     "share": "ratio", "distinct": 0, "source_patients": 0, "settings": {}, "average": 0.0,
-    "loss": "cross_entropy", "drawn": "each",
+    "loss": "cross_entropy", "drawn": "each", "middle_slices": 0, "central": False,
 }  # fmt: skip
 """Settings that earlier versions had not, with what these did."""
 

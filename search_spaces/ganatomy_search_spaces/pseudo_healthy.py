@@ -16,7 +16,8 @@ BASE = Experiment(
     labels=Labels(gan_sees="all"),
     mixing=Mixing(ratio=1.0),
     downstream=Downstream(Choice("residual_unet"), augmentation="light"),
-    sampling=Sampling(ndim=2, size=(208, 160), foreground=0.5),
+    # The paper's middle slices: beyond them the healthy ones show less brain than those with a lesion, and D sees that.
+    sampling=Sampling(ndim=2, size=(208, 160), foreground=0.5, middle_slices=60, central=True),
     # 50 volumes of 60 slices and batches of 4: 80 epochs of G, R and S.
     budget=Budget(segmentor_steps=20_000, generator_steps=60_000, batch=4, validations=20),
 )

@@ -14,8 +14,10 @@ from monai.metrics.regression import compute_ms_ssim
 
 from ganatomy.contracts import InputError
 from ganatomy.measures.pathology import (
+    TRIVIAL,
     WEIGHTS,
     PseudoHealthyCase,
+    errors,
     healing_rows,
     healthiness,
     identity,
@@ -210,3 +212,41 @@ def test_healthiness_is_pooled_and_its_spread_is_that_of_volumes():
     assert pooled["synthesis/healthiness_sd"] == pytest.approx(np.std([1 - 10 / count, 1], ddof=1))
     assert "synthesis/healthiness_sd" not in summarise_pseudo_healthy(cases[:1])
     assert summarise_pseudo_healthy([]) == {}
+
+
+# --- error against the truth, and what needs no training ----------------------------------------------------------
+
+
+def test_errors_are_those_of_the_lesion_and_of_the_brain_around_it_by_hand():
+    """Four voxels: air, brain, brain, lesion; in [-1, 1] an error of 0.2 is one of 0.1 in the paper's range."""
+    source, twin = np.array([[[-1.0, 0.0, 0.4, 1.0]]]), np.array([[[-1.0, 0.0, 0.4, 0.2]]])
+    lesion = np.array([[[0, 0, 0, 1]]])
+    assert errors(twin, twin, lesion, source) == (0, 0)
+    assert errors(source, twin, lesion, source) == pytest.approx((0.4, 0))
+    made = np.array([[[1.0, 0.2, 0.4, 0.2]]])  # what is made of air is no error in the brain
+    assert errors(made, twin, lesion, source) == pytest.approx((0, 0.05))
+    assert math.isnan(errors(made, twin, 0 * lesion, source)[0])
+
+
+def test_trivial_rules_are_what_they_are_called_in_the_papers_range():
+    image = np.array([-1.0, 0.0, 0.5, 1.0], np.float32)  # 0, 0.5, 0.75, 1
+    made = {name: (rule(image) + 1) / 2 for name, rule in TRIVIAL.items()}
+    assert made["unchanged"] == pytest.approx([0, 0.5, 0.75, 1])
+    assert made["darker"] == pytest.approx([0, 0.25, 0.375, 0.5])
+    assert made["clipped"] == pytest.approx([0, 0.5, 0.6, 0.6])
+
+
+def test_a_volume_with_a_twin_has_its_errors_among_its_numbers_and_rows():
+    lesion = np.zeros((1, 16, 16), np.uint8)
+    lesion[0, 4:8, 4:8] = 1
+    source = np.where(lesion, 0.8, 0.0)
+    numbers = summarise_pseudo_healthy([PseudoHealthyCase(source, source, lesion, twin=0 * source)])
+    assert numbers["synthesis/error_inside"] == pytest.approx(0.4)
+    assert numbers["synthesis/error_outside"] == 0
+    (row,) = [
+        row
+        for row in healing_rows([{"subject": "s", "patient": "p", "role": "H", **numbers}])
+        if row.metric == "synthesis/error_inside"
+    ]
+    assert row.value == pytest.approx(0.4)
+    assert not any("error" in name for name in summarise_pseudo_healthy([PseudoHealthyCase(source, source, lesion)]))

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ganatomy.contracts import UNLABELLED, Images, InputError
+from ganatomy.contracts import UNLABELLED, Drawn, Images, InputError
 from ganatomy.training.loop import rate_factor
 from ganatomy.training.optimisation import OptimisationStep
+from ganatomy_methods.common.adversarial import shares
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator, soft_dice
 from ganatomy_methods.pseudo_healthy import PseudoHealthyConfig
 from methods.inspected import Inspected
@@ -149,6 +150,62 @@ def test_gradients_of_a_batch_are_means_of_those_of_its_samples_however_supervis
             torch.testing.assert_close(together, (first + second) / 2, rtol=1e-6, atol=1e-9)
 
 
+# --- variants ----------------------------------------------------------------------------------------------------
+
+
+def slope_of(weight):
+    """A critic whose score of an image is ``weight`` times the sum of its voxels: its gradient is known."""
+    return Half(lambda image: weight * image.flatten(1).sum(1).reshape(-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("supervision", ["paired", "unpaired"])
+def test_the_other_game_is_that_of_wasserstein_with_its_penalty(supervision):
+    """Gulrajani et al. 2017, eq. 3, by hand on linear critics of 256 voxels, whose gradient has the norm 16 w."""
+    method, images = make(supervision=supervision, adversarial="wgan_gp", gradient_penalty=7.0), batch()
+    method.D_x = slope_of(0.05)
+    x_p, x_h = (images["P"].image + 1) / 2, (images["H"].image + 1) / 2
+    map_p = method.S(x_p)
+    fakes = method.G(x_p), method.R(torch.cat([x_h, torch.zeros_like(x_h)], 1))
+    sums = [image.flatten(1).sum(1).mean() for image in (x_h, *fakes)]
+    expected = {
+        "adversarial": -0.05 * (sums[1] + sums[2]) / 2,
+        "discriminator": 0.05 * (sums[1] + sums[2] - 2 * sums[0]) + 2 * 7 * (16 * 0.05 - 1) ** 2,
+    }
+    if supervision == "unpaired":
+        method.D_m = slope_of(0.1)
+        real, made = 20.0, map_p.flatten(1).sum(1).mean()
+        expected["adversarial_mask"] = -0.1 * made / 2
+        expected["mask_discriminator"] = 0.1 * (made - real) + 7 * (1.6 - 1) ** 2
+    losses = method.step(images, Inspected())
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value.detach(), msg=name)
+
+
+def test_where_the_penalty_is_taken_is_a_function_of_how_a_sample_was_drawn():
+    """So that workers that share a batch, and a run that goes on, take it where one in one go would."""
+    drawn = tuple(Drawn(number, (1.0, 1.0)) for number in (2**62, 3 * 2**62, 0))
+    images = Images(torch.zeros(3, 1, 4, 4), torch.zeros(3, 4, 4), drawn=drawn)
+    assert shares(images).tolist() == [0.25, 0.75, 0.0]
+    assert shares(Images(images.image, images.label)).tolist() == [0.5] * 3
+
+
+def test_the_discriminators_may_learn_more_often_than_what_they_judge():
+    counted = []
+
+    class Counted(Inspected):
+        def __call__(self, *names):
+            counted.append(names)
+            return super().__call__(*names)
+
+    make(supervision="unpaired", discriminator_updates=3).step(batch(), Counted())
+    assert counted == [("G", "R", "S"), *[("D_x", "D_m")] * 3]
+
+
+def test_a_critic_without_bounds_has_no_sigmoid():
+    with pytest.raises(InputError, match=r"final_activation = 'sigmoid' with method.adversarial = 'wgan_gp'"):
+        make(adversarial="wgan_gp", final_activation="sigmoid")
+
+
 def test_perfect_networks_cost_nothing_in_the_healthy_cycle():
     """T-D2: with G = R(., 0) = id and S = 0 both terms of Cycle H-H are exactly 0."""
     method = make()
@@ -275,12 +332,14 @@ def test_the_networks_and_rates_of_the_paper_are_the_defaults():
     config = PseudoHealthyConfig()
     assert (config.width, config.residual_blocks, config.discriminator_layers, config.segmentor_scales) == (1, 6, 4, 4)
     assert (config.supervision, config.healthy_cycle, config.mask_input) == ("paired", True, True)
-    assert config.final_activation == "none"
+    assert (config.final_activation, config.adversarial, config.long_skips) == ("none", "lsgan", False)
+    assert (config.discriminator_first_norm, config.discriminator_updates) == (True, 1)
     adam = make(supervision="unpaired").optimisers()
     assert {(one.lr, one.betas, one.weight_decay) for one in adam.values()} == {(2e-4, (0.5, 0.999), 0)}
 
 
-@pytest.mark.parametrize("setting", [{"mask_weight": -1}, {"width": 0}, {"discriminator_layers": 5}])
+@pytest.mark.parametrize("setting", [{"mask_weight": -1}, {"width": 0}, {"discriminator_layers": 5},
+                                     {"gradient_penalty": -1}, {"discriminator_updates": 0}])  # fmt: skip
 def test_impossible_settings_are_named(setting):
     with pytest.raises(InputError, match=next(iter(setting))):
         PseudoHealthyConfig(**setting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -12,10 +13,14 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from ganatomy.cohorts.cohort import prepare_image
+from ganatomy.cohorts.reading import read_cohort
+from ganatomy.cohorts.roles import cast_roles, choose_domains
 from ganatomy.contracts import InputError
+from ganatomy.experiment import Choice, Experiment
 from ganatomy.images.imaging import load_image
 from ganatomy.phantoms import parts
 from ganatomy.phantoms.brains import CONTRASTS, LESION, NESTED, TISSUES, brain_case, make_brain_cohort
+from ganatomy.stores.preparation import prepare
 
 SHAPE = (6, 48, 40)
 ALL = tuple(CONTRASTS)
@@ -58,6 +63,19 @@ def test_mass_effect_moves_what_is_beside_the_lesion_and_nothing_far_from_it():
     assert (differs & (ndimage.distance_transform_edt(still.label == 0) > 3)).any()
     healthy = ~(still.label > 0).any(axis=(1, 2))
     assert not differs[healthy].any()
+
+
+def test_a_lesion_of_little_contrast_is_as_bright_as_grey_matter_and_no_threshold_takes_it_out():
+    """What a threshold that spares 95 % of grey matter leaves of lesions: nothing to see, or most of them."""
+    for contrast, most in ((1.0, (0.0, 0.2)), (0.4, (0.5, 1.0))):
+        brains = [brain_case(0, case, (8, 64, 64), lesion_contrast=contrast) for case in range(8)]
+        spared = []
+        for brain in brains:
+            image, lesion = brain.images["flair"], brain.label > 0
+            spared.append((image[lesion] < np.percentile(image[brain.tissue == 2], 95)).mean())
+        assert most[0] <= np.mean(spared) <= most[1]
+    with_twin = brains[0]
+    assert (with_twin.images["flair"][with_twin.label > 0] > with_twin.twins["flair"][with_twin.label > 0]).mean() > 0.6
 
 
 def test_parts_of_the_lesion_are_nested_and_bright_as_the_tables_say():
@@ -153,6 +171,41 @@ def test_twins_lie_apart_on_the_grids_of_the_patients(made):
     assert not list((folder / "cohort").rglob("*oracle*"))
 
 
+def test_twins_in_the_cohort_are_of_held_out_patients_and_play_no_role(tmp_path):
+    options = {"patients": (2, 1, 1), "shape": SHAPE, "mass_effect": 0.3, "lesion_contrast": 0.4, "seed": 3}
+    cohort = make_brain_cohort(tmp_path / "c", twins=True, **options)
+    assert cohort.twins == {"flair": "flair_twin"}
+    assert cohort.shown == ("flair",)
+    assert cohort.patients(domain="flair_twin") == ("p002", "p003")
+    assert all(row.label is None for row in cohort.rows_of("flair_twin"))
+    assert read_cohort(cohort.path) == cohort
+    store = prepare(cohort, tmp_path / "stores")
+    for record in store.records("flair"):
+        known = store.twin(record)
+        assert (known is None) == (record.split == "train")
+        if known is not None:
+            label, image = store.label(record) > 0, store.image(record)
+            far = ~ndimage.binary_dilation(label, iterations=14)
+            assert np.abs(known - image)[far].max() < 0.01  # in the range of the image, not in its own
+            assert np.abs(known - image)[label].mean() > 0.1
+    plain = make_brain_cohort(tmp_path / "plain", **options)
+    assert prepare(plain, tmp_path / "stores").twin(store.records("flair")[2]) is None
+    base = Experiment("", {"P": ":lesion", "H": ":healthy"}, target="H", method=Choice("pseudo_healthy"))
+    assert cast_roles(base, cohort).domains == {"P": "flair:lesion", "H": "flair:healthy"}
+    with pytest.raises(InputError, match="the truth, for measures alone"):
+        cast_roles(base, cohort, ["P=flair_twin:lesion"])
+    with pytest.raises(InputError, match="has one domain"):
+        choose_domains(cohort, "", "")
+
+
+@pytest.mark.parametrize(("twins", "words"), [({"flair": "flare"}, "unknown domain 'flare'"),
+                                              ({"flair": "flair"}, "is a twin and has one")])  # fmt: skip
+def test_twins_that_are_no_domains_are_refused(tmp_path, twins, words):
+    cohort = make_brain_cohort(tmp_path / "c", patients=(1, 0, 0), shape=SHAPE)
+    with pytest.raises(InputError, match=words):
+        replace(cohort, twins=twins).save()
+
+
 def test_nested_classes_are_named_and_stored(tmp_path):
     cohort = make_brain_cohort(tmp_path / "c", patients=(2, 0, 0), shape=SHAPE, nested=True)
     assert cohort.labels == NESTED
@@ -168,6 +221,7 @@ def test_nested_classes_are_named_and_stored(tmp_path):
         ({"patients": (0, 1, 1)}, "train >= 1"),
         ({"lesion_slices": 6}, "1 to 5"),
         ({"mass_effect": 2.0}, "mass_effect"),
+        ({"lesion_contrast": 0.0}, "lesion_contrast"),
         ({"shape": (1, 64, 64)}, "at least 2 slices"),
         ({"seed": -1}, "seed -1"),
         ({"oracle": "cohort/oracle"}, "two separate folders"),

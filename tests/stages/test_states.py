@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from ganatomy.contracts import Synthetic
+from ganatomy.contracts import InputError, Synthetic
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
 from ganatomy.measures.pathology import healing_rows
 from ganatomy.measures.segmentation import patient_scores
-from ganatomy.phantoms.brains import brain_case
-from ganatomy.stages import synthesis
-from ganatomy.stages.outcome import outcome_of
+from ganatomy.phantoms.brains import Brain, brain_case
+from ganatomy.stages.healing import BESIDE, score_healing
+from ganatomy.stages.outcome import outcome_of, reference_models
 from ganatomy.stages.stages import SCORES, SYNTHETIC, Stages
-from ganatomy.stages.synthesis import score_healing
 from ganatomy.stores.store import open_store
 from ganatomy.stores.writing import Item, write_store
+from ganatomy.training.pools import check_roles
 
 SHAPE = (5, 32, 32)
 SPLITS = ("train", "train", "train", "val", "val")
@@ -40,8 +42,12 @@ def store(tmp_path_factory):
                        domains={"flair": {}}, digest="brains", items=items)  # fmt: skip
 
 
+def _brain(number: int) -> Brain:
+    return brain_case(0, number, SHAPE, lesion_slices=2)
+
+
 def _ill(number: int, split: str) -> Item:
-    brain = brain_case(0, number, SHAPE, lesion_slices=2)
+    brain = _brain(number)
     image, label = 2 * brain.images["flair"] - 1, (brain.label > 0).astype(np.uint8)
     return Item(f"s{number}", f"p{number}", "flair", split, image, label, lo=0.0, hi=1000.0)
 
@@ -116,6 +122,13 @@ def test_an_image_taken_for_another_state_never_teaches_its_sources_label(store,
     assert not any(made.label(record).any() for record in made.records())
 
 
+class Bright(nn.Module):
+    """A segmentor that takes for a lesion what is brighter than 0.5."""
+
+    def forward(self, image):
+        return torch.cat([torch.zeros_like(image), image - 0.5], dim=1)
+
+
 @pytest.mark.parametrize("paint", ["nothing", "black"])
 def test_neither_a_black_nor_an_unchanged_image_wins_on_both(store, workspace, monkeypatch, paint):
     stages = Stages(workspace, store.path, experiment("conditional_gan"))
@@ -126,8 +139,7 @@ def test_neither_a_black_nor_an_unchanged_image_wins_on_both(store, workspace, m
         return [Synthetic(image, "H", "P", label=torch.zeros_like(image[:, 0]).long())] if "P" in batch else []
 
     monkeypatch.setattr(method, "synthesize", synthesize)
-    monkeypatch.setattr(synthesis, "segment", lambda judge, image, *rest: (image > 0.5).astype(np.uint8))
-    summary, rows = score_healing(method, stages.experiment, store, {"flair": object()}, "val", torch.device("cpu"))
+    summary, rows = score_healing(method, stages.experiment, store, {"flair": Bright()}, "val", torch.device("cpu"))
     assert [row["slices"] for row in rows] == [2, 2]
     assert {row["subject"] for row in rows}.issubset({"s3", "s4"})
     if paint == "nothing":
@@ -136,6 +148,61 @@ def test_neither_a_black_nor_an_unchanged_image_wins_on_both(store, workspace, m
     else:
         assert summary["synthesis/healthiness"] == 1
         assert summary["synthesis/identity_of_brain"] < 0.2
+
+
+def test_beside_every_fit_stands_what_needs_no_training_and_the_error_where_the_truth_is_known(store, tmp_path):
+    twins = [replace(_ill(number, split), domain="truth", label=None, image=2 * _brain(number).twins["flair"] - 1)
+             for number, split in enumerate(SPLITS) if split == "val"]  # fmt: skip
+    items = [_ill(number, split) for number, split in enumerate(SPLITS)]
+    known = write_store(tmp_path / "store", name="brains", labels={1: "lesion"}, domains={"flair": {}, "truth": {}},
+                        digest="with twins", items=[*items, *twins], twins={"flair": "truth"})  # fmt: skip
+    stages = Stages(tmp_path / "workspace", known.path, experiment("pseudo_healthy"))
+    method, device = stages.method(stages.fit()), torch.device("cpu")
+    state = torch.get_rng_state()
+    numbers, rows = score_healing(method, stages.experiment, known, {"flair": Bright()}, "val", device)
+    assert torch.equal(torch.get_rng_state(), state)
+    of = {name: {what: numbers[f"synthesis/beside/{name}/{what}"] for what in
+                 ("healthiness", "healthiness_relative", "identity", "error_inside", "error_outside")}
+          for name in BESIDE}  # fmt: skip
+    assert set(of) == {"unchanged", "darker", "clipped", "untrained"}
+    assert (of["unchanged"]["healthiness_relative"], of["unchanged"]["identity"]) == (0, 1)
+    assert of["unchanged"]["error_outside"] < 0.005 < 0.05 < of["unchanged"]["error_inside"]  # no mass effect here
+    assert of["darker"]["healthiness"] == of["clipped"]["healthiness"] == 1  # none of them as bright as 0.75
+    assert of["clipped"]["identity"] > 0.95  # and hardly anything else is: the easy phantom is gamed
+    assert of["untrained"]["identity"] < 0.5
+    assert 0 <= numbers["synthesis/f_pre"] <= 1
+    assert {row.metric for row in healing_rows(rows)} >= {"synthesis/error_inside", "synthesis/error_outside"}
+    blind, _ = score_healing(method, stages.experiment, store, {"flair": Bright()}, "val", device)
+    assert blind == {name: value for name, value in numbers.items() if "error" not in name}
+
+
+@pytest.mark.parametrize("downstream", [Downstream(), Downstream(augmentation="strong")])
+def test_f_pre_is_trained_by_dice_and_augmented_and_the_arms_are_not(store, tmp_path, downstream):
+    made = replace(experiment("conditional_gan"), downstream=replace(downstream, network=Choice("unet", {"width": 4})))
+    stages = Stages(tmp_path / "workspace", store.path, made)
+    told = reference_models(stages)["flair"].record["inputs"]["segmentor"]
+    assert (told["loss"], told["augmentation"]) == ("dice", "light" if downstream.augmentation == "none" else "strong")
+    own = stages.downstream("H").record["inputs"]["segmentor"]
+    assert "loss" not in own  # as in stages of before there was another
+    assert own["augmentation"] == downstream.augmentation
+
+
+def test_a_cohort_that_lacks_what_a_method_needs_is_told_so(tmp_path):
+    def cohort(name, labels, splits):
+        items = [replace(_ill(number, split), label=label) for number, (split, label) in enumerate(zip(splits, labels))]
+        return write_store(tmp_path / name, name="brains", labels={1: "lesion"}, domains={"flair": {}}, digest=name,
+                           items=items)  # fmt: skip
+
+    every, none, some = (np.ones(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8), _ill(0, "train").label)
+    splits = ("train", "train", "val")
+    paired = experiment("pseudo_healthy")
+    for name, labels, words in (("ill", (every,) * 3, r"no image for role H \(flair:healthy\)"),
+                                ("well", (none,) * 3, r"no image for role P \(flair:lesion\)"),
+                                ("one", (some, none, none), "one patient for role P")):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            check_roles(cohort(name, labels, splits), paired)
+        check_roles(open_store(tmp_path / name), replace(paired, arm="real"))
+    check_roles(cohort("both", (some, some, none), splits), paired)
 
 
 # --- healthy people as a domain of their own -----------------------------------------------------------------------
@@ -176,5 +243,7 @@ def test_identity_needs_nobody_who_finds_lesions(store, workspace):
     judged, _ = score_healing(
         method, stages.experiment, store, {"flair": stages.network(stages.model())}, "val", device
     )
-    assert summary == {name: value for name, value in judged.items() if "healthiness" not in name}
+    assert summary == {
+        name: value for name, value in judged.items() if not ("healthiness" in name or name == "synthesis/f_pre")
+    }
     assert {row.metric for row in healing_rows(rows)} == {"synthesis/identity", "synthesis/identity_of_brain"}

@@ -93,7 +93,11 @@ def test_settings_of_a_lender_are_of_its_training(workspace):
     bare = OFFLINE.to_dict()
     del bare["transfer"]["settings"]  # plans from before these could be set name what they declare by this
     bare["mixing"] = {name: bare["mixing"][name] for name in ("ratio", "order", "pretrain")}
-    bare |= {"training": as_before(OFFLINE.training), "downstream": as_before(OFFLINE.downstream)}
+    bare |= {
+        "training": as_before(OFFLINE.training),
+        "downstream": as_before(OFFLINE.downstream),
+        "sampling": as_before(OFFLINE.sampling),
+    }
     assert OFFLINE.configuration() == digest({**bare, "seed": None})
 
 

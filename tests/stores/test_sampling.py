@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ganatomy.contracts import UNLABELLED, InputError
-from ganatomy.experiment import Mixing, Sampling
+from ganatomy.experiment import Experiment, Mixing, Sampling
 from ganatomy.stores.sampling import OUTSIDE, Mixture, Pool, Sampler
 from ganatomy.stores.writing import Item, write_store
 from stores.addressed_volumes import FLAT, SHAPE, SOLID, addressed, crops, five, make_store, same
@@ -229,6 +229,31 @@ def test_slices_of_a_state_and_no_others_are_drawn(half_ill):
                 numbers[role].add((subject, index // (SHAPE[1] * SHAPE[2])))
     assert numbers["P"] == {("s0", k) for k in (2, 3, 4)}
     assert numbers["H"] == {("s0", k) for k in (1, 5, 6, 7)} | {("s1", k) for k in range(1, 8)}
+
+
+def test_of_the_middle_slices_of_what_an_image_shows_and_no_others(half_ill):
+    """Slices 1 to 7 show something: the middle three are 3 to 5, whatever is in them."""
+    pool = Pool.of(half_ill, half_ill.records())
+    assert [entry.slices for entry in pool.in_state("lesion", 2, 3).entries] == [(3, 4)]
+    assert [entry.slices for entry in pool.in_state("healthy", 2, 3).entries] == [(5,), (3, 4, 5)]
+    assert [entry.slices for entry in pool.in_state("", 2, 3).entries] == [(3, 4, 5)] * 3
+    assert pool.in_state("lesion", 2, 100).entries == pool.in_state("lesion", 2).entries
+    role = Experiment("", {"P": "ct:lesion"}, sampling=Sampling(2, (8, 8), middle_slices=3))
+    assert pool.playing("P", role).entries == pool.in_state("lesion", 2, 3).entries
+
+
+def test_samples_of_the_middle_are_the_middle_of_their_plane(store):
+    for sampling in (FLAT, SOLID):
+        sampler = Sampler({"A": Pool.of(store, store.records()).from_the_middle()}, sampling, 4, seed=1)
+        seen = set()
+        for image, _, number in crops(sampler, 20):
+            volume, _ = addressed(number=number)
+            middle = volume[:, 6:14, 4:12] if sampling.ndim == 2 else volume[2:6, 6:14, 4:12]
+            found = [k for k in range(len(middle)) if np.array_equal(middle[k], image)] if sampling.ndim == 2 else [0]
+            assert found
+            assert sampling.ndim == 2 or np.array_equal(middle, image)
+            seen.update(found)
+        assert len(seen) > (5 if sampling.ndim == 2 else 0)
 
 
 def test_a_withheld_label_still_tells_the_state(half_ill):

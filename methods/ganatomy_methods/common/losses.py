@@ -54,4 +54,9 @@ def weighted_least_squares(score: Tensor, target: float, weight: Tensor) -> Tens
 
     score: patch maps [N, 1, *P].  weight: [N].
     """
-    return (weight * ((score - target) ** 2).flatten(1).mean(1)).mean()
+    return (weight * per_sample((score - target) ** 2)).mean()
+
+
+def per_sample(values: Tensor) -> Tensor:
+    """[N, ...] -> [N]: the mean of each sample."""
+    return values.flatten(1).mean(1)

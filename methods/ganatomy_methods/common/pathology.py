@@ -43,8 +43,12 @@ class PathologyBlock(nn.Module):
 class PathologyGenerator(nn.Module):
     """G (Table 2) and, with two channels in, R (Table 3): two scales down, residual blocks, two up, sigmoid.
 
-    [N, channels, *S] -> [N, 1, *S] in [0, 1]; every side a multiple of 4, at least 8. No long skips. At width 1 and 6
-    blocks there are 1,957,505 parameters in 2D with one channel in, 1,959,073 with two.
+    [N, channels, *S] -> [N, 1, *S] in [0, 1]; every side a multiple of 4, at least 8. At width 1 and 6 blocks there are
+    1,957,505 parameters in 2D with one channel in, 1,959,073 with two.
+
+    long_skips: what the way down has at the full and at the half scale is added to what the way up has there, as in the
+    authors' journal version (Xia et al., Medical Image Analysis 64, 2020); no parameter more. Table 2 has none: all
+    that is kept of a person must then pass a quarter of the scale.
 
     Table 3 prints two channels out; what R makes is compared with an image, so it is one. The last activation is the
     sigmoid alone: a ReLU before it would leave [0.5, 1).
@@ -52,9 +56,11 @@ class PathologyGenerator(nn.Module):
 
     multiple_of = 4
 
-    def __init__(self, ndim: int, width: float = 1.0, blocks: int = 6, channels: int = 1) -> None:
+    def __init__(
+        self, ndim: int, width: float = 1.0, blocks: int = 6, channels: int = 1, long_skips: bool = False
+    ) -> None:
         super().__init__()
-        self.ndim = ndim
+        self.ndim, self.long_skips = ndim, long_skips
         c32, c64, c128 = scaled(32, width), scaled(64, width), scaled(128, width)
         self.down = nn.Sequential(
             *self._normalised(channels, c32, 7, 1),
@@ -74,8 +80,11 @@ class PathologyGenerator(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """The image made. Raises InputError on sides that are not multiples of 4."""
         require_multiple(image, self.ndim, self.multiple_of, type(self).__name__)
-        features = self.blocks(self.down(image))
-        return torch.sigmoid(self.head(self.up2(upsample(self.up1(upsample(features))))))
+        whole = self.down[:3](image)
+        half = self.down[3:6](whole)
+        coarse = self.up1(upsample(self.blocks(self.down[6:](half))))
+        fine = self.up2(upsample(coarse + half if self.long_skips else coarse))
+        return torch.sigmoid(self.head(fine + whole if self.long_skips else fine))
 
 
 class PathologyDiscriminator(nn.Module):
@@ -87,17 +96,26 @@ class PathologyDiscriminator(nn.Module):
 
     As printed, channels go from 32 to 128 and the first layer too is normalised. Table 4's two channels in are read as
     one: both discriminators judge single images.
+
+    first_norm: False leaves the first normalisation out. With it an image at half its contrast is scored as the image
+    itself: the factor is normalised away before anything has looked at it.
     """
 
     def __init__(
-        self, ndim: int, width: float = 1.0, layers: int = 4, final_activation: Literal["none", "sigmoid"] = "none"
+        self,
+        ndim: int,
+        width: float = 1.0,
+        layers: int = 4,
+        final_activation: Literal["none", "sigmoid"] = "none",
+        first_norm: bool = True,
     ) -> None:
         super().__init__()
         self.ndim, self.strided = ndim, layers
         widths = [1, *(scaled(channels, width) for channels in (32, 128, 256, 512)[:layers])]
         modules: list[nn.Module] = []
         for before, after in pairwise(widths):
-            modules += [CONV[ndim](before, after, 4, 2, 1), InstanceNorm(after), nn.LeakyReLU(SLOPE, inplace=True)]
+            norm = InstanceNorm(after) if modules or first_norm else nn.Identity()
+            modules += [CONV[ndim](before, after, 4, 2, 1), norm, nn.LeakyReLU(SLOPE, inplace=True)]
         self.layers = nn.Sequential(*modules)
         self.head = CONV[ndim](widths[-1], 1, 4)
         self.final = nn.Sigmoid() if final_activation == "sigmoid" else nn.Identity()

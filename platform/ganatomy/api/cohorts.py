@@ -49,8 +49,9 @@ def phantom(
     a long bone.  patients: how many in (train, val, test): of hearts ``{"ct": (20, 4, 4), "mr": (20, 8, 12)}``, of
     brains (20, 6, 6), of bones ``{"lesion": (24, 20, 40), "normal": (240, 100, 200)}``.
     options: ``shape`` (slices, rows, columns; of a bone (rows, columns)), ``seed``, ``oracle`` (another new folder for
-    the true counterparts); of hearts ``pose_gap`` and ``swap_gap``, of brains ``contrasts``, ``lesion_slices`` and
-    ``nested``, of bones ``part``, as ``ganatomy phantom --help`` says.
+    the true counterparts); of hearts ``pose_gap`` and ``swap_gap``, of brains ``contrasts``, ``lesion_slices``,
+    ``nested``, ``mass_effect``, ``lesion_contrast`` and ``twins``, of bones ``part``, as ``ganatomy phantom --help``
+    says.
     Raises InputError where ``out`` is taken, and for counts or options that make no cohort.
     """
     if kind == "brain":

@@ -99,6 +99,8 @@ class Cohort:
     all.  size: voxels (x, y, z) to crop or pad to after that, likewise.  disjoint_domains: no training patient stands
     in two domains.  symmetric: axes (x, y, z) along which a mirror image shows what might as well be, so that strong
     augmentation may mirror.  anatomy: the part of the body that is shown, such as ``heart``; empty where nobody said.
+    twins: domain -> another, which shows the same subjects as they would be without their lesions, registered; there
+    are some where the truth is known (phantoms). Measures may read them, and they play no role in any method.
     rows: the usable images.  set_aside: the rows that ``quarantined`` names.
     """
 
@@ -117,6 +119,7 @@ class Cohort:
     label_values: Mapping[int, int] = field(default_factory=dict)
     quarantined: tuple[Finding, ...] = ()
     set_aside: tuple[Row, ...] = ()
+    twins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def classes(self) -> int:
@@ -130,6 +133,11 @@ class Cohort:
     def patients(self, split: str | None = None, domain: str | None = None) -> tuple[str, ...]:
         """The patients, sorted, of one split and one domain; None takes all."""
         return tuple(sorted({row.patient for row in self.rows_of(domain, split)}))
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The domains that may play a role: all but the twins."""
+        return tuple(name for name in self.domains if name not in self.twins.values())
 
     def digest(self) -> str:
         """Content hash (16 hex digits) of what training depends on: the files' bytes, who they are, and the rules.
@@ -149,6 +157,8 @@ class Cohort:
                  "spacing": self.spacing, "size": self.size, "orientation": self.orientation}  # fmt: skip
         if self.symmetric:  # of other cohorts the stores stay what they are
             rules["symmetric"] = sorted(self.symmetric)
+        if self.twins:
+            rules["twins"] = dict(self.twins)
         return plain_values.digest(_with_floats({"format": FORMAT, "rules": rules, "rows": rows}))
 
     def save(self, path: Path | None = None) -> Cohort:
@@ -201,6 +211,11 @@ def validate(cohort: Cohort, where: Sequence[str]) -> None:
     if wrong := [axis for axis in cohort.symmetric if axis not in AXES]:
         raise InputError(f"{said} symmetric {wrong[0]!r}", expected="axes of the body: x (left and right), y, z",
                          remedy="symmetric: [x], or leave it out")  # fmt: skip
+    for named in (name for pair in cohort.twins.items() for name in pair):
+        if named not in cohort.domains:
+            raise InputError(f"{said} twins: unknown domain {named!r}", expected=nearest(named, cohort.domains))
+    if both := set(cohort.twins) & set(cohort.twins.values()):
+        raise InputError(f"{said} twins: {min(both)} is a twin and has one", expected="a domain and its twin")
     splits: dict[str, tuple[str, str]] = {}
     keys: dict[Any, str] = {}
     trained: dict[str, tuple[str, str]] = {}
@@ -278,6 +293,7 @@ def _yaml_text(cohort: Cohort) -> str:
         "size": list(cohort.size) if cohort.size else None,
         "disjoint_domains": cohort.disjoint_domains,
         **({"symmetric": list(cohort.symmetric)} if cohort.symmetric else {}),
+        **({"twins": dict(cohort.twins)} if cohort.twins else {}),
         "domains": {
             domain.name: {"modality": domain.modality, "intensity": plain_values.plain(domain.intensity)}
             for domain in cohort.domains.values()

@@ -310,7 +310,7 @@ def _cohort_findings(cohort: Cohort, facts: Mapping[Row, Facts]) -> list[Finding
     if cohort.rows and not labelled and not any(row.klass for row in cohort.rows):
         remedy = "--label PATTERN, or a table; without them nothing can be scored"
         say("warn", "no image has a label or a class", remedy)
-    for name in cohort.domains:
+    for name in cohort.shown:
         rows = cohort.rows_of(name)
         if not rows:
             say("refuse", f"domain {name} has no usable image", "mend its quarantined images, or import it without it")
@@ -324,7 +324,7 @@ def _cohort_findings(cohort: Cohort, facts: Mapping[Row, Facts]) -> list[Finding
             volumes = [fact.volumes for row, fact in facts.items() if row.domain == name and fact.volumes is not None]
             if volumes and not any(volume[number] > 0 for volume in volumes):
                 say("warn", f"label {label} occurs in no image of domain {name}", "check --labels")
-    if len(cohort.domains) == 1:
+    if len(cohort.shown) == 1:
         say("warn", "the cohort has one domain", "methods that translate need two")
     if cohort.spacing is None and len({fact.spacing for fact in facts.values()}) > 1:
         say("warn", "voxel spacings differ and are kept", "--spacing X Y Z resamples all to one")

@@ -51,11 +51,18 @@ def read_cohort(path: Path | str, *, require_files: bool = True) -> Cohort:
         rows=tuple(rows[index] for index in kept),
         quarantined=findings,
         set_aside=tuple(row for row in rows if str(row.image) in aside),
+        twins=_pairs(values.get("twins") or {}, file),
     )
     validate(cohort, [f"{table}, line {lines[index]}" for index in kept])
     if require_files:
         _require_files(cohort, [f"{table}, line {lines[index]}" for index in kept])
     return cohort
+
+
+def _pairs(values: Any, file: Path) -> dict[str, str]:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{file}: twins = {values!r}", expected="a mapping from a domain to that of its twins")
+    return {str(name): str(twin) for name, twin in values.items()}
 
 
 def _axes(values: Any, file: Path) -> tuple[str, ...]:
@@ -131,7 +138,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 _YAML_KEYS = ("format", "name", "licence", "anatomy", "orientation", "spacing", "size", "disjoint_domains", "symmetric",
-              "domains", "labels", "label_values", "quarantined")  # fmt: skip
+              "twins", "domains", "labels", "label_values", "quarantined")  # fmt: skip
 
 
 def _known(values: Mapping[str, Any], known: Sequence[str], where: str) -> None:

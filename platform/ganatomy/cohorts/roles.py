@@ -36,12 +36,14 @@ def _pair(text: str, base: Experiment, cohort: Cohort) -> tuple[str, str]:
         raise InputError(f"--domains {text}", expected=f"ROLE=DOMAIN, the roles being {', '.join(base.domains)}")
     if domain.partition(":")[0] not in cohort.domains:
         raise InputError(f"--domains {text}: cohort {cohort.name} has no such domain",
-                         expected=nearest(domain.partition(":")[0], cohort.domains))  # fmt: skip
+                         expected=nearest(domain.partition(":")[0], cohort.shown))  # fmt: skip
+    if domain.partition(":")[0] not in cohort.shown:
+        raise InputError(f"--domains {text}: that is the truth, for measures alone", expected=", ".join(cohort.shown))
     return role, domain
 
 
 def _domain_for(role: str, base: Experiment, cohort: Cohort, target: str) -> str:
-    state, known = base.state(role), list(cohort.domains)
+    state, known = base.state(role), list(cohort.shown)
     if target and target not in known:
         raise InputError(f"--target {target}: cohort {cohort.name} has no such domain", expected=nearest(target, known))
     if state:
@@ -63,7 +65,7 @@ def choose_domains(cohort: Cohort, source: str, target: str) -> tuple[str, str]:
     """(source, target) domain: what was asked for, else of two domains the one with fewer labelled training patients
     is the target; with as many in both the one that the cohort lists last.
     InputError when the cohort has no two domains to choose from."""
-    known = list(cohort.domains)
+    known = list(cohort.shown)
     for option, name in (("--source", source), ("--target", target)):
         if name and name not in known:
             raise InputError(f"{option} {name}: cohort {cohort.name} has no such domain", expected=nearest(name, known))
@@ -100,4 +102,4 @@ def tie_of(base: Experiment, cohort: Cohort) -> str:
 
 def _labelled(cohort: Cohort) -> dict[str, int]:
     """Labelled training patients of each domain."""
-    return {name: len({row.patient for row in cohort.rows_of(name, "train") if row.label}) for name in cohort.domains}
+    return {name: len({row.patient for row in cohort.rows_of(name, "train") if row.label}) for name in cohort.shown}

@@ -155,6 +155,7 @@ class Phantom(Command):
 
     Brains with a lesion in some of their slices, in registered MR contrasts:
     $ ganatomy phantom --kind brain --out brains --patients 20 6 6 --contrasts flair t1 --oracle brains-truth
+    $ ganatomy phantom --kind brain --out subtle --lesion-contrast 0.4 --mass-effect 0.3 --twins
 
     Radiographs of a long bone, some with a lesion in a known box:
     $ ganatomy phantom --kind bone --out bones --part femur --lesions 6 20 40 --normals 200 100 200
@@ -176,6 +177,12 @@ class Phantom(Command):
     """brain: slices that the lesion crosses; half of them by default."""
     nested: bool = False
     """brain: oedema, core and rim of the lesion are classes of their own."""
+    mass_effect: float = 0.0
+    """brain: 0 to 0.5; how far tissue is pushed away at the edge of the lesion, as a fraction of its radius."""
+    lesion_contrast: float = 1.0
+    """brain: above 0, to 1; how far a lesion's values lie from white matter's. At 0.4 grey matter is as bright."""
+    twins: bool = False
+    """brain: validation and test patients without their lesions too, in the cohort, for measures alone."""
     part: str = "humerus"
     """bone: humerus, tibia or femur."""
     lesions: tuple[int, int, int] = (24, 20, 40)
@@ -223,6 +230,9 @@ class Phantom(Command):
             contrasts=self.contrasts,
             lesion_slices=self.lesion_slices,
             nested=self.nested,
+            mass_effect=self.mass_effect,
+            lesion_contrast=self.lesion_contrast,
+            twins=self.twins,
             seed=self.seed,
             oracle=self.oracle,
         )

@@ -42,6 +42,9 @@ class Segmentation(DownstreamTask):
                 expected="classification: its images have a class and a box, and no label",
                 remedy="--set downstream.task=classification, and a classifier as downstream.network",
             )
+        if experiment.downstream.loss != "cross_entropy" and experiment.training.waits_for == "loss":
+            raise InputError(f"training.waits_for = loss with downstream.loss = {experiment.downstream.loss}",
+                             expected="score, or cross_entropy", remedy="--set training.waits_for=score")  # fmt: skip
 
     def summarise(self, scores: Iterable[Score], split: str = "val") -> dict[str, float]:
         """``val/dice``, of each label too, ``val/hd95``, ``val/missed``, ``val/worst`` and ``val/best``."""

@@ -48,7 +48,7 @@ class Row:
     patients, labels, hd95, missed, worst, worst_subject, further: as in ``downstream.task.Standing``; of what is a
     matter of all patients together, such as an area, what would be a patient's own is empty or NaN.
     s_scores: domain -> mean S-score; s_references: what the same segmentors reach on real images.
-    synthesis: what else is measured on synthetic images (``healthiness``, ``identity``) -> mean over seeds.
+    synthesis: what else is measured on synthetic images (``healthiness``, ``beside/unchanged/identity``) -> mean.
     finding: what sets it apart from the baseline; None for the baseline itself and where nothing can be compared.
     planned: updates, batch and patience of the downstream model: rows of others than the baseline's are not compared.
     work: what was spent, as ``stages.outcome.work_of`` names it, mean over trainings; empty in results of before.
@@ -244,7 +244,8 @@ def _row(
         arm=chosen[0].experiment.arm, trials=tuple(trial.trial for trial in trials),
         seeds=tuple(trial.experiment.seed for trial in chosen), dice=score, **vars(task.standing(several)),
         s_scores=_under("synthesis/s_score/", chosen), s_references=_under("synthesis/s_score_reference/", chosen),
-        synthesis={name: value for name, value in _under("synthesis/", chosen).items() if "/" not in name},
+        synthesis={name: value for name, value in _under("synthesis/", chosen).items()
+                   if not name.startswith("s_score")},
         device_seconds=averaged([{"s": trial.device_seconds} for trial in chosen])["s"],
         declared=chosen[0].experiment.arm in SYNTHETIC_ARMS if declared is None else configuration in declared,
         planned=planned_work(chosen[0].experiment),
@@ -357,12 +358,11 @@ def _caveats(rows: Sequence[Row]) -> list[str]:
             "Rows whose downstream model is not the baseline's differ from it by that as well: what synthetic data did "
             "for such a model is its difference to the row without."
         )
-    weak = {domain: value for row in rows for domain, value in row.s_references.items() if value < WEAK_REFERENCE}
-    if weak:
-        caveats.append(
-            f"S-scores say little where their own segmentor is weak on real images: Dice "
-            f"{', '.join(f'{value:.2f} in {domain}' for domain, value in sorted(weak.items()))}."
-        )
+    judges = {f"{value:.2f} in {domain}": value for row in rows for domain, value in row.s_references.items()}
+    f_pre = {f"{row.synthesis['f_pre']:.2f}": row.synthesis["f_pre"] for row in rows if "f_pre" in row.synthesis}
+    for what, reached in (("S-scores say", judges), ("Healthiness says", f_pre)):
+        if weak := [said for said, value in reached.items() if value < WEAK_REFERENCE]:
+            caveats.append(f"{what} little where its segmentor is weak on real images: Dice {', '.join(sorted(weak))}.")
     if sum(row.synthetic for row in rows) > 1:
         caveats.append(BEST_OF_SEVERAL)
     return caveats

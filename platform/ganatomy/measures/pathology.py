@@ -3,14 +3,16 @@
 Xia et al., "Adversarial pseudo healthy synthesis needs pathology factorization", MIDL 2019, section 4.2. Volumes are
 [D, H, W] (a 2D image is [1, H, W]) and images lie in [-1, 1]; the measures themselves are taken in the paper's [0, 1],
 where the background is 0. Neither number means much alone: an empty image is perfectly healthy, an unchanged one
-perfectly the same person. Nothing may be ranked by one without the other.
+perfectly the same person. Nothing may be ranked by one without the other. Nor do both together tell a trained method
+from everything that needs no training (``TRIVIAL``): beside them stands what such a rule reaches, and, where the truth
+is known, how far from it an image is.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,13 @@ Volume = NDArray[Any]
 WINDOW, SIGMA = 11, 1.5
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales of MS-SSIM (Wang et al. 2003), finest first."""
+
+TRIVIAL: Mapping[str, Callable[[Volume], Volume]] = {
+    "unchanged": lambda source: source,
+    "darker": lambda source: source / 2 - 0.5,
+    "clipped": lambda source: np.minimum(source, np.float32(0.2)),
+}
+"""Name -> what a rule without any training makes of an image in [-1, 1]: x, x/2 and min(x, 0.6) in [0, 1]."""
 
 # --- healthiness -------------------------------------------------------------------------------------------------
 
@@ -158,7 +167,27 @@ def _slices(
             moved()
 
 
+# --- error -------------------------------------------------------------------------------------------------------
+
+
+def errors(made: Volume, twin: Volume, lesion: Volume, source: Volume) -> tuple[float, float]:
+    """Mean |x̃_h - x_h| in [0, 1], inside the lesion and in the brain outside of it; NaN where there is no voxel.
+
+    twin: x_h, the same image as it would be without the lesion.  lesion: m, boolean or class ids.  All [D, H, W].
+    The brain is where the source or the twin lies above the bottom of its range. Where a lesion pushes tissue aside,
+    the twin differs beyond it, and an unchanged image has an error outside.
+    """
+    apart = np.abs(np.asarray(made, np.float64) - twin) / 2
+    inside = np.asarray(lesion) > 0
+    around = ((np.asarray(source) > -1) | (np.asarray(twin) > -1)) & ~inside
+    return _mean(apart[inside]), _mean(apart[around])
+
+
 # --- from cases to numbers ---------------------------------------------------------------------------------------
+
+
+MEASURED = ("synthesis/identity", "synthesis/identity_of_brain", "synthesis/error_inside", "synthesis/error_outside")
+"""What a volume has of its own, beside its share of healthiness."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +196,7 @@ class PseudoHealthyCase:
 
     made, source: x̃_h and x_p in [-1, 1].  lesion: the true mask.  found, found_before: probabilities or masks by f_pre,
     trained on training volumes only, in ``made`` and in ``source``; None where there is no f_pre.
+    twin: the source without its lesion, in [-1, 1]; None where nobody knows.
     """
 
     made: Volume
@@ -174,13 +204,15 @@ class PseudoHealthyCase:
     lesion: Volume
     found: Volume | None = None
     found_before: Volume | None = None
+    twin: Volume | None = None
 
 
 def summarise_pseudo_healthy(cases: Sequence[PseudoHealthyCase]) -> dict[str, float]:
     """Numbers to log, ``synthesis/healthiness`` and the like; what does not exist is left out.
 
     Healthiness is pooled over volumes, its ``_sd`` is that of the volumes' own h (the paper does not say what its ±
-    is); identity is the mean over volumes. ``identity_scales``: of MS-SSIM, for the smallest volume.
+    is); identity is the mean over volumes. ``identity_scales``: of MS-SSIM, for the smallest volume. ``error_inside``
+    and ``error_outside``, means over volumes likewise, where there are twins.
     """
     looked = [(c.found, c.found_before, c.lesion) for c in cases if c.found is not None and c.found_before is not None]
     numbers = {
@@ -191,6 +223,9 @@ def summarise_pseudo_healthy(cases: Sequence[PseudoHealthyCase]) -> dict[str, fl
     for name, measure in (("identity", identity), ("identity_of_brain", identity_of_brain)):
         values = [measure(c.made, c.source, c.lesion) for c in cases]
         numbers |= {name: _mean(values), f"{name}_sd": _deviation(values)}
+    wrong = [errors(c.made, c.twin, c.lesion, c.source) for c in cases if c.twin is not None]
+    for name, own in zip(("error_inside", "error_outside"), zip(*wrong)):
+        numbers |= {name: _mean(own), f"{name}_sd": _deviation(own)}
     if cases:
         numbers["identity_scales"] = float(min(scales(c.made.shape[1:]) for c in cases))
     return {f"synthesis/{name}": value for name, value in numbers.items() if not math.isnan(value)}
@@ -205,7 +240,7 @@ def areas(case: PseudoHealthyCase) -> dict[str, int]:
 
 
 def healing_rows(volumes: Iterable[Mapping[str, Any]]) -> list[Score]:
-    """Rows ``synthesis/healthiness``, ``synthesis/identity`` and ``synthesis/identity_of_brain`` of each volume.
+    """Rows ``synthesis/healthiness`` and those of ``MEASURED`` that there are, of each volume.
 
     volumes: subject, patient, role (what it is taken for), ``areas`` where f_pre looked, and the volume's numbers by
     name.
@@ -222,13 +257,13 @@ def healing_rows(volumes: Iterable[Mapping[str, Any]]) -> list[Score]:
         if "areas" in one and usual > 0:
             gone = 1 - one["areas"]["found"] / usual
             rows.append(Score(*who, "synthesis/healthiness", one["role"], gone))
-        for metric in ("synthesis/identity", "synthesis/identity_of_brain"):
+        for metric in MEASURED:
             if metric in one:
                 rows.append(Score(*who, metric, one["role"], one[metric]))
     return rows
 
 
-def _mean(values: Iterable[float]) -> float:
+def _mean(values: Iterable[float] | NDArray[np.float64]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else math.nan
 

@@ -82,13 +82,16 @@ def brain_case(
     contrasts: Sequence[str] = ("flair",),
     lesion_slices: int | None = None,
     mass_effect: float = 0.0,
+    lesion_contrast: float = 1.0,
 ) -> Brain:
     """Brain number ``case`` with one lesion.
 
     shape: [D, H, W]; the in-plane field of view is one head, D slices of the same voxel side through its middle.
     lesion_slices: consecutive slices that the lesion crosses, 1 <= n < D; half of them by default.  mass_effect: how
     far tissue is pushed outwards at the edge of the lesion, as a fraction of its radius, in [0, 0.5]; with one, the
-    twin differs beyond the lesion too.
+    twin differs beyond the lesion too.  lesion_contrast: how far the values of a lesion's parts lie from those of white
+    matter, as a fraction of what ``CONTRASTS`` says, in (0, 1]. At 1 no tissue of FLAIR is as bright as a lesion, and a
+    threshold takes it out; at 0.4 grey matter is as bright as most of it.
     InputError for an unknown contrast or an impossible number.
     """
     for name in contrasts:
@@ -104,10 +107,12 @@ def brain_case(
         )
     if not 0 <= mass_effect <= 0.5:
         raise InputError(f"mass_effect = {mass_effect!r}", expected="a fraction of the radius, 0 to 0.5")
+    if not 0 < lesion_contrast <= 1:
+        raise InputError(f"lesion_contrast = {lesion_contrast!r}", expected="a fraction above 0, up to 1")
     healthy, jacobian = _anatomy(stream(seed, case, "anatomy"), shape)
     tissue = _with_lesion(stream(seed, case, "lesion"), healthy, count, mass_effect)
     label = np.where(tissue >= _ID["oedema"], tissue - _ID["oedema"] + 1, 0).astype(np.uint8)
-    images, twins = _imaged(seed, case, tissue, contrasts), _imaged(seed, case, healthy, contrasts)
+    images, twins = (_imaged(seed, case, shown, contrasts, lesion_contrast) for shown in (tissue, healthy))
     return Brain(images, twins, label, tissue, jacobian)
 
 
@@ -201,7 +206,7 @@ def _pushed(
 
 
 def _imaged(
-    seed: int, case: int, tissue: NDArray[np.uint8], contrasts: Sequence[str]
+    seed: int, case: int, tissue: NDArray[np.uint8], contrasts: Sequence[str], lesion_contrast: float
 ) -> dict[str, NDArray[np.float32]]:
     """Tissue means with a patient's deviations, point spread, receive field, Rician noise; without what is outside.
 
@@ -210,11 +215,13 @@ def _imaged(
     deviations = stream(seed, case, "tissue").normal(0, JITTER, (len(CONTRASTS), len(TISSUES)))
     noises = dict(zip(CONTRASTS, stream(seed, case, "noise").spawn(len(CONTRASTS))))
     brain, images = tissue > 0, {}
-    for index, (name, means) in enumerate(CONTRASTS.items()):
+    for index, (name, values) in enumerate(CONTRASTS.items()):
         if name in contrasts:
+            means, white = np.array(values), values[_ID["wm"]]
+            means[_ID["oedema"] :] = white + lesion_contrast * (means[_ID["oedema"] :] - white)
             first, second = NOISE * noises[name].standard_normal((2, *tissue.shape))
             receive = np.exp(BIAS * smooth_field(noises[name], tissue.shape, min(tissue.shape[1:]) / 3))
-            clean = ndimage.gaussian_filter((np.array(means) + deviations[index])[tissue] * brain, (0, _PSF, _PSF))
+            clean = ndimage.gaussian_filter((means + deviations[index])[tissue] * brain, (0, _PSF, _PSF))
             signal = np.clip(np.hypot(clean * receive + first, second), 0, 1)
             images[name] = (signal * brain).astype(np.float32)
     return {name: images[name] for name in contrasts}
@@ -231,9 +238,11 @@ def make_brain_cohort(
     contrasts: Sequence[str] = ("flair",),
     lesion_slices: int | None = None,
     mass_effect: float = 0.0,
+    lesion_contrast: float = 1.0,
     nested: bool = False,
     seed: int = 0,
     oracle: Path | str | None = None,
+    twins: bool = False,
     name: str = "brain-phantom",
 ) -> Cohort:
     """Write a cohort of brains with lesions as NIfTI volumes to the new folder ``out`` and return it.
@@ -241,15 +250,17 @@ def make_brain_cohort(
     patients: their number in (train, val, test). Each has one examination: ``<patient>/<contrast>.nii.gz`` for each of
     ``contrasts``, registered, and the one ``<patient>/label.nii.gz`` of them all; every second is stored in another
     orientation than RAS.
-    shape, lesion_slices, mass_effect: as for ``brain_case``.
+    shape, lesion_slices, mass_effect, lesion_contrast: as for ``brain_case``.
     nested: oedema, core and rim are classes; otherwise the lesion is one.
     oracle: a new folder outside ``out``, for evaluation only: each patient's images without the lesion, on the grid of
     the patient's own files, listed in ``oracle.csv`` (patient, domain, image).
+    twins: in the cohort too, of validation and test patients, as domains ``flair_twin`` and so on (``Cohort.twins``):
+    measures may read them and no method is trained on them.
 
     Each folder appears complete or not at all. Raises InputError where one exists and is not empty, for an unknown
     contrast, and for counts without a training patient.
     """
-    out, twins = Path(out).resolve(), None if oracle is None else Path(oracle).resolve()
+    out, apart = Path(out).resolve(), None if oracle is None else Path(oracle).resolve()
     if len(patients) != len(SPLITS) or min(patients) < 0 or patients[0] < 1:
         raise InputError(f"patients {tuple(patients)}", expected="train >= 1, val >= 0, test >= 0")
     if seed < 0:
@@ -257,31 +268,37 @@ def make_brain_cohort(
     if not contrasts:
         raise InputError("a brain phantom without contrasts", expected=f"some of {', '.join(CONTRASTS)}")
     refuse_taken(out)
-    if twins is not None:
-        refuse_taken(twins)
-        if twins.is_relative_to(out) or out.is_relative_to(twins):
-            raise InputError(f"oracle {twins} and cohort {out}", expected="two separate folders")
+    if apart is not None:
+        refuse_taken(apart)
+        if apart.is_relative_to(out) or out.is_relative_to(apart):
+            raise InputError(f"oracle {apart} and cohort {out}", expected="two separate folders")
 
     def drawn(case: int) -> Brain:
-        return brain_case(seed, case, shape, contrasts=contrasts, lesion_slices=lesion_slices, mass_effect=mass_effect)
+        return brain_case(seed, case, shape, contrasts=contrasts, lesion_slices=lesion_slices, mass_effect=mass_effect,
+                          lesion_contrast=lesion_contrast)  # fmt: skip
 
     splits = [split for split, count in zip(SPLITS, patients) for _ in range(count)]
     with appearing(out) as folder:
         rows = [
             row
             for case, split in enumerate(splits)
-            for row in _write_patient(folder, case, split, drawn(case), seed, nested)
+            for row in _write_patient(folder, case, split, drawn(case), seed, nested, twins and split != "train")
         ]
         domains = {contrast: Domain(contrast, "MR", Intensity("percentile", 0.0, 99.5)) for contrast in contrasts}
+        without = {contrast: f"{contrast}_twin" for contrast in contrasts} if twins else {}
+        # Nothing is clipped: a twin is brought to the range of the image that it is the twin of.
+        domains |= {name: Domain(name, "MR", Intensity("percentile", 0.0, 100.0)) for name in without.values()}
         Cohort(folder, name, domains, NESTED if nested else LESION, licence="generated, free of rights",
-               anatomy="brain", rows=tuple(rows)).save()  # fmt: skip
-    if twins is not None:
-        with appearing(twins) as folder:
+               anatomy="brain", rows=tuple(rows), twins=without).save()  # fmt: skip
+    if apart is not None:
+        with appearing(apart) as folder:
             write_oracle(folder, _twins(folder, {case: drawn(case) for case in range(len(splits))}, seed))
     return read_cohort(out)
 
 
-def _write_patient(folder: Path, case: int, split: str, brain: Brain, seed: int, nested: bool) -> list[Row]:
+def _write_patient(
+    folder: Path, case: int, split: str, brain: Brain, seed: int, nested: bool, twins: bool
+) -> list[Row]:
     name = f"p{case:03d}"
     home = folder / name
     home.mkdir()
@@ -293,6 +310,10 @@ def _write_patient(folder: Path, case: int, split: str, brain: Brain, seed: int,
         file = home / f"{contrast}.nii.gz"
         save_volume(_stored(image, gain), affine, case, file)
         rows.append(Row(name, name, contrast, file, home / "label.nii.gz", split))
+    for contrast, image in brain.twins.items() if twins else ():
+        file = home / f"{contrast}_twin.nii.gz"
+        save_volume(_stored(image, gain), affine, case, file)
+        rows.append(Row(name, name, f"{contrast}_twin", file, split=split))
     return rows
 
 

@@ -9,6 +9,7 @@ from ganatomy.evidence.published import INCOMPARABLE
 from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
 from ganatomy.exhibits.material import Material
 from ganatomy.exhibits.trainings import reached
+from ganatomy.reports.healing import HEADING, WHAT, healing_table, outdone
 from ganatomy.reports.tabulated import (
     comparison_caveats,
     comparison_tables,
@@ -135,6 +136,15 @@ def levels(material: Material) -> Exhibit | None:
     )  # fmt: skip
     headers = ("configuration", *labels, f"worst subject ({table.measure})")
     return Exhibit(f"{table.measure} of each structure, and the worst case", grids=(Grid(headers, rows),))
+
+
+def healing(material: Material) -> Exhibit | None:
+    """Pseudo-healthy images beside what needs no training."""
+    found = healing_table(material.table)
+    if found is None:
+        return None
+    headers, rows = found
+    return Exhibit(HEADING, (WHAT, *outdone(material.table)), (Grid(tuple(headers), tuple(map(tuple, rows))),))
 
 
 def published(material: Material) -> Exhibit | None:

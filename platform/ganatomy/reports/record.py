@@ -43,6 +43,7 @@ SECTIONS: tuple[Section, ...] = (
     findings.certainty,
     findings.pairs,
     findings.levels,
+    findings.healing,
     *EXHIBITS,
     findings.published,
     findings.work,

@@ -12,6 +12,7 @@ from rich.table import Table
 from ganatomy.downstream.task import task_named
 from ganatomy.evidence.ablation import Ablation, measured_of
 from ganatomy.evidence.published import INCOMPARABLE, Comparison
+from ganatomy.reports.healing import HEADING, WHAT, healing_table, outdone
 from ganatomy.reports.tabulated import (
     LEGEND,
     TRAININGS,
@@ -59,6 +60,12 @@ def render_text(table: Ablation, width: int = 120) -> str:
         console.print(f"{task_named(table.task).legend} {LEGEND}")
     for line in measured_of(table):
         console.print(line)
+    if (healing := healing_table(table)) is not None:
+        console.print(f"\n{HEADING}:\n")
+        _print_table(console, *healing)
+        console.print(WHAT)
+        for sentence in outdone(table):
+            console.print(f"! {sentence}")
     for number, (names, rows) in enumerate(work_tables(table)):
         console.print("" if number else "\nWork and its cost, mean over trainings:\n")
         _print_table(console, names, rows)

@@ -17,8 +17,9 @@ from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Mixing, Scor
 from ganatomy.measures.pathology import healing_rows
 from ganatomy.measures.segmentation import mean_over_patients, s_score_rows
 from ganatomy.stages.artefacts import Stage
+from ganatomy.stages.healing import BESIDE, score_healing
 from ganatomy.stages.stages import KEPT, SCORES, Stages, read_scores, score_rows
-from ganatomy.stages.synthesis import score_healing, score_synthesis
+from ganatomy.stages.synthesis import score_synthesis
 from ganatomy.stores.sampling import Mixture, synthetic_samples
 from ganatomy.stores.store import open_store
 from ganatomy.stores.supervision import real_alone, segmentor_update
@@ -163,6 +164,7 @@ def s_scores(stages: Stages, split: str) -> list[Score]:
 def healthiness(stages: Stages, split: str) -> tuple[dict[str, float], list[Score]]:
     """How healthy pseudo-healthy images are and how much they still are the same person's, never one without the
     other (Xia et al. 2019, section 4.2), as numbers to log and as rows; empty for a method that takes no lesion out.
+    Beside them what needs no training reaches, and where there are twins the error against these.
 
     f_pre is the reference segmentor of the S-score in the diseased domain: it saw real training images only. Where
     nobody's lesions are labelled there is none, and identity is measured alone."""
@@ -177,7 +179,7 @@ def healthiness(stages: Stages, split: str) -> tuple[dict[str, float], list[Scor
         write_json(directory / SCORES, {"summary": numbers, "rows": rows})
 
     keys = {domain: stage.key for domain, stage in references.items()}
-    inputs = {"fit": fit.key, "split": split, "references": keys}
+    inputs = {"fit": fit.key, "split": split, "references": keys, "beside": BESIDE}
     stage = stages.artefacts.compute("healthiness", inputs, stages.apart(work))
     found = json.loads((stage.directory / SCORES).read_text())
     return dict(found["summary"]), healing_rows(found["rows"])
@@ -201,8 +203,16 @@ def label_index_scores(stages: Stages, split: str) -> list[Score]:
 
 def reference_models(stages: Stages) -> dict[str, Stage]:
     """Domain -> an independent segmentor: real images only, every label there is, its own seed. Of a domain in which
-    nothing is labelled, such as that of healthy people, there is none."""
-    free = replace(stages.experiment, arm="real", labels=Labels(), mixing=Mixing(), seed=REFERENCE_SEED)
+    nothing is labelled, such as that of healthy people, there is none.
+
+    Where a method takes lesions out it is f_pre too, trained by Dice as in Xia et al. 2019, and with augmentation of
+    geometry and intensity even where the arms have none: what G makes is of other intensities than real images are."""
+    downstream = stages.experiment.downstream
+    if "lesion" in map(stages.experiment.state, stages.experiment.method_class().roles):
+        augmented = "light" if downstream.augmentation == "none" else downstream.augmentation
+        downstream = replace(downstream, loss="dice", augmentation=augmented)
+    free = replace(stages.experiment, arm="real", labels=Labels(), mixing=Mixing(), seed=REFERENCE_SEED,
+                   downstream=downstream)  # fmt: skip
     real_only = Stages(stages.workspace, stages.store_path, free, stages.workers, say=stages.say)
     roles = {stages.experiment.domain(role): role for role in stages.experiment.method_class().roles}
     return {

@@ -24,7 +24,7 @@ from ganatomy.core.plain_values import plain
 from ganatomy.core.plugins import resolve
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
-from ganatomy.experiment import Experiment, Labels, Score, Transfer
+from ganatomy.experiment import Experiment, Labels, Score, Transfer, as_before
 from ganatomy.stages.artefacts import Artefacts, Follow, Grown, Stage, Work, code_digest, key_of
 from ganatomy.stages.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.stages.selection import judged, kept_images
@@ -303,7 +303,7 @@ class Stages:
             "store": self.store.digest,
             "target": experiment.target,
             "labels": labels,
-            "sampling": experiment.sampling,
+            "sampling": as_before(experiment.sampling),
             **self._task_code(),
         }
 
@@ -324,8 +324,11 @@ class Stages:
 
     def _segmentor_inputs(self) -> dict[str, Any]:
         downstream = self.experiment.downstream
+        own = plain(downstream)
+        if downstream.loss == "cross_entropy":  # what was trained before there was another
+            del own["loss"]
         return {
-            **plain(downstream),
+            **own,
             # What is in it counts, not where it lies.
             "weights": weights_digest(downstream.weights) if downstream.weights else "",
             "code": code_digest(resolve("networks", downstream.network.name)),

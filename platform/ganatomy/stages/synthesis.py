@@ -14,7 +14,6 @@ from torch import nn
 
 from ganatomy.contracts import InputError, Method
 from ganatomy.experiment import Experiment, Score
-from ganatomy.measures.pathology import PseudoHealthyCase, areas, summarise_pseudo_healthy
 from ganatomy.measures.segmentation import score_subject
 from ganatomy.stages.donors import Donors, label_shown
 from ganatomy.stages.drawing import Offers, centred, drawn_subjects, size_for
@@ -176,7 +175,7 @@ def held_out_translations(
     method: Method, experiment: Experiment, store: Store, split: str, device: torch.device
 ) -> Iterator[MadeImage]:
     """Images of ``split``, which nobody learnt from, translated into the target domain."""
-    pools = {role: _held_out(store, experiment, role, split) for role in method.roles}
+    pools = {role: held_out(store, experiment, role, split) for role in method.roles}
     donors = {
         role: Donors(pools[donor] + label_pool(store, experiment, donor)) for role, donor in method.label_donors.items()
     }
@@ -206,7 +205,7 @@ def score_synthesis(
         for domain, row in _drawn_scores(method, experiment, store, judges, split, device):
             rows[domain]["synthetic"].append(row)
         return {domain: both for domain, both in rows.items() if both["synthetic"]}
-    pools = {role: _held_out(store, experiment, role, split) for role in method.roles}
+    pools = {role: held_out(store, experiment, role, split) for role in method.roles}
     # Training patients may donate too: a split of one patient has nobody else.
     donors = {
         role: Donors(pools[donor] + label_pool(store, experiment, donor)) for role, donor in method.label_donors.items()
@@ -230,7 +229,7 @@ def _drawn_scores(
     device: torch.device,
 ) -> Iterator[tuple[str, Score]]:
     """(domain, row) of every image drawn of labels that the generator never saw, one subject a label."""
-    pool, size = _held_out(store, experiment, experiment.target, split), size_for(method, experiment.sampling.size)
+    pool, size = held_out(store, experiment, experiment.target, split), size_for(method, experiment.sampling.size)
     offers = Offers.of(pool, size)
     for subject in drawn_subjects(method, offers.labels, min(len(offers.labels), S_SCORE_SUBJECTS), experiment.seed):
         donor = offers.records[subject.donor]
@@ -243,55 +242,16 @@ def _drawn_scores(
                     yield domain, row
 
 
-def score_healing(
-    method: Method,
-    experiment: Experiment,
-    store: Store,
-    judges: Mapping[str, nn.Module],
-    split: str,
-    device: torch.device,
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """How healthy, and how much the same person, images of ``split`` are out of which a method took the lesion.
-
-    That is whatever it makes of a role in state ``lesion`` with a label that is empty.  judges: domain -> f_pre,
-    trained on real training images; that of the diseased domain looks for what is left, wherever healthy images come
-    from, and without it there is identity alone.  Returns the numbers to log, and those of each volume by its
-    pseudonym. Nothing of a method that makes no such image.
-    """
-    parts: dict[tuple[Record, str], list[tuple[NDArray[Any], ...]]] = {}
-    for role in (role for role in method.roles if experiment.state(role) == "lesion"):
-        for made in made_images(method, experiment, store, role, _held_out(store, experiment, role, split), {}, device):
-            given, judge = made.given, judges.get(experiment.domain(role))
-            emptied = made.kind == "translated" and made.label is not None and not made.label.any()
-            if given.label is not None and emptied:
-                part: tuple[NDArray[Any], ...] = (made.image, given.image, given.label)
-                if judge is not None:
-                    part += tuple(segment(judge, image, experiment.sampling, device) for image in part[:2])
-                parts.setdefault((given.record, made.claimed), []).append(part)
-    cases = {key: PseudoHealthyCase(*map(np.concatenate, zip(*stack))) for key, stack in parts.items()}
-    rows = [
-        {
-            "subject": record.subject,
-            "patient": record.patient,
-            "role": claimed,
-            "slices": len(case.made),
-            **({"areas": found} if (found := areas(case)) else {}),
-            **summarise_pseudo_healthy([case]),
-        }
-        for (record, claimed), case in cases.items()
-    ]
-    return (summarise_pseudo_healthy(list(cases.values())) if cases else {}), rows
-
-
 def _usual_range(store: Store, domain: str) -> tuple[float, float]:
     """Native intensities that -1 and +1 usually stand for in real training images of ``domain``."""
     real = real_images(store, domain, "train")
     return statistics.median(image.lo for image in real), statistics.median(image.hi for image in real)
 
 
-def _held_out(store: Store, experiment: Experiment, role: str, split: str) -> Pool:
+def held_out(store: Store, experiment: Experiment, role: str, split: str) -> Pool:
+    """The images of ``split`` that may play ``role``."""
     images = real_images(store, experiment.domain(role), split)
-    return Pool.of(store, images).in_state(experiment.state(role), experiment.sampling.ndim)
+    return Pool.of(store, images).playing(role, experiment)
 
 
 def _same_domain(experiment: Experiment, method: Method) -> bool:

@@ -70,6 +70,7 @@ def prepare(cohort: Cohort, root: Path | str, progress: Progress | None = None, 
                 items=_prepared_items(cohort, names, report, max(1, workers)),
                 key=names.identity,
                 symmetric=cohort.symmetric,
+                twins=cohort.twins,
             )
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ganatomy.contracts import UNLABELLED, Batch, Drawn, Images, InputError
-from ganatomy.experiment import Mixing, Sampling, State
+from ganatomy.experiment import Experiment, Mixing, Sampling, State
 from ganatomy.stores.layout import Record
 from ganatomy.stores.store import Store
 
@@ -31,6 +31,7 @@ class Entry:
 
     slices: the only ones that 2D samples are taken from; None, any that shows something.
     centred: samples may be centred on its labelled voxels, where its label may be seen.
+    central: they are the middle of their plane, or of the image in 3D.
     """
 
     store: Store
@@ -38,6 +39,7 @@ class Entry:
     labelled: bool
     slices: tuple[int, ...] | None = None
     centred: bool = True
+    central: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,28 +58,48 @@ class Pool:
             )
         )
 
-    def in_state(self, state: State, ndim: int) -> Pool:
-        """The part of the pool in that state: slices in 2D, whole images in 3D. ``""`` is all of it.
+    def in_state(self, state: State, ndim: int, middle: int = 0) -> Pool:
+        """The part of the pool in that state, ``""`` for any: slices in 2D, whole images in 3D.
 
+        middle: in 2D, so many of the slices that an image shows, about their middle, and no others; 0 for all.
         That a slice is in a state is a weak label, which a pool may use even where the label itself is withheld.
         """
-        if not state:
+        if not state and not middle:
             return self
-        slices = [(entry, slices_in(entry.record, state)) for entry in self.entries]
+        slices = [
+            (entry, middle_of(slices_in(entry.record, state) if state else range(*entry.record.content), entry, middle))
+            for entry in self.entries
+        ]
         if ndim == 2:
             return Pool(tuple(replace(entry, slices=some) for entry, some in slices if some))
         lesion = {entry.record: bool(slices_in(entry.record, "lesion")) for entry in self.entries}
         return Pool(tuple(entry for entry, some in slices if some and lesion[entry.record] == (state == "lesion")))
 
+    def playing(self, role: str, experiment: Experiment) -> Pool:
+        """The part of the pool that may play ``role``: in its state and, where that is asked for, of the middle."""
+        sampling = experiment.sampling
+        return self.in_state(experiment.state(role), sampling.ndim, sampling.middle_slices)
+
     def from_anywhere(self) -> Pool:
         """The same images, of which no sample is centred on what is labelled."""
         return Pool(tuple(replace(entry, centred=False) for entry in self.entries))
+
+    def from_the_middle(self) -> Pool:
+        """The same images, of which every sample is the middle."""
+        return Pool(tuple(replace(entry, central=True) for entry in self.entries))
 
     def __add__(self, other: Pool) -> Pool:
         return Pool(self.entries + other.entries)
 
     def __len__(self) -> int:
         return len(self.entries)
+
+
+def middle_of(slices: Iterable[int], entry: Entry, count: int) -> tuple[int, ...]:
+    """Those of ``slices`` that are among the ``count`` middle ones of what the image shows; all where that is 0."""
+    first, after = entry.record.content
+    start = first + max(0, (after - first - count) // 2) if count else first
+    return tuple(k for k in slices if not count or start <= k < start + count)
 
 
 def slices_in(record: Record, state: State) -> tuple[int, ...]:
@@ -270,13 +292,15 @@ class Sampler:
         u = generator.random(5)
         around = entry.labelled and entry.centred and u[0] < self.sampling.foreground
         centres = entry.store.foreground(entry.record) if around and _may_hold_label(entry) else ()
-        if len(centres):
+        if entry.central:
+            at = [(n - side) // 2 for n, side in zip(shape, sides)]
+        elif len(centres):
             at = [int(c) - side // 2 for c, side in zip(centres[int(u[1] * len(centres))], sides)]
         else:
             at = [int(v * (n - side + 1)) for v, n, side in zip(u[2:], shape, sides)]
-            if self.sampling.ndim == 2:
-                slices = entry.slices or range(*entry.record.content)  # a constant slice teaches nothing
-                at[0] = slices[int(u[2] * len(slices))]
+        if self.sampling.ndim == 2 and (entry.central or not len(centres)):
+            slices = entry.slices or range(*entry.record.content)  # a constant slice teaches nothing
+            at[0] = slices[int(u[2] * len(slices))]
         return tuple((n - side) // 2 if n <= side else min(max(c, 0), n - side) for c, n, side in zip(at, shape, sides))
 
 

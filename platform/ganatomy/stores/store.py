@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ganatomy.contracts import InputError
 from ganatomy.core.installation import CACHE
 from ganatomy.core.standstill import moved
+from ganatomy.images.intensities import Intensity
 from ganatomy.stores.layout import Record, Volume, read_header, read_records, read_volume, shard_file
 from ganatomy.stores.staging import HEADER, PIECE, pieces, staged
 from ganatomy.tracking.server import shown
@@ -52,6 +53,7 @@ class Store:
         self.labels: dict[int, str] = {int(key): name for key, name in header["labels"].items()}
         self.domains: dict[str, Any] = header["domains"]
         self.symmetric: tuple[str, ...] = tuple(header.get("symmetric", ()))
+        self.twins: dict[str, str] = header.get("twins", {})
         self._records, self._places = read_records(path / "records.arrow")
         self._shards: dict[int, Any] = {}
         self._volumes: dict[int, Volume] = {}
@@ -94,6 +96,15 @@ class Store:
                 f"image of subject {record.subject} ({record.domain}) has no label", expected="a labelled image"
             )
         return label
+
+    def twin(self, record: Record) -> NDArray[np.float32] | None:
+        """What the image would be without its lesion, float32 [D, H, W] in the image's own range, clipped to [-1, 1];
+        None where nobody knows (``Cohort.twins``). For measures alone."""
+        same = [one for one in self.records(self.twins.get(record.domain)) if one.subject == record.subject]
+        if record.domain not in self.twins or not same:
+            return None
+        native = Intensity.invert(self.image(same[0]), same[0].lo, same[0].hi)
+        return Intensity.scale(native, record.lo, record.hi)
 
     def foreground(self, record: Record) -> NDArray[np.int32]:
         """int32 [n, 3] (d, h, w) of labelled voxels, n <= ``FOREGROUND_VOXELS``, every class present equally often

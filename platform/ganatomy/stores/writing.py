@@ -73,11 +73,13 @@ def write_store(
     items: Iterable[Item],
     key: str = "",
     symmetric: Sequence[str] = (),
+    twins: Mapping[str, str] | None = None,
 ) -> Store:
     """Write ``items`` as a store at ``path`` and open it. The folder appears complete or not at all.
 
     labels: class id (1..255) -> name.  domains: name -> description.  digest: content hash of what made the items.
     key: identity of the key of its pseudonyms.  symmetric: axes (x, y, z) along which a mirror image is as good.
+    twins: as in ``Cohort``.
     When two write the same at once, the first to finish wins and both get its store. InputError for an item that does
     not fit (names the subject), when the disc is full, or when ``path`` holds something else.
     """
@@ -90,6 +92,8 @@ def write_store(
     header = {"name": name, "digest": digest, "key": key, "labels": dict(labels), "domains": plain(domains)}
     if symmetric:
         header["symmetric"] = list(symmetric)
+    if twins:
+        header["twins"] = dict(twins)
     try:
         _write_files(part, header, items)
         _publish(part, path)

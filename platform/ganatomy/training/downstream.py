@@ -46,24 +46,30 @@ DECAY_FRACTION = 0.25
 of joint training at the full rate, then 50 decaying (Cai et al. 2019, section 4.2)."""
 
 
-def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Cross-entropy, and beside it 1 minus the soft Dice of every structure, a mean over structures and samples.
+def dice_loss(logits: Tensor, label: Tensor) -> Tensor:
+    """1 - (2 Σ p y + 1) / (Σ p² + Σ y² + 1) of each structure of each sample, and the mean of these; the background is
+    no structure. The voxel that is added asks for an empty map where a structure is not there.
 
     logits: [N, C + 1, *S].  label: int64 [N, *S], 0..C or ``UNLABELLED``; a sample without labels has loss 0.
-    A structure that a sample does not show asks for none of it: one voxel is added to both sides of its ratio.
-    Source: the loss of nnU-Net (Isensee et al. 2021), with the Dice of single samples in place of the batch's.
+    Source: Milletari et al. 2016, eq. 3, per sample.
     """
-    from monai.losses import DiceLoss
+    from monai.losses import DiceLoss  # takes seconds to import, and most trainings need none of it
 
-    dice = DiceLoss(include_background=False, softmax=True, to_onehot_y=True, smooth_nr=1.0, smooth_dr=1.0,
-                    reduction="none")  # fmt: skip
+    dice = DiceLoss(include_background=False, softmax=True, to_onehot_y=True, squared_pred=True, smooth_nr=1.0,
+                    smooth_dr=1.0, reduction="none")  # fmt: skip
     known = (label != UNLABELLED).flatten(1).any(1)
-    structures = dice(logits, label.clamp(min=0)[:, None]).flatten(1).mean(1)
-    return cross_entropy(logits, label) + (structures * known).mean()
+    structures = dice(logits.float(), label.clamp(min=0)[:, None]).flatten(1).mean(1)
+    return (structures * known).mean()
+
+
+def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """The sum of both. Source: the loss of nnU-Net (Isensee et al. 2021), which takes the Dice of a batch."""
+    return cross_entropy(logits, label) + dice_loss(logits, label)
 
 
 LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": cross_entropy,
+    "dice": dice_loss,
     "dice_cross_entropy": dice_cross_entropy,
 }
 """``downstream.loss`` of segmentors."""
@@ -219,7 +225,7 @@ class Segmentation(Alone):
 
     @dataclass(frozen=True)
     class Config:
-        """Nothing of its own: network and learning rate are the task's, as for a method that trains segmentors."""
+        """Nothing of its own: network, rate and loss are the task's, as for a method that trains segmentors."""
 
     roles: ClassVar[tuple[str, ...]] = (ROLE,)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ganatomy.contracts import InputError, Method, Phase, labelled
-from ganatomy.experiment import Experiment
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
 from ganatomy.stores.amounts import drawn_patients, some_patients
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Mixture, Pool
@@ -74,7 +74,26 @@ def generator_pools(store: Store, experiment: Experiment, method: type[Method] |
     pools = {role: generator_pool(store, experiment, role) for role in method.roles}
     alike = len({experiment.state(role) for role in pools}) == 1 and all(map(_may_be_centred, pools.values()))
     pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
+    if experiment.sampling.central:
+        return {key: pool.from_the_middle() for key, pool in pools.items()}
     return pools if alike else {key: pool.from_anywhere() for key, pool in pools.items()}
+
+
+def check_roles(store: Store, experiment: Experiment) -> None:
+    """InputError where a synthetic arm's method would find no image for one of its roles, such as no slice with a
+    lesion or none without, or labels that it is to show with other patients' images and one patient alone."""
+    method = experiment.method_class()
+    if experiment.arm not in SYNTHETIC_ARMS or method.on_patches or experiment.transfer.generator:
+        return
+    pools = generator_pools(store, experiment, method)
+    for role in {*method.second_draws.values(), *method.label_donors.values()}:
+        entries = pools[role].entries + label_pool(store, experiment, role).entries
+        if len({entry.record.patient for entry in entries}) == 1:
+            raise InputError(
+                f"cohort {store.name}: one patient for role {role} ({experiment.domains[role]}) in split train",
+                expected=f"two or more: {experiment.method.name} shows the labels of one with images of another",
+                remedy="import more patients, or split the cohort anew",
+            )
 
 
 def _may_be_centred(pool: Pool) -> bool:
@@ -92,7 +111,7 @@ def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     else:
         seen = source_patients(store, experiment, role)
     images = [image for image in images if seen is None or image.patient in seen]
-    pool = Pool.of(store, images, patients).in_state(experiment.state(role), experiment.sampling.ndim)
+    pool = Pool.of(store, images, patients).playing(role, experiment)
     if not len(pool):
         raise InputError(
             f"cohort {store.name}: no image for role {role} ({experiment.domains[role]}) in split train",
@@ -104,7 +123,7 @@ def generator_pool(store: Store, experiment: Experiment, role: str) -> Pool:
 
 def label_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     """The images whose labels may be seen and that are in the state of ``role``: where its labels are drawn from."""
-    return segmentor_pool(store, experiment, role).in_state(experiment.state(role), experiment.sampling.ndim)
+    return segmentor_pool(store, experiment, role).playing(role, experiment)
 
 
 def segmentor_pool(store: Store, experiment: Experiment, role: str) -> Pool:

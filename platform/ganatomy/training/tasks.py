@@ -263,7 +263,7 @@ def picture_of(step: int, directory: Path, phases: Sequence[Phase], budget: Budg
 def _shown(store: Store, experiment: Experiment, role: str) -> tuple[Entry, ...]:
     """A few validation images of ``role``."""
     images = real_images(store, experiment.domain(role), "val")
-    pool = Pool.of(store, images).in_state(experiment.state(role), experiment.sampling.ndim)
+    pool = Pool.of(store, images).playing(role, experiment)
     return pool.entries[:PANEL_SUBJECTS]
 
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
 from ganatomy.contracts import UNLABELLED, cross_entropy
-from ganatomy.training.downstream import dice_cross_entropy
 from ganatomy_methods.common.losses import l1, lsgan_discriminator, lsgan_generator
 
 
@@ -49,7 +48,6 @@ def test_losses_of_a_batch_are_means_of_the_losses_of_its_samples():
         (lsgan_discriminator, image, reference),
         (l1, image, reference),
         (cross_entropy, logits, label),
-        (dice_cross_entropy, logits, label),
     ):
         each = [loss(*(argument[i : i + 1] for argument in arguments)) for i in range(4)]
         torch.testing.assert_close(loss(*arguments), torch.stack(each).mean(), msg=loss.__name__)
@@ -77,19 +75,3 @@ def test_an_unlabelled_sample_has_no_loss_and_no_gradient():
     assert logits.grad[0].abs().max() == 0
     assert logits.grad[1].abs().max() > 0
     assert cross_entropy(logits.detach(), torch.full_like(label, UNLABELLED)) == 0
-
-
-@pytest.mark.parametrize("sides", [(6, 5), (4, 3, 5)])
-def test_what_dice_adds_to_cross_entropy_is_its_formula_over_structures(sides):
-    logits, label = torch.randn(3, 4, *sides), torch.randint(0, 3, (3, *sides))  # nobody shows the last structure
-    label[2] = UNLABELLED
-    probability, losses = logits.softmax(1), []
-    for sample in range(2):
-        for structure in (1, 2, 3):
-            p, mask = probability[sample, structure], (label[sample] == structure).float()
-            losses.append(1 - (2 * (p * mask).sum() + 1) / (p.sum() + mask.sum() + 1))
-    expected = torch.stack(losses).sum() / 9  # the sample without labels has loss 0, and counts
-    added = dice_cross_entropy(logits, label) - cross_entropy(logits, label)
-    assert added.item() == pytest.approx(expected.item(), abs=1e-6)
-    found = torch.full_like(logits, -30.0).scatter_(1, label.clamp(min=0)[:, None], 30.0)
-    assert dice_cross_entropy(found, label).item() == pytest.approx(0, abs=1e-4)

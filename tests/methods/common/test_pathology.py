@@ -56,6 +56,33 @@ def test_generator_reaches_both_ends_of_its_range():
         assert (generator(image).mean() - target).abs() < 0.1
 
 
+def test_with_the_first_layer_normalised_a_discriminator_cannot_see_contrast():
+    """An image and its half are one to the printed D, but for the normalisation's epsilon."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, 32, 32)
+    for first_norm, told_apart in ((True, False), (False, True)):
+        network = PathologyDiscriminator(2, 0.25, 2, first_norm=first_norm)
+        for parameter in network.parameters():  # biases too: without any, what comes later takes the factor out again
+            nn.init.normal_(parameter)
+        whole, half = (network(scale * image) for scale in (1.0, 0.5))
+        assert bool(((whole - half).abs() > 0.05 * whole.std()).any()) == told_apart
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_long_skips_hand_on_what_a_quarter_of_the_scale_cannot(ndim):
+    """Nothing of a single voxel reaches the output at its own scale without them; and they cost no parameter."""
+    torch.manual_seed(0)
+    image = torch.rand(1, 1, *(16,) * ndim)
+    plain, skipping = (PathologyGenerator(ndim, 0.1, 1, long_skips=skips) for skips in (False, True))
+    skipping.load_state_dict(plain.state_dict())
+    for network in (plain, skipping):
+        for block in network.up1, network.up2:  # what comes by the way up, silenced
+            block[1] = nn.Identity()
+            nn.init.zeros_(block[0].weight)
+    assert plain(image).std() == 0
+    assert skipping(image).std() > 0
+
+
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("norm", ["none", "instance"])
 def test_a_sample_is_treated_alike_in_any_company_and_mode(ndim, norm):
@@ -64,7 +91,9 @@ def test_a_sample_is_treated_alike_in_any_company_and_mode(ndim, norm):
     images = torch.rand(2, 1, *(16,) * ndim, dtype=torch.float64)
     networks = (
         PathologyGenerator(ndim, 0.05, 1),
+        PathologyGenerator(ndim, 0.05, 1, long_skips=True),
         PathologyDiscriminator(ndim, 0.05, 2, "sigmoid"),
+        PathologyDiscriminator(ndim, 0.05, 2, first_norm=False),
         ResidualUNet(ndim, 1, 2, 2, norm, scales=2),
     )
     for network in networks:
