@@ -24,7 +24,8 @@ from ganatomy.stores.sampling import Pool
 from ganatomy.stores.store import open_store
 from ganatomy.stores.writing import Item, write_store
 from ganatomy.training import tasks as training
-from ganatomy.training.tasks import load_networks, make_method
+from ganatomy.training.distributed import read_history
+from ganatomy.training.tasks import guide_of, load_networks, make_method
 
 ROLES = ("T1", "T2", "T1c", "FLAIR")
 SIDE = 16
@@ -210,6 +211,29 @@ def test_modalities_are_drawn_independently_although_the_cohort_has_all_of_each_
         assert 0.1 < together < 0.6, (one, other)
 
 
+def test_what_guides_find_is_logged_and_said_where_it_is_less_than_asked(tmp_path, store):
+    """Three updates teach a guide nothing: every modality's own Dice stands in the history, the trial is warned, and
+    so is whoever reads its result."""
+    said, records = [], []
+    stages = Stages(
+        tmp_path, store.path, EXPERIMENT, say=said.append, follow=lambda stage, record: records.append(record)
+    )
+    fit = stages.fit()
+    history = read_history(fit.directory)
+    assert {f"guide/dice/{role}" for role in ROLES} <= set(history[0])
+    own = [history[0][f"guide/dice/{role}"] for role in ROLES]
+    assert history[0]["guide/dice"] == pytest.approx(np.mean(own))
+    assert [record["guide/dice"] for record in records] == [record["guide/dice"] for record in history]
+    assert (guide_of(history) or ())[1] == 0.7
+    assert sum(sentence.startswith("warning: the guides of fit") for sentence in said) == 1
+    stages.artefacts.finished.clear()
+    stages.fit()  # as another trial that finds it
+    assert sum("below 0.7" in sentence for sentence in said) == 2
+    good = Stages(tmp_path, store.path, EXPERIMENT.with_values({"method.guide_bar": 0.0}), say=said.append)
+    assert guide_of(read_history(good.fit().directory)) is None
+    assert sum("below" in sentence for sentence in said) == 2
+
+
 # --- through the stages ------------------------------------------------------------------------------------------
 
 
@@ -248,6 +272,7 @@ def test_a_drawn_image_can_be_drawn_again_by_its_number(offline, made, store):
 
 def test_every_modality_has_an_s_score_of_drawn_images(offline):
     _, outcome = offline
+    assert outcome.summary["generator/guide_dice"] < outcome.summary["generator/guide_bar"] == 0.7
     for role in ROLES:
         assert 0 <= outcome.summary[f"synthesis/s_score/{role}"] <= 1
         assert 0 <= outcome.summary[f"synthesis/s_score_reference/{role}"] <= 1

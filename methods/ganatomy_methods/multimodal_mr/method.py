@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganatomy.contracts import (
     UNLABELLED,
@@ -28,14 +28,13 @@ from ganatomy.contracts import (
     Synthetic,
     Task,
     Update,
-    labelled,
 )
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.segmentors import UNet
 from ganatomy_methods.multimodal_mr import networks
 from ganatomy_methods.multimodal_mr import structure as maps
 from ganatomy_methods.multimodal_mr.draws import SampleDraws, dropped, normal
-from ganatomy_methods.multimodal_mr.settings import MultimodalMRConfig
+from ganatomy_methods.multimodal_mr.settings import GuideLoss, MultimodalMRConfig
 
 Losses = dict[str, Tensor]
 
@@ -58,7 +57,8 @@ class MultimodalMR(Method):
     """Stage 1: EC_f, DC_f make structure maps of noise, MASK their masks; D_f, FD_f judge maps and codes.
 
     Stage 2: EC_R codes a fusion map of structure and label, EC_M a real image, DC_M renders a code in any modality;
-    D_M judges images and tells modalities, FD_R the codes; ``guide`` finds lesions and learns from real images only.
+    D_M judges images and tells modalities, FD_R the codes; ``guide`` finds lesions and learns from real images only,
+    before everything else and then beside stage 2.
 
     Each role is a modality, unpaired with the others: images [N, 1, H, W] in [-1, 1], labels 0..C. Inside, images are
     the paper's, in [0, 1]: ``unit`` and ``signed`` stand at the border. A subclass with other ``roles`` has others.
@@ -87,7 +87,7 @@ class MultimodalMR(Method):
         kinds = len(self.roles) if config.class_loss == "cross_entropy" else 1
         self.D_M = networks.Judge(1, width, layers, (1, kinds))
         self.FD_R = networks.Judge(networks.scaled(512, width), width, 1, kernel=3, normalised=False)
-        self.guide = networks.LesionGuide(config.guidance, len(self.roles), task.classes, width)
+        self.guide = networks.LesionGuide(config.guidance, len(self.roles), task.classes, config.guide_width or width)
         self.draws = SampleDraws()
         if config.initialisation == "mean_filter":
             for name in ("EC_f", "DC_f", "MASK", "EC_R", "EC_M", "DC_M"):
@@ -97,20 +97,41 @@ class MultimodalMR(Method):
         """Section 3.4: Adam with momentum 0.5 for each network."""
         return {name: Adam(self.config.learning_rate, (0.5, 0.999)) for name in self.networks()}
 
+    def guides(self) -> dict[str, nn.Module]:
+        """What finds the lesion in each modality."""
+        return {role: networks.OneGuide(self.guide, k) for k, role in enumerate(self.roles)}
+
     def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
-        """First noise to structure, then structure to images: each stage has the generators' budget, at constant rate.
+        """First the guide, until it is good enough to guide; then noise to structure, then structure to images: each
+        stage has the generators' budget, at constant rate.
 
         The stages share no network, so that every generator has exactly ``generator_steps`` updates.
         """
-        phases = Phase("structure", generator_steps, may_stop=False), Phase("images", generator_steps)
+        alone = round(self.config.guide_share * generator_steps)
+        phases = (
+            Phase("guide", alone, may_stop=False, bar=self.config.guide_bar),
+            Phase("structure", generator_steps, may_stop=False),
+            Phase("images", generator_steps),
+        )
         return tuple(phase for phase in phases if phase.steps)
 
     def step(self, batch: Batch, update: Update) -> Losses:
-        """One step of the stage. Structure maps come from the images of one modality, each in its turn."""
+        """One step of the phase. Structure maps come from the images of one modality, each in its turn."""
         source = self.roles[int(self.draws.calls) % len(self.roles)]
         randoms = self.draws(batch[source].image)
+        if update.phase == "guide":
+            return self._step_guide(batch, update, randoms)
         step = self._step_structure if update.phase == "structure" else self._step_images
         return step(batch, update, source, randoms)
+
+    def _step_guide(self, batch: Batch, update: Update, randoms: list[torch.Generator]) -> Losses:
+        """Section 2.7: real images and their labels, nothing else."""
+        given = [batch[role] for role in self.roles]
+        with update("guide") as minimise:
+            seen = [dropped(maps.unit(images.image), self.config.input_dropout, randoms) for images in given]
+            loss = self._lesion(seen, [images.label for images in given], self.config.guide_loss)
+            minimise(loss)
+        return {"lesion_real": loss.detach()}
 
     # --- stage 1: noise to structure (section 2.3) ---------------------------------------------------------------
 
@@ -160,14 +181,13 @@ class MultimodalMR(Method):
     # --- stage 2: structure and label to images (sections 2.4 to 2.7) --------------------------------------------
 
     def _step_images(self, batch: Batch, update: Update, source: str, randoms: list[torch.Generator]) -> Losses:
-        config = self.config
         real = [maps.unit(batch[role].image) for role in self.roles]
         x = real[self.roles.index(source)]
-        margin = maps.even_margin(x.shape[2:], config.margin)
+        margin = maps.even_margin(x.shape[2:], self.config.margin)
         masks = [maps.outside_mask(image, margin) for image in real]
         mask = masks[self.roles.index(source)]
         label = self._labels(batch, source, mask, randoms)
-        f = maps.without_lesion(self._structure(x, batch[source].label, config.image_beta), label)
+        f = maps.without_lesion(self._structure(x, batch[source].label, self.config.image_beta), label)
 
         with update("EC_R", "EC_M", "DC_M") as minimise:
             losses, code_g, x_g = self.generation_losses(f, label, mask)
@@ -179,16 +199,12 @@ class MultimodalMR(Method):
             code_loss = lsgan_discriminator(self.FD_R(torch.cat(codes).detach())[0], self.FD_R(code_g.detach())[0])
             minimise(torch.stack(list(judged.values())).sum() + code_loss)
         losses |= judged | {"code_discriminator": code_loss}
-        with update("guide") as minimise:
-            supervised = [batch.get(labelled(role), batch[role]) for role in self.roles]
-            seen = [dropped(maps.unit(images.image), config.input_dropout, randoms) for images in supervised]
-            losses["lesion_real"] = self._lesion(seen, [images.label for images in supervised])
-            minimise(losses["lesion_real"])
+        losses |= self._step_guide(batch, update, randoms)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _labels(self, batch: Batch, source: str, mask: Tensor, randoms: list[torch.Generator]) -> Tensor:
         """For each structure a label of another modality's image, so of another subject, inside its brain."""
-        donors = [batch.get(labelled(role), batch[role]).label for role in self.roles if role != source]
+        donors = [batch[role].label for role in self.roles if role != source]
         tries = self.config.placement_tries
         placed = []
         for n, random in enumerate(randoms):
@@ -303,16 +319,21 @@ class MultimodalMR(Method):
         wanted = torch.full_like(said[:, 0], modality, dtype=torch.int64)
         return F.cross_entropy(said, wanted)
 
-    def _lesion(self, images: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
-        """loss_sv,l: squared difference of label and probabilities by class; a sample without a label counts as 0."""
+    def _lesion(self, images: Sequence[Tensor], labels: Sequence[Tensor], by: GuideLoss = "squared") -> Tensor:
+        """loss_sv,l: squared difference of label and probabilities by class, or what the guide learns ``by`` in its
+        place; a sample without a label counts as 0."""
         weights = self.config.lesion_weights
         of_class = torch.tensor([weights[min(c, len(weights) - 1)] for c in range(self.task.classes)])
         terms = []
         for logits, label in zip(self.guide(images), labels):
-            truth = F.one_hot(label.clamp_min(0), self.task.classes).movedim(-1, 1)
-            difference = ((logits.softmax(dim=1) - truth) ** 2).mean(dim=(2, 3))
             known = (label != UNLABELLED).flatten(1).any(dim=1)
-            terms.append(((difference * of_class.to(difference)).sum(dim=1) * known).mean())
+            if by == "cross_entropy":
+                off = F.cross_entropy(logits, label.clamp_min(0), reduction="none").mean(dim=(1, 2))
+            else:
+                truth = F.one_hot(label.clamp_min(0), self.task.classes).movedim(-1, 1)
+                difference = ((logits.softmax(dim=1) - truth) ** 2).mean(dim=(2, 3))
+                off = (difference * of_class.to(difference)).sum(dim=1)
+            terms.append((off * known).mean())
         return _total(terms)
 
     # --- making images -------------------------------------------------------------------------------------------

@@ -10,12 +10,17 @@ from ganatomy.contracts import InputError
 from ganatomy_methods.common.settings import require_within
 from ganatomy_methods.multimodal_mr.networks import Guidance
 
+GuideLoss = Literal["squared", "cross_entropy"]
+
 
 @dataclass(frozen=True)
 class MultimodalMRConfig:
     """Settings of MultimodalMR; the defaults are the paper's or, where it is silent, its authors' programs'.
 
-    guidance: who finds the lesion in each modality (section 2.7).  class_loss: the discriminator says the number of the
+    guidance: who finds the lesion in each modality (section 2.7).  guide_share: updates that it has before stage 1, at
+    most, for each of a stage's.  guide_bar: its Dice on validation patients that is enough.  guide_loss: what it learns
+    by, the paper's or the voxel-mean cross-entropy; generators learn by the paper's in either case.  guide_width: its
+    own ``width``, 0 for that.  class_loss: the discriminator says the number of the
     modality, as printed, or one of K.  class_on_fakes: it learns the modality of synthetic images too, as printed.
     initialisation: of the generators; see ``mean_filter``.  width: factor on all channels and on the side of the dense
     code.
@@ -28,6 +33,10 @@ class MultimodalMRConfig:
     """
 
     guidance: Guidance = "4seg"
+    guide_share: float = 1.0
+    guide_bar: float = 0.7
+    guide_loss: GuideLoss = "squared"
+    guide_width: float = 0.0
     class_loss: Literal["regression", "cross_entropy"] = "regression"
     class_on_fakes: bool = False
     initialisation: Literal["normal", "mean_filter"] = "normal"
@@ -83,5 +92,7 @@ class MultimodalMRConfig:
             raise InputError("method.lesion_weights is empty", expected="a weight for each class, background first")
         numbers = [item.name for item in fields(self) if type(item.default) in (int, float)]
         require_within(self, **dict.fromkeys(numbers, (0, math.inf)))
-        require_within(self, width=(0.01, math.inf), discriminator_layers=(1, 6), input_dropout=(0, 0.99))
+        require_within(
+            self, width=(0.01, math.inf), discriminator_layers=(1, 6), input_dropout=(0, 0.99), guide_bar=(0, 1)
+        )
         require_within(self, filter_tries=(1, math.inf), placement_tries=(1, math.inf), tau=(1e-6, math.inf))

@@ -98,6 +98,12 @@ class Method(nn.Module, ABC):
             )
         return network
 
+    def guides(self) -> Mapping[str, nn.Module]:
+        """Role -> what finds in its images the structures that generators are to draw: [N, 1, *S] in [-1, 1] -> logits
+        [N, classes, *S]. A generator learns of them no more than they can find: their Dice on validation patients is
+        logged, and said where it lies below the ``bar`` of the phase that they learn in. None where there are none."""
+        return {}
+
     @abstractmethod
     def optimisers(self) -> dict[str, Adam]:
         """Optimiser settings of every network."""

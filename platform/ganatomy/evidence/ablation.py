@@ -18,7 +18,7 @@ from ganatomy.contracts import InputError
 from ganatomy.downstream.task import task_named, task_of
 from ganatomy.evidence.configurations import AUGMENTATION, names_of, relevant
 from ganatomy.evidence.published import Comparison, compare
-from ganatomy.evidence.work import Planned, more_work, planned_work, unequal_work
+from ganatomy.evidence.work import Planned, more_work, planned_work, unequal_work, weak_guides
 from ganatomy.experiment import SYNTHETIC_ARMS, Downstream, Experiment, TrialResult, replicates
 from ganatomy.measures.statistics import averaged
 from ganatomy.measures.verdicts import NO_VERDICT, Finding, Judged, compare_all, measured
@@ -363,9 +363,8 @@ def _caveats(rows: Sequence[Row]) -> list[str]:
             f"S-scores say little where their own segmentor is weak on real images: Dice "
             f"{', '.join(f'{value:.2f} in {domain}' for domain, value in sorted(weak.items()))}."
         )
-    if sum(row.synthetic for row in rows) > 1:
-        caveats.append(BEST_OF_SEVERAL)
-    return caveats
+    caveats += weak_guides({row.name: row.work for row in rows})
+    return [*caveats, *[BEST_OF_SEVERAL] * (sum(row.synthetic for row in rows) > 1)]
 
 
 def _by_reason(rows: Sequence[Row]) -> dict[str, list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
 
 Planned = tuple[float, ...]
@@ -33,3 +35,14 @@ def unequal_work(planned: Planned, baseline: Planned) -> str:
 def more_work(planned: Planned, baseline: Planned) -> bool:
     """Whether more samples are seen than by the baseline."""
     return planned[0] * planned[1] > baseline[0] * baseline[1]
+
+
+def weak_guides(works: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A sentence on the rows whose guides stayed below their bar on validation patients, none where there are none.
+
+    works: name of a row -> what was spent for it, as ``stages.outcome.work_of`` names it."""
+    found = {name: (work["generator/guide_dice"], work["generator/guide_bar"]) for name, work in works.items()
+             if work.get("generator/guide_dice", 1.0) < work.get("generator/guide_bar", 0.0)}  # fmt: skip
+    said = ", ".join(f"{name} {dice:.2f} of {bar:g}" for name, (dice, bar) in found.items())
+    return [f"Guides that find few lesions themselves (Dice on validation patients, of what is asked): {said}. "
+            "Generators learn no more of lesions than their guides know."] * bool(found)  # fmt: skip

@@ -33,13 +33,13 @@ from ganatomy.stores.amounts import distinct_images
 from ganatomy.stores.lending import lending_store
 from ganatomy.stores.store import Store, open_store
 from ganatomy.stores.writing import write_store
-from ganatomy.training.distributed import Workers, run_task, train
+from ganatomy.training.distributed import Workers, read_history, run_task, train
 from ganatomy.training.downstream import task_of as told_of
 from ganatomy.training.downstream import weights_digest
 from ganatomy.training.loop import Record
 from ganatomy.training.models import check_start, models_of, scored_images
 from ganatomy.training.pools import check_labels
-from ganatomy.training.tasks import FitGenerator, TrainDownstream, load_networks, make_method
+from ganatomy.training.tasks import FitGenerator, TrainDownstream, guide_of, load_networks, make_method
 
 SCORES = "scores.json"
 KEPT = "kept.json"
@@ -131,7 +131,11 @@ class Stages:
         def work(directory: Path, grown: Grown) -> None:
             train(FitGenerator(store, experiment, directory), directory, self.workers, grown)
 
-        return self.artefacts.compute("fit", inputs, work, follow=self._forward, costs=True)
+        stage = self.artefacts.compute("fit", inputs, work, follow=self._forward, costs=True)
+        if (guide := guide_of(read_history(stage.directory))) and guide[0] < guide[1]:
+            self.say(f"warning: the guides of fit {stage.key} reach Dice {guide[0]:.2f} on validation patients, below "
+                     f"{guide[1]:g}: what generators learn of lesions is no better")  # fmt: skip
+        return stage
 
     def taught(self) -> Stages:
         """The stages whose fit is used: these, or those of the cohort that the generator is borrowed from."""
