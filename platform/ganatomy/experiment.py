@@ -95,7 +95,7 @@ class Experiment:
 
     def configuration(self) -> str:
         """Content hash of everything but the seed: trials that share it are replicates."""
-        parts = ("training", "downstream", "mixing", "transfer")
+        parts = ("training", "downstream", "mixing", "filter", "transfer")
         values = {**self.to_dict(), "seed": None, **{name: as_before(getattr(self, name)) for name in parts}}
         if (self.mixing.composition == "paper") == (self.arm == "joint"):  # what the ratio meant before it could be set
             del values["mixing"]["composition"]
@@ -265,7 +265,8 @@ class Score:
 @dataclass(frozen=True)
 class TrialResult:
     """What one trial left behind. ``status``: finished, pruned, failed or running; ``error`` is one line.
-    ``diverged``: whether it failed because its training did, which is a finding and no accident.
+    ``diverged``: whether it failed because its training did, which is a finding and no accident; ``refused``: because
+    its synthetic set was, by those who judge it, which is one likewise, and none against synthetic data.
 
     stages: stage kind -> key.  scores: rows on the validation split, of the downstream model and of what is measured on
     synthetic images (``synthesis/identity`` …).  summary: metric name -> number, as logged.
@@ -281,6 +282,16 @@ class TrialResult:
     device_seconds: float = 0.0
     run_id: str = ""
     diverged: bool = False
+    refused: bool = False
+
+    @property
+    def came_to(self) -> str:
+        """``status``, or that it was done right and there is no result."""
+        return NO_RESULT if self.refused else self.status
+
+
+NO_RESULT = "no result"
+"""What a trial came to whose synthetic set was refused."""
 
 
 def replicates(trials: Iterable[TrialResult]) -> dict[int, TrialResult]:

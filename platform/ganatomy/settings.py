@@ -78,11 +78,13 @@ class Filter:
     gives them the class they are meant to be of with this probability. 0 keeps all.
     as_many_as: keep no more than this threshold, a higher one, would, drawn at random, so that a sweep over thresholds
     compares equal counts; 0 sets no bound.
+    set_mean: what is kept reaches this on average, or the set is refused and the trial has no result; 0 refuses none.
     """
 
     min_dice: float = 0.0
     min_probability: float = 0.0
     as_many_as: float = 0.0
+    set_mean: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ class Training:
 LATER: Mapping[str, Any] = {
     "patience_epochs": 0.0, "waits_for": "score", "keep": "last", "weights": "", "frozen": [], "augmentation": "none",
     "share": "ratio", "distinct": 0, "source_patients": 0, "settings": {},
+    "set_mean": 0.0,
 }  # fmt: skip
 """Settings that earlier versions had not, with what these did."""
 

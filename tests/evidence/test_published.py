@@ -87,6 +87,16 @@ def test_what_the_sweep_lacks_is_counted_and_what_has_no_result_is_left_blank():
     assert "no result" in text
 
 
+def test_a_claim_about_a_set_that_was_refused_has_no_result():
+    """The trainings of other seeds are the luckier ones."""
+    claim = next(finding for finding in shown(sweep()).findings if finding.says == "ours above real")
+    assert claim.reading == "appears here"
+    ours = next(result.experiment for result in sweep() if result.experiment.arm == "joint")
+    lost = TrialResult("x", replace(ours, seed=99), "failed", "refused", refused=True)
+    claim = next(finding for finding in shown([*sweep(), lost]).findings if finding.says == "ours above real")
+    assert (claim.reading, claim.found) == ("no result", None)
+
+
 def test_a_claim_rests_on_patients_and_trainings_and_has_no_verdict_where_no_patient_has_a_figure():
     findings = {finding.says: finding for finding in shown(sweep()).findings}
     ours = findings["ours above real"]

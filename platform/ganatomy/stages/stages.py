@@ -24,7 +24,7 @@ from ganatomy.core.plain_values import plain
 from ganatomy.core.plugins import resolve
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
-from ganatomy.experiment import Experiment, Labels, Score, Transfer
+from ganatomy.experiment import Experiment, Labels, Score, Transfer, as_before
 from ganatomy.stages.artefacts import Artefacts, Follow, Grown, Stage, Work, code_digest, key_of
 from ganatomy.stages.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.stages.selection import judged, kept_images
@@ -221,7 +221,7 @@ class Stages:
             kept = kept_images(found, rule, said, self.experiment.seed)
             write_json(directory / KEPT, {"kept": kept, said: found, "of": len(found)})
 
-        inputs = {"synthesise": made.key, **plain(rule), "judge": judge.key if judge else None}
+        inputs = {"synthesise": made.key, **as_before(rule), "judge": judge.key if judge else None}
         return self.artefacts.compute("filter", inputs, self.apart(work), costs=True)
 
     def downstream(self, role: str, kept: Stage | None = None, *, follow: bool = True, scored: str = "") -> Stage:
