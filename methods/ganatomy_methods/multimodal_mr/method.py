@@ -8,7 +8,6 @@ draft's. It gives no weights and no layers: docs/multimodal_mr.md says where our
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import permutations
 from typing import ClassVar
@@ -18,13 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganatomy.contracts import (
-    UNLABELLED,
     Adam,
     Batch,
     InputError,
     Method,
     Phase,
-    Registered,
     Synthetic,
     Task,
     Update,
@@ -33,24 +30,11 @@ from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.segmentors import UNet
 from ganatomy_methods.multimodal_mr import networks
 from ganatomy_methods.multimodal_mr import structure as maps
-from ganatomy_methods.multimodal_mr.draws import SampleDraws, dropped, normal
+from ganatomy_methods.multimodal_mr.draws import RegisteredBrains, SampleDraws, dropped, normal
+from ganatomy_methods.multimodal_mr.losses import lesion_loss, square, total
 from ganatomy_methods.multimodal_mr.settings import GuideLoss, MultimodalMRConfig
 
 Losses = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class RegisteredBrains(Registered):
-    """Brains with what they were drawn by.
-
-    structure: maps, 0 or 1, [n, 1, H, W].  closed: the error of Algorithm 3 is within the threshold.
-    whole: the lesion lies inside the brain as it was drawn, not cut off.  Accepted are those that are both; figures are
-    ``structure_error``, that of Algorithm 3, and ``structure_tries``, how many maps were drawn for it.
-    """
-
-    structure: Tensor = field(default_factory=lambda: torch.empty(0))
-    closed: tuple[bool, ...] = ()
-    whole: tuple[bool, ...] = ()
 
 
 class MultimodalMR(Method):
@@ -137,8 +121,8 @@ class MultimodalMR(Method):
 
     def _step_structure(self, batch: Batch, update: Update, source: str, randoms: list[torch.Generator]) -> Losses:
         x = maps.unit(batch[source].image)
-        f = self._structure(x, batch[source].label, self.config.structure_beta)
         mask = maps.outside_mask(x, maps.even_margin(x.shape[2:], self.config.margin))
+        f = self._structure(x, batch[source].label, mask, self.config.structure_beta)
         noise, code_g = normal(randoms, (2, networks.code_side(self.config.width) ** 2), x).unbind(dim=1)
         with update("EC_f", "DC_f", "MASK") as minimise:
             losses, code, f_g = self.structure_losses(f, mask, noise, code_g)
@@ -150,8 +134,17 @@ class MultimodalMR(Method):
         losses |= {"map_discriminator": maps_loss, "map_code_discriminator": code_loss}
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _structure(self, x: Tensor, label: Tensor, beta: float) -> Tensor:
+    def _structure(self, x: Tensor, label: Tensor, outside: Tensor, beta: float) -> Tensor:
+        """Algorithm 1 without the lesion, by density where that is asked for, else by ``beta``."""
+        if self.config.edge_density:
+            return maps.dense_map(x, outside, self.config.edge_density, label)
         return maps.without_lesion(maps.structure_map(x, beta), label)
+
+    def _soft_structure(self, x: Tensor, label: Tensor, outside: Tensor) -> Tensor:
+        """The same of images that are made, with a gradient."""
+        density, beta = self.config.edge_density, self.config.image_beta
+        by = maps.beta_for(x, outside, density, label) if density else beta
+        return maps.without_lesion(maps.soft_structure_map(x, by, self.config.tau), label)
 
     def _judge_code(self, code: Tensor) -> Tensor:
         side = networks.code_side(self.config.width)
@@ -172,9 +165,9 @@ class MultimodalMR(Method):
             "map_adversarial": lsgan_generator(self.D_f(f_g)[0]),
             "map_normal": (mean.mean(dim=1) ** 2 + (deviation.mean(dim=1) - 1) ** 2).mean(),
             "map_reconstruction": F.mse_loss(f_r, f),
-            "map_outside": _square(f_r * mask),
+            "map_outside": square(f_r * mask),
             "mask": F.mse_loss(mask_r, mask),
-            "mask_outside": _square(f * mask_r) + _square(f_r * mask_r) + _square(f_g * mask_g),
+            "mask_outside": square(f * mask_r) + square(f_r * mask_r) + square(f_g * mask_g),
         }
         return losses, code, f_g
 
@@ -187,7 +180,7 @@ class MultimodalMR(Method):
         masks = [maps.outside_mask(image, margin) for image in real]
         mask = masks[self.roles.index(source)]
         label = self._labels(batch, source, mask, randoms)
-        f = maps.without_lesion(self._structure(x, batch[source].label, self.config.image_beta), label)
+        f = maps.without_lesion(self._structure(x, batch[source].label, mask, self.config.image_beta), label)
 
         with update("EC_R", "EC_M", "DC_M") as minimise:
             losses, code_g, x_g = self.generation_losses(f, label, mask)
@@ -224,29 +217,27 @@ class MultimodalMR(Method):
         pairs = list(permutations(range(K), 2))
         x_gt = dict(zip(pairs, self._render([code_of[i] for i, _ in pairs], [j for _, j in pairs])))  # i -> j
         score, kind = self._judge(x_g)
-        f_g = [
-            maps.without_lesion(maps.soft_structure_map(x, self.config.image_beta, self.config.tau), label) for x in x_g
-        ]
+        f_g = [self._soft_structure(x, label, mask) for x in x_g]
         losses = {
-            "adversarial": _total(lsgan_generator(d) for d in score),
-            "category": _total(self._category(c, i) for i, c in enumerate(kind)),
+            "adversarial": total(lsgan_generator(d) for d in score),
+            "category": total(self._category(c, i) for i, c in enumerate(kind)),
             "code_adversarial": lsgan_generator(self.FD_R(code_g)[0]),
-            "structure": _total(F.mse_loss(f_i, f) for f_i in f_g),
-            "structure_pairs": _total(F.mse_loss(f_g[i], f_g[j]) for i, j in pairs),
+            "structure": total(F.mse_loss(f_i, f) for f_i in f_g),
+            "structure_pairs": total(F.mse_loss(f_g[i], f_g[j]) for i, j in pairs),
             "lesion": self._lesion(x_g, [label] * K),
             "registration": self.registration(x_g, x_gt),
-            "registration_pairs": _total(F.mse_loss(x_gt[j, i], x_gt[k, i]) for i, j, k in permutations(range(K), 3)),
-            "semantic": _total(F.mse_loss(code, code_g) for code in code_of),
-            "semantic_pairs": _total(F.mse_loss(code_of[i], code_of[j]) for i, j in pairs),
-            "outside": _total(_square(x * mask) for x in x_g),
-            "outside_translated": _total(_square(x * mask) for x in x_gt.values()),
+            "registration_pairs": total(F.mse_loss(x_gt[j, i], x_gt[k, i]) for i, j, k in permutations(range(K), 3)),
+            "semantic": total(F.mse_loss(code, code_g) for code in code_of),
+            "semantic_pairs": total(F.mse_loss(code_of[i], code_of[j]) for i, j in pairs),
+            "outside": total(square(x * mask) for x in x_g),
+            "outside_translated": total(square(x * mask) for x in x_gt.values()),
         }
         return losses, code_g, x_g
 
     @staticmethod
     def registration(x_g: Sequence[Tensor], x_gt: Mapping[tuple[int, int], Tensor]) -> Tensor:
         """loss_trans: every modality against its translations from the others, x_gt[from, to]."""
-        return _total(F.mse_loss(translated, x_g[to]) for (_, to), translated in x_gt.items())
+        return total(F.mse_loss(translated, x_g[to]) for (_, to), translated in x_gt.items())
 
     def real_losses(
         self, real: Sequence[Tensor], masks: Sequence[Tensor]
@@ -264,15 +255,15 @@ class MultimodalMR(Method):
         x_cr = dict(zip(pairs, self._render(list(code_t.values()), [i for i, _ in pairs])))  # i -> j -> i
         score, kind = self._judge(list(x_t.values()))
         losses = {
-            "assist_adversarial": _total(lsgan_generator(d) for d in score),
-            "assist_category": _total(self._category(c, j) for c, (_, j) in zip(kind, pairs)),
-            "reconstruction": _total(F.mse_loss(x_r[i], real[i]) for i in range(K)),
-            "cycle": _total(F.mse_loss(x_cr[i, j], real[i]) for i, j in pairs),
-            "cycle_consistency": _total(F.mse_loss(x_cr[i, j], x_cr[i, k]) for i, j, k in permutations(range(K), 3)),
-            "code_consistency": _total(F.mse_loss(code_t[i, j], codes[i]) for i, j in pairs),
-            "code_pairs": _total(F.mse_loss(code_t[i, j], code_t[i, k]) for i, j, k in permutations(range(K), 3)),
-            "outside_real": _total(_square(x_t[i, j] * masks[i]) for i, j in pairs)
-            + _total(_square(x_r[i] * masks[i]) for i in range(K)),
+            "assist_adversarial": total(lsgan_generator(d) for d in score),
+            "assist_category": total(self._category(c, j) for c, (_, j) in zip(kind, pairs)),
+            "reconstruction": total(F.mse_loss(x_r[i], real[i]) for i in range(K)),
+            "cycle": total(F.mse_loss(x_cr[i, j], real[i]) for i, j in pairs),
+            "cycle_consistency": total(F.mse_loss(x_cr[i, j], x_cr[i, k]) for i, j, k in permutations(range(K), 3)),
+            "code_consistency": total(F.mse_loss(code_t[i, j], codes[i]) for i, j in pairs),
+            "code_pairs": total(F.mse_loss(code_t[i, j], code_t[i, k]) for i, j, k in permutations(range(K), 3)),
+            "outside_real": total(square(x_t[i, j] * masks[i]) for i, j in pairs)
+            + total(square(x_r[i] * masks[i]) for i in range(K)),
         }
         return losses, codes, x_t
 
@@ -286,15 +277,15 @@ class MultimodalMR(Method):
         told = len(score) if config.class_on_fakes else K
         false = [F.mse_loss(d, torch.zeros_like(d)) for d in score]
         return {
-            "discriminator_real": config.discriminator_real * _total(lsgan_generator(d) for d in score[:K]),
-            "discriminator_generated": config.adversarial * _total(false[K : 2 * K]),
-            "discriminator_translated": config.assist_adversarial * _total(false[2 * K :]),
+            "discriminator_real": config.discriminator_real * total(lsgan_generator(d) for d in score[:K]),
+            "discriminator_generated": config.adversarial * total(false[K : 2 * K]),
+            "discriminator_translated": config.assist_adversarial * total(false[2 * K :]),
             "discriminator_category": config.category
-            * _total(self._category(c, i) for c, i in zip(kind[:told], wanted)),
+            * total(self._category(c, i) for c, i in zip(kind[:told], wanted)),
         }
 
     def _weighted(self, losses: Losses) -> Tensor:
-        return _total(getattr(self.config, name) * loss for name, loss in losses.items())
+        return total(getattr(self.config, name) * loss for name, loss in losses.items())
 
     def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         return list(self.EC_M(torch.cat(list(images))).split([len(image) for image in images]))
@@ -320,21 +311,10 @@ class MultimodalMR(Method):
         return F.cross_entropy(said, wanted)
 
     def _lesion(self, images: Sequence[Tensor], labels: Sequence[Tensor], by: GuideLoss = "squared") -> Tensor:
-        """loss_sv,l: squared difference of label and probabilities by class, or what the guide learns ``by`` in its
-        place; a sample without a label counts as 0."""
-        weights = self.config.lesion_weights
-        of_class = torch.tensor([weights[min(c, len(weights) - 1)] for c in range(self.task.classes)])
-        terms = []
-        for logits, label in zip(self.guide(images), labels):
-            known = (label != UNLABELLED).flatten(1).any(dim=1)
-            if by == "cross_entropy":
-                off = F.cross_entropy(logits, label.clamp_min(0), reduction="none").mean(dim=(1, 2))
-            else:
-                truth = F.one_hot(label.clamp_min(0), self.task.classes).movedim(-1, 1)
-                difference = ((logits.softmax(dim=1) - truth) ** 2).mean(dim=(2, 3))
-                off = (difference * of_class.to(difference)).sum(dim=1)
-            terms.append((off * known).mean())
-        return _total(terms)
+        """What the guide finds in each modality against its labels."""
+        weights, classes = self.config.lesion_weights, self.task.classes
+        of_class = torch.tensor([weights[min(c, len(weights) - 1)] for c in range(classes)])
+        return total(lesion_loss(logits, label, of_class, by) for logits, label in zip(self.guide(images), labels))
 
     # --- making images -------------------------------------------------------------------------------------------
 
@@ -350,7 +330,9 @@ class MultimodalMR(Method):
         made: list[Synthetic] = []
         for source in (role for role in self.roles if role in batch):
             images = batch[source]
-            f = self._structure(maps.unit(images.image), images.label, self.config.image_beta)
+            x = maps.unit(images.image)
+            mask = maps.outside_mask(x, maps.even_margin(x.shape[2:], self.config.margin))
+            f = self._structure(x, images.label, mask, self.config.image_beta)
             for role, image in zip(self.roles, self._rendered(f, images.label)):
                 if role != source:
                     made.append(Synthetic(image, role=role, source=source))
@@ -403,13 +385,13 @@ class MultimodalMR(Method):
     def _noise_to_structure(self, sides: tuple[int, ...], random: torch.Generator) -> tuple[Tensor, Tensor]:
         weight = next(self.DC_f.parameters())
         code = torch.randn(1, networks.code_side(self.config.width) ** 2, generator=random).to(weight)
-        structure = (self.DC_f(code, sides) > 0.5).to(weight)
-        return structure, (torch.sigmoid(self.MASK(structure)) > 0.5).to(weight)
+        likely = self.DC_f(code, sides)
+        structure = (likely > 0.5).to(weight)
+        outside = self._outside(structure)
+        if density := self.config.edge_density:  # the brain is that of a map as dense as those of the training
+            outside = self._outside(maps.densest(likely, outside, density))
+            structure = maps.densest(likely, outside, density)
+        return structure, outside
 
-
-def _square(values: Tensor) -> Tensor:
-    return (values**2).mean()
-
-
-def _total(terms: Iterable[Tensor]) -> Tensor:
-    return sum(terms, torch.zeros(()))  # two modalities have no triples to sum over
+    def _outside(self, structure: Tensor) -> Tensor:
+        return (torch.sigmoid(self.MASK(structure)) > 0.5).to(structure.dtype)

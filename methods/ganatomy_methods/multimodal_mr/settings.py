@@ -24,7 +24,8 @@ class MultimodalMRConfig:
     modality, as printed, or one of K.  class_on_fakes: it learns the modality of synthetic images too, as printed.
     initialisation: of the generators; see ``mean_filter``.  width: factor on all channels and on the side of the dense
     code.
-    structure_beta, image_beta: β of Algorithm 1 in the two stages.  tau: width of its soft threshold.
+    structure_beta, image_beta: β of Algorithm 1 in the two stages.  edge_density: in their place, pixels of structure
+    for each of the brain, in both stages and in what is drawn; 0, by β.  tau: width of its soft threshold.
     margin: pixels, in 184, by which Algorithm 2 enlarges the brain.
     filter_error, filter_tries: of Algorithm 3.  placement_tries: labels tried for one brain.
     use_reconstructed: ``synthesize`` also renders the structure and label of an image in its own modality again.
@@ -45,6 +46,7 @@ class MultimodalMRConfig:
     discriminator_layers: int = 3
     structure_beta: float = 0.07
     image_beta: float = 0.12
+    edge_density: float = 0.0
     tau: float = 0.02
     margin: float = 5.0
     filter_error: float = 0.05
@@ -93,6 +95,11 @@ class MultimodalMRConfig:
         numbers = [item.name for item in fields(self) if type(item.default) in (int, float)]
         require_within(self, **dict.fromkeys(numbers, (0, math.inf)))
         require_within(
-            self, width=(0.01, math.inf), discriminator_layers=(1, 6), input_dropout=(0, 0.99), guide_bar=(0, 1)
+            self,
+            width=(0.01, math.inf),
+            discriminator_layers=(1, 6),
+            input_dropout=(0, 0.99),
+            guide_bar=(0, 1),
+            edge_density=(0, 0.9),
         )
         require_within(self, filter_tries=(1, math.inf), placement_tries=(1, math.inf), tau=(1e-6, math.inf))
