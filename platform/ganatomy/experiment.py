@@ -148,6 +148,7 @@ class Experiment:
         for name in ("distinct", "source_patients"):
             count = getattr(self.mixing, name)
             check(count >= 0, f"mixing.{name}", count, "a whole number, 0 for all")
+        self._check_real()
         sources = [role for role in self.domains if self.domain(role) != self.target_domain()]
         count = self.mixing.source_patients
         check(bool(sources) or not count, "mixing.source_patients", count, "0 where every role is of the target domain")
@@ -195,6 +196,20 @@ class Experiment:
         self.method_config()
         resolve("networks", self.downstream.network.name)
         return self
+
+    def _check_real(self) -> None:
+        """Refuse shares of real images, and of augmented ones, that nothing can be done with."""
+        mixing, downstream = self.mixing, self.downstream
+        check(0 < mixing.real <= 1, "mixing.real", mixing.real, "a share above 0, at most 1")
+        alone = mixing.order == "synthetic_alone"
+        check(not alone or self.arm != "offline" or mixing.ratio > 0, "mixing.ratio", mixing.ratio,
+              "above 0 with mixing.order = synthetic_alone")  # fmt: skip
+        usual = self.arm in ("real", "offline") and self.labels.fraction > 0 and self.downstream.asked().segments
+        check(usual or mixing.real == 1, "mixing.real", mixing.real,
+              "1 but in the real and offline arms of segmentors, with labels of the target")  # fmt: skip
+        check(0 < downstream.augmented <= 1, "downstream.augmented", downstream.augmented, "a share above 0, at most 1")
+        check(downstream.augmented == 1 or downstream.augmentation != "none", "downstream.augmented",
+              downstream.augmented, "1 with downstream.augmentation = none")  # fmt: skip
 
     def _check_unlabelled(self) -> None:
         """Refuse what cannot be done where no training image of the target domain has a label to be seen."""

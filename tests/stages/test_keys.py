@@ -10,6 +10,7 @@ import tiny
 from tiny import Watched, experiment
 
 from ganatomy.contracts import InputError
+from ganatomy.core.plain_values import plain
 from ganatomy.experiment import Choice
 from ganatomy.stages.artefacts import Artefacts, Stage, key_of
 from ganatomy.stages.outcome import outcome_of, reference_models
@@ -52,6 +53,12 @@ REFERENCES = {"reference ct", "reference mr"}
 @pytest.mark.parametrize(("values", "change", "changed"), [
     (OFFLINE, {"mixing__ratio": 2.0}, {"downstream", "model"}),
     (OFFLINE, {"mixing__order": "real_first"}, {"downstream", "model"}),
+    (OFFLINE, {"mixing__order": "synthetic_alone"}, {"downstream", "model"}),
+    (OFFLINE, {"mixing__real": 0.5}, {"downstream", "model"}),
+    (REAL, {"mixing__real": 0.5}, {"downstream", "model"}),
+    (OFFLINE, {"filter__set_mean": 0.3}, {"filter", "downstream", "model"}),
+    ({**REAL, "downstream__augmentation": "light"}, {"downstream__augmented": 0.5},
+     {"downstream", "model", *REFERENCES}),
     (OFFLINE, {"filter__min_dice": 0.3}, {"filter", "downstream", "model"}),
     (OFFLINE, {"method__shape_weight": 0.0}, {"fit", "synthesise", "filter", "downstream", "model"}),
     (OFFLINE, {"method": "cyclegan", "method__width": 0.1}, {"fit", "synthesise", "filter", "downstream", "model"}),
@@ -98,6 +105,17 @@ def test_a_parameter_changes_the_keys_of_what_depends_on_it_and_no_others(keys_o
     assert {kind for kind in before | after if before.get(kind) != after.get(kind)} == changed
 
 
+@pytest.mark.parametrize("values", [OFFLINE, JOINT, REAL, {**OFFLINE, "filter__min_dice": 0.3}])
+def test_settings_that_came_later_leave_the_keys_of_what_was_computed_before(keys_of, values, monkeypatch):
+    """Under a default they say nothing: no input of a key has their names."""
+    seen = []
+    monkeypatch.setattr("ganatomy.stages.artefacts.plain", lambda inputs: seen.append(plain(inputs)) or plain(inputs))
+    keys_of(values)
+    inputs = json.dumps(seen)
+    assert '"seed"' in inputs
+    assert not [name for name in ("set_mean", '"real"', "augmented") if name in inputs.replace('"arm": "real"', "")]
+
+
 def test_another_cohort_changes_every_key(keys_of, tmp_path):
     other = tiny.make_store(tmp_path / "other", digest="another")
     before, after = keys_of(OFFLINE), keys_of(OFFLINE, other)
@@ -112,10 +130,12 @@ def test_a_method_without_segmentors_does_not_depend_on_their_budget(keys_of):
     assert before["downstream"] != after["downstream"]
 
 
-def test_the_judge_of_the_filter_is_the_real_arms_own_model(tmp_path, store):
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_the_judge_of_the_filter_is_the_real_arms_own_model(tmp_path, store, share):
+    """That of all real images, whichever share of them the model sees."""
     real = Watched(tmp_path, store, experiment(arm="real"))
     outcome_of(real.stages)
-    filtered = Watched(tmp_path, store, experiment(arm="offline", filter__min_dice=0.001))
+    filtered = Watched(tmp_path, store, experiment(arm="offline", filter__min_dice=0.001, mixing__real=share))
     kept = filtered.stages.filtered()
     assert kept.record["inputs"]["judge"] == real.stages.model().key
     assert "downstream" not in filtered.computed

@@ -82,7 +82,7 @@ class Row:
     finding: Finding | None = None
     declared: bool = True
     control: bool = False
-    planned: Planned = (0, 0, 0, 0, 0)
+    planned: Planned = (0, 0, 0, 0, 1, 0)
     work: Mapping[str, float] = field(default_factory=dict)
 
     @property

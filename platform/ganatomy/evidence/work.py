@@ -8,7 +8,8 @@ from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
 
 Planned = tuple[float, ...]
 """Updates of the downstream model, samples in the batch of each, validations of patience before it stops, epochs of
-it, and for each sample of the batch so many synthetic ones beside it (``mixing.composition = paper``)."""
+it, the share of the real patients that it sees (``mixing.real``), and for each sample of the batch so many synthetic
+ones beside it (``mixing.composition = paper``)."""
 
 
 def planned_work(experiment: Experiment) -> Planned:
@@ -16,7 +17,9 @@ def planned_work(experiment: Experiment) -> Planned:
     budget, training = experiment.budget, experiment.training
     paper = experiment.mixing.composition == "paper" and experiment.arm in SYNTHETIC_ARMS
     beside = experiment.mixing.ratio if paper else 0
-    return budget.segmentor_steps, budget.batch, training.patience, training.patience_epochs, beside
+    alone = experiment.mixing.order == "synthetic_alone" and experiment.arm == "offline"
+    real = 0 if alone else experiment.mixing.real
+    return budget.segmentor_steps, budget.batch, training.patience, training.patience_epochs, real, beside
 
 
 def unequal_work(planned: Planned, baseline: Planned) -> str:
@@ -26,6 +29,7 @@ def unequal_work(planned: Planned, baseline: Planned) -> str:
         "in a batch",
         "validations of patience",
         "epochs of patience",
+        "of the real patients",
         "synthetic beside each",
     )
     odd = [f"{own:g} {word} against {base:g}" for own, base, word in zip(planned, baseline, words) if own != base]

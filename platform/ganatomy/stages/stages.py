@@ -239,6 +239,7 @@ class Stages:
             "kept": kept.key if kept else None,
             # With no label of the target there is nothing real to mix with.
             "mixing": _of_mixing(experiment) if kept and experiment.labels.fraction else None,
+            **({"real": experiment.mixing.real} if experiment.mixing.real != 1 and role == experiment.target else {}),
             "seed": experiment.seed,
             "scored": scored or role,
             **(self._sources() if experiment.domain(role) != experiment.target_domain() else {}),
@@ -269,8 +270,12 @@ class Stages:
     def _judge(self) -> Stage:
         """The downstream model trained on real images only: of this cohort, or of one that has more of them."""
         target, name = self.experiment.target, self.experiment.transfer.judge
-        if not name:
+        if not name and self.experiment.mixing.real == 1:
             return self.downstream(target, follow=False)
+        if not name:  # who judges has seen all real images
+            of_all = replace(self.experiment, mixing=replace(self.experiment.mixing, real=1.0))
+            own = Stages(self.workspace, self.store_path, of_all, self.workers, say=self.say, may_train=self.may_train)
+            return self._borrowed("judge", own.downstream(target, follow=False))
         return self._borrowed("judge", self._elsewhere(name).downstream(target, follow=False))
 
     def _elsewhere(self, name: str) -> Stages:
@@ -328,8 +333,9 @@ class Stages:
 
     def _segmentor_inputs(self) -> dict[str, Any]:
         downstream = self.experiment.downstream
+        usual = {name: value for name, value in plain(downstream).items() if (name, value) != ("augmented", 1)}
         return {
-            **plain(downstream),
+            **usual,
             # What is in it counts, not where it lies.
             "weights": weights_digest(downstream.weights) if downstream.weights else "",
             "code": code_digest(resolve("networks", downstream.network.name)),
@@ -360,7 +366,7 @@ class Stages:
 
 def _of_mixing(experiment: Experiment) -> dict[str, Any]:
     """What of the mixing the downstream model depends on, beside the images."""
-    return {name: value for name, value in vars(experiment.mixing).items() if name != "source_patients"}
+    return {name: value for name, value in vars(experiment.mixing).items() if name not in ("source_patients", "real")}
 
 
 def _ignore(*_: Any) -> None:

@@ -113,6 +113,17 @@ def segmentor_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     return Pool.of(store, [image for image in images if image.labelled and image.patient in patients])
 
 
+def seen_pool(store: Store, experiment: Experiment, role: str) -> Pool:
+    """Of ``segmentor_pool``, what the downstream model sees: of the target, the images of ``mixing.real`` of its
+    patients."""
+    pool, share = segmentor_pool(store, experiment, role), experiment.mixing.real
+    if share == 1 or role != experiment.target:
+        return pool
+    images = [entry.record for entry in pool.entries]
+    chosen = drawn_patients(images, {image.patient for image in images}, share, experiment.seed)
+    return Pool(tuple(entry for entry in pool.entries if entry.record.patient in chosen))
+
+
 def supervision(
     store: Store, experiment: Experiment, roles: Sequence[str], phases: Sequence[Phase]
 ) -> dict[str, Mixture]:

@@ -52,8 +52,8 @@ def make_method(experiment: Experiment, classes: int) -> Method:
 
 def augmentation_of(experiment: Experiment, store: Store) -> Augmentation | None:
     """What is done to the samples of the downstream model; None for nothing."""
-    strength = experiment.downstream.augmentation
-    return None if strength == "none" else Augmentation(strength, store.symmetric)
+    strength, share = experiment.downstream.augmentation, experiment.downstream.augmented
+    return None if strength == "none" else Augmentation(strength, store.symmetric, share)
 
 
 def phases_of(experiment: Experiment, classes: int) -> Sequence[Phase]:
