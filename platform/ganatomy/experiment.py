@@ -235,12 +235,15 @@ class Experiment:
         task.check(self)
 
     def method_class(self) -> type[Method]:
-        """The method's class."""
-        return cast("type[Method]", resolve("methods", self.method.name))
+        """The method's class, as its settings have it."""
+        return self._named_class().configured(self.method_config())
 
     def method_config(self) -> Any:
         """The method's frozen Config with this experiment's settings over the paper's defaults."""
-        return build(self.method_class().Config, self.method.config, "method.")
+        return build(self._named_class().Config, self.method.config, "method.")
+
+    def _named_class(self) -> type[Method]:
+        return cast("type[Method]", resolve("methods", self.method.name))
 
 
 def _of_before(values: Mapping[str, Any]) -> Mapping[str, Any]:

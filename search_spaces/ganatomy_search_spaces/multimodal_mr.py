@@ -6,7 +6,7 @@ from ganatomy.experiment import Budget, Choice, Downstream, Drawing, Experiment,
 from ganatomy.search_space import SearchSpace, Suggest
 from ganatomy_search_spaces.downstream_networks import suggest_segmentor
 
-DENSITY = 0.15
+DENSITY = 0.25
 """Edges for each pixel of brain at 184 x 144."""
 
 BASE = Experiment(
@@ -36,7 +36,7 @@ def sample(trial: Suggest) -> None:
     trial.suggest_categorical("downstream.augmentation", ["none", "light", "strong"])
     if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
-    trial.suggest_float("method.edge_density", 0.08, 0.4, log=True)
+    trial.suggest_float("method.edge_density", 0.1, 0.4, log=True)
     trial.suggest_float("method.margin", 1.0, 9.0)
     trial.suggest_categorical("method.guidance", ["1seg", "1enc4dec", "4seg"])
     trial.suggest_categorical("filter.min_dice", [0.0, 0.3, 0.5, 0.7, 0.9, 0.95])

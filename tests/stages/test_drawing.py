@@ -25,6 +25,7 @@ from ganatomy.stores.store import open_store
 from ganatomy.stores.writing import Item, write_store
 from ganatomy.training import tasks as training
 from ganatomy.training.distributed import read_history
+from ganatomy.training.pools import check_drawn
 from ganatomy.training.tasks import guide_of, load_networks, make_method
 
 ROLES = ("T1", "T2", "T1c", "FLAIR")
@@ -356,6 +357,29 @@ def test_the_filter_keeps_exactly_what_its_judge_finds(store, offline, made, mon
         kept.append(set(chosen["kept"]))
         assert kept[-1] == {index for index, value in truth.items() if value >= threshold}
     assert all(higher <= lower for lower, higher in pairwise(kept))
+
+
+def test_what_a_cohort_lacks_is_said_before_anything_is_trained(tmp_path):
+    """Lesions in every contrast, and a second patient to put one into; of the real arm nobody asks that."""
+
+    def store_of(name, patients, bare=""):
+        items = []
+        for number in range(patients):
+            for contrast, role in enumerate(ROLES):
+                image, label = brain(number, contrast)
+                empty = np.zeros_like(label) if role == bare else label
+                items.append(Item(f"p{number}-scan", f"p{number}", role, "train", image, empty))
+        return write_store(tmp_path / name, name=name, labels={1: "oedema", 2: "core"}, domains={r: {} for r in ROLES},
+                           digest=name, items=items)  # fmt: skip
+
+    check_drawn(store_of("enough", 2), EXPERIMENT)
+    with pytest.raises(InputError, match=r"cohort bare: nothing is labelled in any T2 image .* role T2 of multi"):
+        check_drawn(store_of("bare", 3, "T2"), EXPERIMENT)
+    with pytest.raises(InputError, match="cohort alone: 1 labelled patient in split train; expected two or more"):
+        check_drawn(store_of("alone", 1), EXPERIMENT)
+    check_drawn(open_store(tmp_path / "alone"), EXPERIMENT.with_values({"arm": "real"}))
+    three = EXPERIMENT.with_values({"method.contrasts": ["T1", "T1c", "FLAIR"]})
+    check_drawn(open_store(tmp_path / "bare"), three)
 
 
 def test_a_cohort_without_labels_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganatomy.contracts import UNLABELLED
-from ganatomy_methods.multimodal_mr.settings import GuideLoss
+from ganatomy_methods.multimodal_mr.settings import ClassLoss, GuideLoss
 
 
 def square(values: Tensor) -> Tensor:
@@ -20,6 +20,13 @@ def square(values: Tensor) -> Tensor:
 def total(terms: Iterable[Tensor]) -> Tensor:
     """Their sum, 0 of none: two modalities have no triples to sum over."""
     return sum(terms, torch.zeros(()))
+
+
+def category_loss(said: Tensor, modality: int, by: ClassLoss) -> Tensor:
+    """How far D_M's word is from ``modality``. said: [N, 1 or K, *P]."""
+    if by == "regression":
+        return F.mse_loss(said, torch.full_like(said, modality))
+    return F.cross_entropy(said, torch.full_like(said[:, 0], modality, dtype=torch.int64))
 
 
 def lesion_loss(logits: Tensor, label: Tensor, weights: Tensor, by: GuideLoss = "squared") -> Tensor:

@@ -31,8 +31,8 @@ from ganatomy_methods.common.segmentors import UNet
 from ganatomy_methods.multimodal_mr import networks
 from ganatomy_methods.multimodal_mr import structure as maps
 from ganatomy_methods.multimodal_mr.draws import RegisteredBrains, SampleDraws, dropped, normal
-from ganatomy_methods.multimodal_mr.losses import lesion_loss, square, total
-from ganatomy_methods.multimodal_mr.settings import GuideLoss, MultimodalMRConfig
+from ganatomy_methods.multimodal_mr.losses import category_loss, lesion_loss, square, total
+from ganatomy_methods.multimodal_mr.settings import GuideLoss, MultimodalMRConfig, of_contrasts
 
 Losses = dict[str, Tensor]
 
@@ -45,7 +45,7 @@ class MultimodalMR(Method):
     before everything else and then beside stage 2.
 
     Each role is a modality, unpaired with the others: images [N, 1, H, W] in [-1, 1], labels 0..C. Inside, images are
-    the paper's, in [0, 1]: ``unit`` and ``signed`` stand at the border. A subclass with other ``roles`` has others.
+    the paper's, in [0, 1]: ``unit`` and ``signed`` stand at the border. ``config.contrasts`` names others.
     """
 
     Config: ClassVar[type] = MultimodalMRConfig
@@ -57,6 +57,7 @@ class MultimodalMR(Method):
 
     def __init__(self, config: MultimodalMRConfig, task: Task) -> None:
         super().__init__(config, task)
+        self.roles = config.contrasts or type(self).roles  # type: ignore[misc]
         if task.classes < 2:
             raise InputError("a cohort without labels", expected="lesion labels, which this method draws lesions from")
         width, blocks, layers = config.width, config.residual_blocks, config.discriminator_layers
@@ -76,6 +77,11 @@ class MultimodalMR(Method):
         if config.initialisation == "mean_filter":
             for name in ("EC_f", "DC_f", "MASK", "EC_R", "EC_M", "DC_M"):
                 networks.mean_filter(getattr(self, name))
+
+    @classmethod
+    def configured(cls, config: MultimodalMRConfig) -> type[MultimodalMR]:
+        """With the contrasts that are asked for as its roles."""
+        return cls if config.contrasts in ((), cls.roles) else of_contrasts(cls, config.contrasts)
 
     def optimisers(self) -> dict[str, Adam]:
         """Section 3.4: Adam with momentum 0.5 for each network."""
@@ -220,7 +226,7 @@ class MultimodalMR(Method):
         f_g = [self._soft_structure(x, label, mask) for x in x_g]
         losses = {
             "adversarial": total(lsgan_generator(d) for d in score),
-            "category": total(self._category(c, i) for i, c in enumerate(kind)),
+            "category": total(category_loss(c, i, self.config.class_loss) for i, c in enumerate(kind)),
             "code_adversarial": lsgan_generator(self.FD_R(code_g)[0]),
             "structure": total(F.mse_loss(f_i, f) for f_i in f_g),
             "structure_pairs": total(F.mse_loss(f_g[i], f_g[j]) for i, j in pairs),
@@ -256,7 +262,7 @@ class MultimodalMR(Method):
         score, kind = self._judge(list(x_t.values()))
         losses = {
             "assist_adversarial": total(lsgan_generator(d) for d in score),
-            "assist_category": total(self._category(c, j) for c, (_, j) in zip(kind, pairs)),
+            "assist_category": total(category_loss(c, j, self.config.class_loss) for c, (_, j) in zip(kind, pairs)),
             "reconstruction": total(F.mse_loss(x_r[i], real[i]) for i in range(K)),
             "cycle": total(F.mse_loss(x_cr[i, j], real[i]) for i, j in pairs),
             "cycle_consistency": total(F.mse_loss(x_cr[i, j], x_cr[i, k]) for i, j, k in permutations(range(K), 3)),
@@ -281,7 +287,7 @@ class MultimodalMR(Method):
             "discriminator_generated": config.adversarial * total(false[K : 2 * K]),
             "discriminator_translated": config.assist_adversarial * total(false[2 * K :]),
             "discriminator_category": config.category
-            * total(self._category(c, i) for c, i in zip(kind[:told], wanted)),
+            * total(category_loss(c, i, self.config.class_loss) for c, i in zip(kind[:told], wanted)),
         }
 
     def _weighted(self, losses: Losses) -> Tensor:
@@ -302,13 +308,6 @@ class MultimodalMR(Method):
         counts = [len(image) for image in images]
         score, kind = self.D_M(torch.cat(list(images)))
         return list(score.split(counts)), list(kind.split(counts))
-
-    def _category(self, said: Tensor, modality: int) -> Tensor:
-        """How far D_M's word is from ``modality``. said: [N, 1 or K, *P]."""
-        if self.config.class_loss == "regression":
-            return F.mse_loss(said, torch.full_like(said, modality))
-        wanted = torch.full_like(said[:, 0], modality, dtype=torch.int64)
-        return F.cross_entropy(said, wanted)
 
     def _lesion(self, images: Sequence[Tensor], labels: Sequence[Tensor], by: GuideLoss = "squared") -> Tensor:
         """What the guide finds in each modality against its labels."""

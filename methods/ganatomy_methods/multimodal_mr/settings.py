@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Literal
+from functools import cache
+from typing import Literal, TypeVar, cast
 
-from ganatomy.contracts import InputError
+from ganatomy.contracts import InputError, Method
 from ganatomy_methods.common.settings import require_within
 from ganatomy_methods.multimodal_mr.networks import Guidance
 
+M = TypeVar("M", bound=Method)
+
+ClassLoss = Literal["regression", "cross_entropy"]
 GuideLoss = Literal["squared", "cross_entropy"]
 
 
@@ -17,6 +21,7 @@ GuideLoss = Literal["squared", "cross_entropy"]
 class MultimodalMRConfig:
     """Settings of MultimodalMR; the defaults are the paper's or, where it is silent, its authors' programs'.
 
+    contrasts: the modalities, two or more, by the names of their roles; none, T1, T2, T1c and FLAIR.
     guidance: who finds the lesion in each modality (section 2.7).  guide_share: updates that it has before stage 1, at
     most, for each of a stage's.  guide_bar: its Dice on validation patients that is enough.  guide_loss: what it learns
     by, the paper's or the voxel-mean cross-entropy; generators learn by the paper's in either case.  guide_width: its
@@ -33,12 +38,13 @@ class MultimodalMRConfig:
     The other weights are those of the terms named in ``structure_losses``, ``generation_losses``, ``real_losses``.
     """
 
+    contrasts: tuple[str, ...] = ()
     guidance: Guidance = "4seg"
     guide_share: float = 1.0
     guide_bar: float = 0.7
     guide_loss: GuideLoss = "squared"
     guide_width: float = 0.0
-    class_loss: Literal["regression", "cross_entropy"] = "regression"
+    class_loss: ClassLoss = "regression"
     class_on_fakes: bool = False
     initialisation: Literal["normal", "mean_filter"] = "normal"
     width: float = 1.0
@@ -92,6 +98,8 @@ class MultimodalMRConfig:
     def __post_init__(self) -> None:
         if not self.lesion_weights:
             raise InputError("method.lesion_weights is empty", expected="a weight for each class, background first")
+        if self.contrasts and not len({*filter(None, self.contrasts)}) == len(self.contrasts) >= 2:
+            raise InputError(f"method.contrasts = {list(self.contrasts)}", expected="two names or more, none twice")
         numbers = [item.name for item in fields(self) if type(item.default) in (int, float)]
         require_within(self, **dict.fromkeys(numbers, (0, math.inf)))
         require_within(
@@ -103,3 +111,10 @@ class MultimodalMRConfig:
             edge_density=(0, 0.9),
         )
         require_within(self, filter_tries=(1, math.inf), placement_tries=(1, math.inf), tau=(1e-6, math.inf))
+
+
+@cache
+def of_contrasts(method: type[M], contrasts: tuple[str, ...]) -> type[M]:
+    """``method`` with ``contrasts`` as its roles; the same class for the same ones."""
+    own = {"roles": contrasts, "__module__": method.__module__, "__doc__": method.__doc__}
+    return cast("type[M]", type(method.__name__, (method,), own))

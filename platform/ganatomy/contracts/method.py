@@ -67,6 +67,11 @@ class Method(nn.Module, ABC):
         self.task = task
 
     @classmethod
+    def configured(cls, config: Any) -> type[Method]:
+        """The method under ``config``: itself, or one with other ``roles`` where that names them."""
+        return cls
+
+    @classmethod
     def needs_segmentors(cls, config: Any) -> bool:
         """Whether, under ``config``, generators depend on the segmentors that the method trains. Where they do not, one
         training of generators serves every downstream network: they must then come out the same, to the last bit, with

@@ -162,6 +162,8 @@ class SweepPlan:
                 f"the {ours}" if ours else "what cohort.yaml leaves unsaid"
             )
         for role, said in table.of.modalities.items():
+            if role not in self.base.domains:
+                return f"{role} is one of its roles, and none here"
             domain = self.base.domain(role)
             if not {_modality(said)} & {_modality(domain), _modality(self.modalities.get(domain, ""))}:
                 return f"{role} is {said} there, and {domain} here"

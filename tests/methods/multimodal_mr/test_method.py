@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ganatomy.contracts import UNLABELLED, Images, InputError, Phase, Task
+from ganatomy.experiment import Choice, Experiment
 from ganatomy.training.optimisation import OptimisationStep
 from ganatomy_methods.common.segmentors import UNet
 from ganatomy_methods.multimodal_mr import MultimodalMR, MultimodalMRConfig
@@ -318,16 +319,35 @@ def test_a_cohort_without_labels_and_volumes_are_refused():
         make(discriminator_layers=4).D_M(torch.zeros(1, 1, SIDE, SIDE))
 
 
-def test_another_set_of_modalities_is_a_subclass():
-    class Two(MultimodalMR):
-        roles = ("PD", "T2")
-
+@pytest.mark.parametrize("contrasts", [("PD", "T2"), ("FLAIR", "T1", "SWI")])
+@pytest.mark.parametrize("kind", ["1seg", "1enc4dec", "4seg"])
+def test_contrasts_are_those_that_are_asked_for(contrasts, kind):
+    made = make(contrasts=contrasts, guidance=kind)
+    chosen = Experiment("", {}, method=Choice("multimodal_mr", {**SMALL, "contrasts": list(contrasts)}))
+    assert chosen.method_class() is MultimodalMR.configured(made.config)
     torch.manual_seed(0)
-    method = Two(MultimodalMRConfig(**SMALL), Task(2, CLASSES, lambda: UNet(2, 1, CLASSES, 4)))
-    given = {"PD": brains(1, 0), "T2": brains(1, 1)}
-    for phase in ("structure", "images"):
-        assert all(torch.isfinite(loss) for loss in method.step(given, Inspected(method, phase)).values())
-    assert [(item.source, item.role) for item in method.synthesize({"PD": given["PD"]})] == [("PD", "PD"), ("PD", "T2")]
+    method = chosen.method_class()(chosen.method_config(), made.task)
+    assert chosen.method_class().roles == method.roles == made.roles == contrasts
+    given = {role: brains(1, k) for k, role in enumerate(contrasts)}
+    for phase in ("guide", "structure", "images"):
+        losses = method.step(given, Inspected(method, phase))
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        # Of two there are no triples.
+        for name in ("registration_pairs", "code_pairs", "cycle_consistency"):
+            assert name not in losses or (float(losses[name]) > 0) == (len(contrasts) > 2)
+    first = contrasts[0]
+    assert [(item.source, item.role) for item in method.synthesize({first: given[first]})] == [
+        (first, role) for role in contrasts
+    ]  # fmt: skip
+    assert list(method.guides()) == list(contrasts)
+    drawn = method.draw(torch.cat([images.label for images in given.values()]), (0, 1), 0)
+    assert set(drawn.images) == set(contrasts)
+
+
+@pytest.mark.parametrize("contrasts", [("T1",), ("T1", "T1"), ("T1", "")])
+def test_contrasts_that_are_no_several_are_refused(contrasts):
+    with pytest.raises(InputError, match=r"method\.contrasts"):
+        MultimodalMRConfig(contrasts=contrasts)
 
 
 # --- initialisation ----------------------------------------------------------------------------------------------
