@@ -33,7 +33,7 @@ BASE = replace(
             # Four channels, and the paper's weights on rare classes, find no lesion in as many steps.
             "guide_width": 0.25,
             "guide_loss": "cross_entropy",
-            "guide_share": 3.0,
+            "guide_share": 4.0,
             "guide_bar": 0.3,
         },
     ),
@@ -42,7 +42,7 @@ BASE = replace(
     downstream=Downstream(Choice("unet", {"width": 8, "norm": "instance"}), learning_rate=1e-3),
     # Whole brains, as of the phantom of 48 x 48: structure maps of crops are open, and fail Algorithm 3.
     sampling=Sampling(ndim=2, size=(48, 48), foreground=0.0),
-    budget=Budget(segmentor_steps=1600, generator_steps=600, batch=1, validations=4),
+    budget=Budget(segmentor_steps=1000, generator_steps=400, batch=1, validations=2),
 )
 
 REALS = (0.1, 0.2, 0.5, 0.8, 1.0)

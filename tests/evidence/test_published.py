@@ -293,6 +293,14 @@ def test_a_table_is_shown_beside_sweeps_of_its_organ_and_modalities_and_it_is_sa
     assert [table.of.anatomy for table in plan_of("cai2019_table2").published()] == ["heart"]
 
 
+def test_a_table_of_four_contrasts_is_not_shown_beside_a_sweep_of_two():
+    told, space = [], resolve("spaces", "qu2019_table2")
+    two = replace(space.base, cohort="c", domains={"T1": "t1", "FLAIR": "flair"})
+    plan = SweepPlan("s", "qu2019_table2", two, "", "c", "digest", 1, anatomy="brain")
+    assert plan.published(told.append) == ()
+    assert "T2 is one of its roles, and none here" in told[0]
+
+
 def test_a_figure_stands_beside_what_has_its_fraction_of_labels_and_its_size():
     alike = shown(of({"labels.fraction": 0.14}, sweep()), BOUND)
     assert alike == shown(sweep())  # as if it were bound to nothing
