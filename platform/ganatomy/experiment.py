@@ -95,7 +95,7 @@ class Experiment:
 
     def configuration(self) -> str:
         """Content hash of everything but the seed: trials that share it are replicates."""
-        parts = ("labels", "training", "downstream", "mixing", "transfer", "sampling")
+        parts = ("labels", "training", "downstream", "mixing", "filter", "transfer", "sampling")
         values = {**self.to_dict(), "seed": None, **{name: as_before(getattr(self, name)) for name in parts}}
         if (self.mixing.composition == "paper") == (self.arm == "joint"):  # what the ratio meant before it could be set
             del values["mixing"]["composition"]
@@ -148,6 +148,7 @@ class Experiment:
         for name in ("distinct", "source_patients"):
             count = getattr(self.mixing, name)
             check(count >= 0, f"mixing.{name}", count, "a whole number, 0 for all")
+        self._check_real()
         sources = [role for role in self.domains if self.domain(role) != self.target_domain()]
         count = self.mixing.source_patients
         check(bool(sources) or not count, "mixing.source_patients", count, "0 where every role is of the target domain")
@@ -200,6 +201,20 @@ class Experiment:
         resolve("networks", self.downstream.network.name)
         return self
 
+    def _check_real(self) -> None:
+        """Refuse shares of real images, and of augmented ones, that nothing can be done with."""
+        mixing, downstream = self.mixing, self.downstream
+        check(0 < mixing.real <= 1, "mixing.real", mixing.real, "a share above 0, at most 1")
+        alone = mixing.order == "synthetic_alone"
+        check(not alone or self.arm != "offline" or mixing.ratio > 0, "mixing.ratio", mixing.ratio,
+              "above 0 with mixing.order = synthetic_alone")  # fmt: skip
+        usual = self.arm in ("real", "offline") and self.labels.fraction > 0 and self.downstream.asked().segments
+        check(usual or mixing.real == 1, "mixing.real", mixing.real,
+              "1 but in the real and offline arms of segmentors, with labels of the target")  # fmt: skip
+        check(0 < downstream.augmented <= 1, "downstream.augmented", downstream.augmented, "a share above 0, at most 1")
+        check(downstream.augmented == 1 or downstream.augmentation != "none", "downstream.augmented",
+              downstream.augmented, "1 with downstream.augmentation = none")  # fmt: skip
+
     def _check_unlabelled(self) -> None:
         """Refuse what cannot be done where no training image of the target domain has a label to be seen."""
         where, method = "with labels.fraction = 0", self.method_class()
@@ -224,12 +239,15 @@ class Experiment:
         task.check(self)
 
     def method_class(self) -> type[Method]:
-        """The method's class."""
-        return cast("type[Method]", resolve("methods", self.method.name))
+        """The method's class, as its settings have it."""
+        return self._named_class().configured(self.method_config())
 
     def method_config(self) -> Any:
         """The method's frozen Config with this experiment's settings over the paper's defaults."""
-        return build(self.method_class().Config, self.method.config, "method.")
+        return build(self._named_class().Config, self.method.config, "method.")
+
+    def _named_class(self) -> type[Method]:
+        return cast("type[Method]", resolve("methods", self.method.name))
 
 
 def _of_before(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -269,7 +287,8 @@ class Score:
 @dataclass(frozen=True)
 class TrialResult:
     """What one trial left behind. ``status``: finished, pruned, failed or running; ``error`` is one line.
-    ``diverged``: whether it failed because its training did, which is a finding and no accident.
+    ``diverged``: whether it failed because its training did, which is a finding and no accident; ``refused``: because
+    its synthetic set was, by those who judge it, which is one likewise, and none against synthetic data.
 
     stages: stage kind -> key.  scores: rows on the validation split, of the downstream model and of what is measured on
     synthetic images (``synthesis/identity`` …).  summary: metric name -> number, as logged.
@@ -285,6 +304,16 @@ class TrialResult:
     device_seconds: float = 0.0
     run_id: str = ""
     diverged: bool = False
+    refused: bool = False
+
+    @property
+    def came_to(self) -> str:
+        """``status``, or that it was done right and there is no result."""
+        return NO_RESULT if self.refused else self.status
+
+
+NO_RESULT = "no result"
+"""What a trial came to whose synthetic set was refused."""
 
 
 def replicates(trials: Iterable[TrialResult]) -> dict[int, TrialResult]:

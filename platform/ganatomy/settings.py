@@ -42,7 +42,8 @@ class Mixing:
     """How real and synthetic images meet in the segmentor's training.
 
     ratio: synthetic samples per real one in the updates of the downstream model, in every arm.  order: ``mixed``, every
-    batch holds both; ``synthetic_first`` / ``real_first``, one after the other.  pretrain: leading fraction of the
+    batch holds both; ``synthetic_first`` / ``real_first``, one after the other; ``synthetic_alone``, no real one at all
+    (offline arm).  pretrain: leading fraction of the
     segmentor's budget spent on real images only (offline arm, ``mixed``).
     composition: ``equal``, an update sees ``budget.batch`` samples in every arm, in that proportion over consecutive
     updates. ``paper``, it sees as many real ones as without synthetic ones, and beside them ``ratio`` times as many
@@ -51,15 +52,19 @@ class Mixing:
     distinct: how many of the images that a filter keeps are mixed in, 0 for all (offline arm).  source_patients: how
     many training patients of the domains that are no target there are to learn from and to make images of, those with
     labels where there are any; 0 for all. Sets of one seed are nested, in both.
+    real: share of the labelled patients whose real images the downstream model sees (real and offline arms), at least
+    one. Generators, the labels that they draw and whoever judges a set see those of all: where there are no more labels
+    than that, it is ``labels.fraction`` that says so.
     """
 
     ratio: float = 1.0
-    order: Literal["mixed", "synthetic_first", "real_first"] = "mixed"
+    order: Literal["mixed", "synthetic_first", "real_first", "synthetic_alone"] = "mixed"
     pretrain: float = 0.5
     composition: Literal["equal", "paper"] = "equal"
     share: Literal["ratio", "counts"] = "ratio"
     distinct: int = 0
     source_patients: int = 0
+    real: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,13 @@ class Filter:
     gives them the class they are meant to be of with this probability. 0 keeps all.
     as_many_as: keep no more than this threshold, a higher one, would, drawn at random, so that a sweep over thresholds
     compares equal counts; 0 sets no bound.
+    set_mean: what is kept reaches this on average, or the set is refused and the trial has no result; 0 refuses none.
     """
 
     min_dice: float = 0.0
     min_probability: float = 0.0
     as_many_as: float = 0.0
+    set_mean: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,7 @@ class Downstream:
     2019; or the sum of both, as nnU-Net has it.
     average: decay of an exponential moving average of its weights, 0 off: that is what is validated, scored and kept,
     in every arm.
+    augmented: share of the samples that it is done to; the others are seen as they are.
     weights: a safetensors file that every one of these networks starts from, in every arm; "", none. What it lacks
     starts at random.  frozen: beginnings of the names of its tensors that never change, such as ``stages.0``.
     """
@@ -132,6 +140,7 @@ class Downstream:
     average: float = 0.0
     weights: str = ""
     frozen: tuple[str, ...] = ()
+    augmented: float = 1.0
 
     def asked(self) -> Any:
         """The task, a ``ganatomy.downstream.task.DownstreamTask``: here alone its name becomes that object. InputError
@@ -202,6 +211,7 @@ LATER: Mapping[str, Any] = {
     "patience_epochs": 0.0, "waits_for": "score", "keep": "last", "weights": "", "frozen": [], "augmentation": "none",
     "share": "ratio", "distinct": 0, "source_patients": 0, "settings": {}, "average": 0.0,
     "loss": "cross_entropy", "drawn": "each", "middle_slices": 0, "central": False,
+    "set_mean": 0.0, "real": 1.0, "augmented": 1.0,
 }  # fmt: skip
 """Settings that earlier versions had not, with what these did."""
 

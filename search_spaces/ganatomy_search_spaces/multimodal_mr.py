@@ -6,16 +6,20 @@ from ganatomy.experiment import Budget, Choice, Downstream, Drawing, Experiment,
 from ganatomy.search_space import SearchSpace, Suggest
 from ganatomy_search_spaces.downstream_networks import suggest_segmentor
 
+DENSITY = 0.25
+"""Edges for each pixel of brain at 184 x 144."""
+
 BASE = Experiment(
     cohort="",
     domains={"T1": "", "T2": "", "T1c": "", "FLAIR": ""},
     target="FLAIR",
     arm="offline",
-    method=Choice("multimodal_mr"),
+    method=Choice("multimodal_mr", {"edge_density": DENSITY}),
     # Every segmentor update, in whatever order, counts towards the same total: no leading part of real images.
     mixing=Mixing(ratio=0.5, pretrain=0.0),
     drawing=Drawing(per_label=3.0),
-    filter=Filter(min_dice=0.0),
+    # Section 2.8: each image, then the set of them.
+    filter=Filter(min_dice=0.95, set_mean=0.98),
     downstream=Downstream(Choice("unet", {"norm": "instance"}), learning_rate=1e-4, augmentation="light"),
     sampling=Sampling(ndim=2, size=(184, 144), foreground=0.0),
     # The paper's 100 epochs of 15070 slices are 1.5 million steps: this is what a study of many trials can afford.
@@ -32,11 +36,11 @@ def sample(trial: Suggest) -> None:
     trial.suggest_categorical("downstream.augmentation", ["none", "light", "strong"])
     if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
-    trial.suggest_float("method.structure_beta", 0.03, 0.15, log=True)
-    trial.suggest_float("method.image_beta", 0.05, 0.2, log=True)
+    trial.suggest_float("method.edge_density", 0.1, 0.4, log=True)
     trial.suggest_float("method.margin", 1.0, 9.0)
     trial.suggest_categorical("method.guidance", ["1seg", "1enc4dec", "4seg"])
     trial.suggest_categorical("filter.min_dice", [0.0, 0.3, 0.5, 0.7, 0.9, 0.95])
+    trial.suggest_categorical("filter.set_mean", [0.0, 0.5, 0.98])
     trial.suggest_categorical("mixing.ratio", list(RATIOS))
     trial.suggest_categorical("mixing.order", ["mixed", "synthetic_first", "real_first"])
 

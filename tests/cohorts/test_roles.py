@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ganatomy.cohorts.cohort import Cohort, Domain, Row
-from ganatomy.cohorts.roles import cast_roles, choose_domains, tie_of
+from ganatomy.cohorts.roles import cast_roles, choose_domains, tie_of, with_roles
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Choice, Experiment
 from ganatomy.images.intensities import Intensity
@@ -97,3 +97,22 @@ def test_an_unknown_state_is_refused():
     odd = cast_roles(STATES, cohort_of({"flair": 3}), ["H=flair:helthy"])
     with pytest.raises(InputError, match="did you mean 'healthy'"):
         odd.validate()
+
+
+def test_a_method_may_have_other_roles_under_what_is_fixed():
+    """Two contrasts of four, or one more that the base does not know; anything else leaves the base as it was."""
+    four = Experiment(
+        "", dict.fromkeys(("T1", "T2", "T1c", "FLAIR"), ""), target="FLAIR", method=Choice("multimodal_mr")
+    )
+    cohort = cohort_of({"t1": 3, "flair": 3, "swi": 3})
+    two = cast_roles(with_roles(four, {"method.contrasts": '["T1", "FLAIR"]', "seed": "1"}), cohort)
+    assert (dict(two.domains), two.target) == ({"T1": "t1", "FLAIR": "flair"}, "FLAIR")
+    three = with_roles(four, {"method.contrasts": ["T1", "T2", "SWI"]})
+    with pytest.raises(InputError, match="no domain for role T2"):
+        cast_roles(three, cohort)
+    told = cast_roles(three, cohort, ["T2=flair"])
+    assert (dict(told.domains), told.target) == ({"T1": "t1", "T2": "flair", "SWI": "swi"}, "SWI")
+    for fixed in ({}, {"method.width": 0.5}, {"method.nonsense": 1}, {"arm": "real"}):
+        assert with_roles(four, fixed) is four
+    two = two.with_values({"method.contrasts": ["T1", "FLAIR"], "arm": "offline"})
+    assert two.validate().method_class().roles == ("T1", "FLAIR")

@@ -106,6 +106,32 @@ def test_numbers_beside_the_score_are_means_over_trainings():
     assert row.dice == pytest.approx(np.mean([*row.patients.values()]))
 
 
+def refused(name, made):
+    return TrialResult(name, made, "failed", "filter.set_mean = 0.5: the set is refused", refused=True)
+
+
+def test_a_refused_set_is_no_result_and_harms_nobody():
+    """However bad what is left of its trainings looks: nothing was trained on what its judges refused."""
+    results = [*sweep(), *(trial(f"b{seed}", experiment(arm="offline", mixing__ratio=3.0, seed=seed), -0.3)
+                           for seed in range(3))]  # fmt: skip
+    assert "harms" in {row.reading for row in ablation_table(results).rows}
+    table = ablation_table([*results, refused("x", experiment(arm="offline", mixing__ratio=3.0, seed=3))])
+    row = next(row for row in table.rows if row.parameters.get("mixing.ratio") == 3.0 and row.arm == "offline")
+    assert (row.reading, row.finding.reason) == (
+        "no verdict", "no result under seed 3, where the synthetic set was refused",
+    )  # fmt: skip
+    assert [(one.trial, one.status) for one in table.unfinished] == [("x", "no result")]
+
+
+def test_where_every_set_was_refused_the_sweep_has_no_result():
+    real = [result for result in sweep() if result.experiment.arm == "real"]
+    lost = [refused(f"x{seed}", experiment(arm="offline", seed=seed)) for seed in range(3)]
+    table = ablation_table([*real, *lost])
+    assert table.conclusion.startswith("No result: every synthetic set was refused")
+    assert "no result" in render_text(table)
+    assert table.answer == ""
+
+
 @pytest.mark.parametrize("status", ["failed", "pruned"])
 def test_a_configuration_that_failed_under_a_hard_seed_has_no_verdict(status):
     """Under seed 1 every segmentor is bad. One configuration has no result there; it is no better than the baseline."""

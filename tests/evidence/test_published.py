@@ -87,6 +87,16 @@ def test_what_the_sweep_lacks_is_counted_and_what_has_no_result_is_left_blank():
     assert "no result" in text
 
 
+def test_a_claim_about_a_set_that_was_refused_has_no_result():
+    """The trainings of other seeds are the luckier ones."""
+    claim = next(finding for finding in shown(sweep()).findings if finding.says == "ours above real")
+    assert claim.reading == "appears here"
+    ours = next(result.experiment for result in sweep() if result.experiment.arm == "joint")
+    lost = TrialResult("x", replace(ours, seed=99), "failed", "refused", refused=True)
+    claim = next(finding for finding in shown([*sweep(), lost]).findings if finding.says == "ours above real")
+    assert (claim.reading, claim.found) == ("no result", None)
+
+
 def test_a_claim_rests_on_patients_and_trainings_and_has_no_verdict_where_no_patient_has_a_figure():
     findings = {finding.says: finding for finding in shown(sweep()).findings}
     ours = findings["ours above real"]
@@ -307,6 +317,14 @@ def test_at_full_size_stand_what_papers_say_of_the_points_there():
     space = replace(resolve("spaces", "cai2019_table2"), published=(TABLE,), full_published=(BOUND,))
     assert (space.published, space.at_full_size().published) == ((TABLE,), (BOUND,))
     assert replace(space, full_published=()).at_full_size().published == (TABLE,)
+
+
+def test_a_table_of_four_contrasts_is_not_shown_beside_a_sweep_of_two():
+    told, space = [], resolve("spaces", "qu2019_table2")
+    two = replace(space.base, cohort="c", domains={"T1": "t1", "FLAIR": "flair"})
+    plan = SweepPlan("s", "qu2019_table2", two, "", "c", "digest", 1, anatomy="brain")
+    assert plan.published(told.append) == ()
+    assert "T2 is one of its roles, and none here" in told[0]
 
 
 def test_a_figure_stands_beside_what_has_its_fraction_of_labels_and_its_size():

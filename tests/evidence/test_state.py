@@ -73,6 +73,12 @@ def make_sweep(workspace, name, *statuses, trials=None, begun=True, **more):
      "them because the training diverged; ganatomy sweep --resume s --retry-failed runs it again."),
     (SweepState("s", 3, failed=3, diverged=3), "Sweep s has ended: all 3 trials failed, 3 of them because the training "
      "diverged."),
+    (SweepState("s", 6, finished=3, failed=1, refused=2), "Sweep s has ended: 3 of 6 trials finished, 1 failed, 2 "
+     "without a result because the synthetic set was refused; ganatomy sweep --resume s --retry-failed runs it again."),
+    (SweepState("s", 2, finished=1, refused=1), "Sweep s has ended: 1 of 2 trials finished, 1 without a result "
+     "because the synthetic set was refused."),
+    (SweepState("s", 4, finished=1, refused=1, begun=1, driven=True), "Sweep s is running: 2 of 4 trials have ended (1 "
+     "without a result because the synthetic set was refused), one is training, one is waiting."),
     (SweepState("s", 1, failed=1), "Sweep s has ended: its one trial failed; ganatomy sweep --resume s --retry-failed "
      "runs it again."),
     (SweepState("s", 6, finished=6, retried=2, unit="training"), "Sweep s has ended: 6 of 6 trainings finished. 2 of "

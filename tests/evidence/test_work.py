@@ -75,3 +75,18 @@ def test_what_was_spent_stands_in_text_page_and_json():
     values = json.loads(to_json(table))["rows"]
     assert next(row for row in values if row["arm"] == "offline")["work"]["work/kept_images"] == 17
     assert "Work and its cost" not in render_text(ablation_table(sweep()))
+
+
+def test_guides_below_their_bar_are_told_of():
+    """A synthetic set is worth what the guides know of lesions."""
+
+    def table(found):
+        weak = {"generator/guide_dice": found, "generator/guide_bar": 0.7}
+        made = [trial(f"g{seed}", experiment(arm="offline", seed=seed), 0.1, summary=weak) for seed in range(3)]
+        return ablation_table([*sweep(), *made])
+
+    said = [caveat for caveat in table(0.02).caveats if caveat.startswith("Guides")]
+    assert len(said) == 1
+    assert "offline" in said[0]
+    assert "0.02 of 0.7" in said[0]
+    assert not any(caveat.startswith("Guides") for caveat in table(0.7).caveats)

@@ -24,7 +24,9 @@ from ganatomy.stores.sampling import Pool
 from ganatomy.stores.store import open_store
 from ganatomy.stores.writing import Item, write_store
 from ganatomy.training import tasks as training
-from ganatomy.training.tasks import load_networks, make_method
+from ganatomy.training.distributed import read_history
+from ganatomy.training.pools import check_drawn
+from ganatomy.training.tasks import guide_of, load_networks, make_method
 
 ROLES = ("T1", "T2", "T1c", "FLAIR")
 SIDE = 16
@@ -210,6 +212,29 @@ def test_modalities_are_drawn_independently_although_the_cohort_has_all_of_each_
         assert 0.1 < together < 0.6, (one, other)
 
 
+def test_what_guides_find_is_logged_and_said_where_it_is_less_than_asked(tmp_path, store):
+    """Three updates teach a guide nothing: every modality's own Dice stands in the history, the trial is warned, and
+    so is whoever reads its result."""
+    said, records = [], []
+    stages = Stages(
+        tmp_path, store.path, EXPERIMENT, say=said.append, follow=lambda stage, record: records.append(record)
+    )
+    fit = stages.fit()
+    history = read_history(fit.directory)
+    assert {f"guide/dice/{role}" for role in ROLES} <= set(history[0])
+    own = [history[0][f"guide/dice/{role}"] for role in ROLES]
+    assert history[0]["guide/dice"] == pytest.approx(np.mean(own))
+    assert [record["guide/dice"] for record in records] == [record["guide/dice"] for record in history]
+    assert (guide_of(history) or ())[1] == 0.7
+    assert sum(sentence.startswith("warning: the guides of fit") for sentence in said) == 1
+    stages.artefacts.finished.clear()
+    stages.fit()  # as another trial that finds it
+    assert sum("below 0.7" in sentence for sentence in said) == 2
+    good = Stages(tmp_path, store.path, EXPERIMENT.with_values({"method.guide_bar": 0.0}), say=said.append)
+    assert guide_of(read_history(good.fit().directory)) is None
+    assert sum("below" in sentence for sentence in said) == 2
+
+
 # --- through the stages ------------------------------------------------------------------------------------------
 
 
@@ -248,6 +273,7 @@ def test_a_drawn_image_can_be_drawn_again_by_its_number(offline, made, store):
 
 def test_every_modality_has_an_s_score_of_drawn_images(offline):
     _, outcome = offline
+    assert outcome.summary["generator/guide_dice"] < outcome.summary["generator/guide_bar"] == 0.7
     for role in ROLES:
         assert 0 <= outcome.summary[f"synthesis/s_score/{role}"] <= 1
         assert 0 <= outcome.summary[f"synthesis/s_score_reference/{role}"] <= 1
@@ -331,6 +357,29 @@ def test_the_filter_keeps_exactly_what_its_judge_finds(store, offline, made, mon
         kept.append(set(chosen["kept"]))
         assert kept[-1] == {index for index, value in truth.items() if value >= threshold}
     assert all(higher <= lower for lower, higher in pairwise(kept))
+
+
+def test_what_a_cohort_lacks_is_said_before_anything_is_trained(tmp_path):
+    """Lesions in every contrast, and a second patient to put one into; of the real arm nobody asks that."""
+
+    def store_of(name, patients, bare=""):
+        items = []
+        for number in range(patients):
+            for contrast, role in enumerate(ROLES):
+                image, label = brain(number, contrast)
+                empty = np.zeros_like(label) if role == bare else label
+                items.append(Item(f"p{number}-scan", f"p{number}", role, "train", image, empty))
+        return write_store(tmp_path / name, name=name, labels={1: "oedema", 2: "core"}, domains={r: {} for r in ROLES},
+                           digest=name, items=items)  # fmt: skip
+
+    check_drawn(store_of("enough", 2), EXPERIMENT)
+    with pytest.raises(InputError, match=r"cohort bare: nothing is labelled in any T2 image .* role T2 of multi"):
+        check_drawn(store_of("bare", 3, "T2"), EXPERIMENT)
+    with pytest.raises(InputError, match="cohort alone: 1 labelled patient in split train; expected two or more"):
+        check_drawn(store_of("alone", 1), EXPERIMENT)
+    check_drawn(open_store(tmp_path / "alone"), EXPERIMENT.with_values({"arm": "real"}))
+    three = EXPERIMENT.with_values({"method.contrasts": ["T1", "T1c", "FLAIR"]})
+    check_drawn(open_store(tmp_path / "bare"), three)
 
 
 def test_a_cohort_without_labels_is_refused(tmp_path):

@@ -52,6 +52,12 @@ REFERENCES = {"reference ct", "reference mr"}
 @pytest.mark.parametrize(("values", "change", "changed"), [
     (OFFLINE, {"mixing__ratio": 2.0}, {"downstream", "model"}),
     (OFFLINE, {"mixing__order": "real_first"}, {"downstream", "model"}),
+    (OFFLINE, {"mixing__order": "synthetic_alone"}, {"downstream", "model"}),
+    (OFFLINE, {"mixing__real": 0.5}, {"downstream", "model"}),
+    (REAL, {"mixing__real": 0.5}, {"downstream", "model"}),
+    (OFFLINE, {"filter__set_mean": 0.3}, {"filter", "downstream", "model"}),
+    ({**REAL, "downstream__augmentation": "light"}, {"downstream__augmented": 0.5},
+     {"downstream", "model", *REFERENCES}),
     (OFFLINE, {"filter__min_dice": 0.3}, {"filter", "downstream", "model"}),
     (OFFLINE, {"method__shape_weight": 0.0}, {"fit", "synthesise", "filter", "downstream", "model"}),
     (OFFLINE, {"method": "cyclegan", "method__width": 0.1}, {"fit", "synthesise", "filter", "downstream", "model"}),
@@ -86,6 +92,9 @@ REFERENCES = {"reference ct", "reference mr"}
     (REAL, {"sampling__foreground": 0.0}, {"downstream", "model", *REFERENCES}),
     (REAL, {"training__patience": 2}, {"downstream", "model", *REFERENCES}),
     (REAL, {"training__patience_epochs": 2.0}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"downstream__loss": "dice"}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"downstream__average": 0.9}, {"downstream", "model", *REFERENCES}),
+    (JOINT, {"downstream__average": 0.9}, {"fit", "model", *REFERENCES}),
     (REAL, {"training__keep": "best"}, {"downstream", "model", *REFERENCES}),
     (OFFLINE, {"labels__fraction": 0.5}, {"fit", "synthesise", "filter", "downstream", "model"}),
     (OFFLINE, {"seed": 1}, {"fit", "synthesise", "filter", "downstream", "model"}),
@@ -112,10 +121,12 @@ def test_a_method_without_segmentors_does_not_depend_on_their_budget(keys_of):
     assert before["downstream"] != after["downstream"]
 
 
-def test_the_judge_of_the_filter_is_the_real_arms_own_model(tmp_path, store):
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_the_judge_of_the_filter_is_the_real_arms_own_model(tmp_path, store, share):
+    """That of all real images, whichever share of them the model sees."""
     real = Watched(tmp_path, store, experiment(arm="real"))
     outcome_of(real.stages)
-    filtered = Watched(tmp_path, store, experiment(arm="offline", filter__min_dice=0.001))
+    filtered = Watched(tmp_path, store, experiment(arm="offline", filter__min_dice=0.001, mixing__real=share))
     kept = filtered.stages.filtered()
     assert kept.record["inputs"]["judge"] == real.stages.model().key
     assert "downstream" not in filtered.computed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections import Counter
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Filter
-from ganatomy.stages.selection import kept_images
+from ganatomy.stages.selection import SetRefused, kept_images
 
 HUNDRED = {index: index / 100 for index in range(100)}
 SCORES = st.dictionaries(st.integers(0, 99), st.floats(0, 1), min_size=1, max_size=30)
@@ -70,3 +71,24 @@ def test_what_a_bound_leaves_is_drawn_by_the_seed_and_favours_nobody():
 def test_what_is_no_probability_is_refused(score):
     with pytest.raises(InputError, match="probability of synthetic image 7 "):
         kept({7: score, 8: 0.9}, min_probability=0.5)
+
+
+@given(SCORES, st.floats(0, 1), st.floats(0, 1))
+def test_a_set_is_kept_whole_or_refused_by_its_mean(found, threshold, mean):
+    """Qu et al. 2019, section 2.8: each image, then the set of those that are left."""
+    passing = [score for score in found.values() if score >= threshold]
+    if not passing or math.fsum(passing) / len(passing) < mean:
+        with pytest.raises(SetRefused):
+            kept(found, min_probability=threshold, set_mean=mean)
+    else:
+        assert kept(found, min_probability=threshold, set_mean=mean) == kept(found, min_probability=threshold)
+
+
+def test_why_a_set_is_refused_is_said():
+    with pytest.raises(
+        SetRefused, match=r"set_mean = 0\.6: the 100 .* kept of 100 reach a probability of 0\.49 .* no result"
+    ):
+        kept(HUNDRED, set_mean=0.6)
+    assert len(kept(HUNDRED, set_mean=0.6, min_probability=0.4)) == 60
+    again = pickle.loads(pickle.dumps(SetRefused("a", expected="b", remedy="c")))  # as from another process
+    assert (type(again), str(again)) == (SetRefused, "a; expected b; remedy: c")

@@ -46,6 +46,28 @@ def test_what_is_done_to_a_sample_is_its_own_affair(pool, sampling, strength):
     assert all(-1 <= float(one.image.min()) <= float(one.image.max()) <= 1 for one in whole)
 
 
+def test_a_share_of_the_samples_is_augmented_and_as_it_would_be_among_all(pool):
+    """Which ones is their own affair too, and of a larger share they are among the others."""
+    draws, steps = Sampler({"A": pool}, FLAT, 4, seed=0), range(60)
+    plain, all_of_them = (
+        [one.batch(step)["A"] for step in steps] for one in (draws, Augmented(draws, Augmentation("light")))
+    )
+    before = np.zeros(4 * len(steps), bool)
+    for share in (0.2, 0.5, 0.8):
+        some = [Augmented(draws, Augmentation("light", share=share)).batch(step)["A"] for step in steps]
+        done = []
+        for own, done_to_all, found in zip(plain, all_of_them, some, strict=True):
+            for n in range(4):
+                changed = not torch.equal(found.image[n], own.image[n])
+                wanted = done_to_all if changed else own
+                assert torch.equal(found.image[n], wanted.image[n])
+                assert torch.equal(found.label[n], wanted.label[n])
+                done.append(changed)
+        assert abs(np.mean(done) - share) < 0.1
+        assert not (before & ~np.array(done)).any()
+        before = np.array(done)
+
+
 def test_what_was_made_of_a_sample_is_not_treated_as_the_sample_was(pool):
     images, augment = Sampler({"A": pool}, FLAT, 4, seed=0).batch(0)["A"], Augmentation("light")
     seen = [augment(one).image for one in (images, images.made(images.image), images.made(images.image, kind=2))]

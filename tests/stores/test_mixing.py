@@ -63,6 +63,14 @@ def test_all_orders_spend_the_same(pool, ratio, batch, total):
     assert abs(spent["mixed"][1] - share * total * batch) < 1
 
 
+@given(ratio=ratios.filter(bool), batch=st.integers(1, 9), step=st.integers(0, 299))
+def test_synthetic_images_alone_are_alone(pool, ratio, batch, step):
+    mixture = Mixture(pool, pool, Mixing(float(ratio), "synthetic_alone"), 300)
+    assert mixture.composition(step, batch) == (0, batch)
+    without = Mixture(pool, None, Mixing(float(ratio), "synthetic_alone"), 300)
+    assert without.composition(step, batch) == (batch, 0)
+
+
 @given(ratio=ratios, batch=st.integers(1, 9), start=st.integers(0, 1000), length=st.integers(1, 200))
 def test_mixed_keeps_its_ratio_in_every_stretch(pool, ratio, batch, start, length):
     """T-E12: interleaved, so that any stretch has the ratio to within one sample, and batches differ by at most one."""

@@ -230,6 +230,7 @@ def test_a_failed_trial_says_why_in_one_line(workspace, plan, values, error):
     (result,) = read_results(workspace / "sweeps" / "sweep")
     assert result.status == "failed"
     assert error in result.error
+    assert result.came_to == ("no result" if "filter.min_dice" in values else "failed")
     assert "\n" not in result.error
     assert Mlflow(workspace, plan).run.data.tags["error"] == result.error
 

@@ -1,11 +1,15 @@
-"""Randomness inside a training step: a function of the seed, the step and the sample, and of nothing else."""
+"""Randomness inside a training step: a function of the seed, the step and the sample, and of nothing else; and what is
+drawn after it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 import torch
 from torch import Tensor, nn
+
+from ganatomy.contracts import Registered
 
 
 class SampleDraws(nn.Module):
@@ -52,3 +56,17 @@ def dropped(image: Tensor, rate: float, randoms: list[torch.Generator]) -> Tenso
         return image
     kept = torch.stack([torch.rand(image.shape[1:], generator=random) >= rate for random in randoms])
     return image * kept.to(image) / (1 - rate)
+
+
+@dataclass(frozen=True)
+class RegisteredBrains(Registered):
+    """Brains with what they were drawn by.
+
+    structure: maps, 0 or 1, [n, 1, H, W].  closed: the error of Algorithm 3 is within the threshold.
+    whole: the lesion lies inside the brain as it was drawn, not cut off.  Accepted are those that are both; figures are
+    ``structure_error``, that of Algorithm 3, and ``structure_tries``, how many maps were drawn for it.
+    """
+
+    structure: Tensor = field(default_factory=lambda: torch.empty(0))
+    closed: tuple[bool, ...] = ()
+    whole: tuple[bool, ...] = ()

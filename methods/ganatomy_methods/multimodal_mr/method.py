@@ -8,60 +8,44 @@ draft's. It gives no weights and no layers: docs/multimodal_mr.md says where our
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import permutations
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganatomy.contracts import (
-    UNLABELLED,
     Adam,
     Batch,
     InputError,
     Method,
     Phase,
-    Registered,
     Synthetic,
     Task,
     Update,
-    labelled,
 )
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.segmentors import UNet
 from ganatomy_methods.multimodal_mr import networks
 from ganatomy_methods.multimodal_mr import structure as maps
-from ganatomy_methods.multimodal_mr.draws import SampleDraws, dropped, normal
-from ganatomy_methods.multimodal_mr.settings import MultimodalMRConfig
+from ganatomy_methods.multimodal_mr.draws import RegisteredBrains, SampleDraws, dropped, normal
+from ganatomy_methods.multimodal_mr.losses import category_loss, lesion_loss, square, total
+from ganatomy_methods.multimodal_mr.settings import GuideLoss, MultimodalMRConfig, of_contrasts
 
 Losses = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class RegisteredBrains(Registered):
-    """Brains with what they were drawn by.
-
-    structure: maps, 0 or 1, [n, 1, H, W].  closed: the error of Algorithm 3 is within the threshold.
-    whole: the lesion lies inside the brain as it was drawn, not cut off.  Accepted are those that are both; figures are
-    ``structure_error``, that of Algorithm 3, and ``structure_tries``, how many maps were drawn for it.
-    """
-
-    structure: Tensor = field(default_factory=lambda: torch.empty(0))
-    closed: tuple[bool, ...] = ()
-    whole: tuple[bool, ...] = ()
 
 
 class MultimodalMR(Method):
     """Stage 1: EC_f, DC_f make structure maps of noise, MASK their masks; D_f, FD_f judge maps and codes.
 
     Stage 2: EC_R codes a fusion map of structure and label, EC_M a real image, DC_M renders a code in any modality;
-    D_M judges images and tells modalities, FD_R the codes; ``guide`` finds lesions and learns from real images only.
+    D_M judges images and tells modalities, FD_R the codes; ``guide`` finds lesions and learns from real images only,
+    before everything else and then beside stage 2.
 
     Each role is a modality, unpaired with the others: images [N, 1, H, W] in [-1, 1], labels 0..C. Inside, images are
-    the paper's, in [0, 1]: ``unit`` and ``signed`` stand at the border. A subclass with other ``roles`` has others.
+    the paper's, in [0, 1]: ``unit`` and ``signed`` stand at the border. ``config.contrasts`` names others.
     """
 
     Config: ClassVar[type] = MultimodalMRConfig
@@ -73,6 +57,7 @@ class MultimodalMR(Method):
 
     def __init__(self, config: MultimodalMRConfig, task: Task) -> None:
         super().__init__(config, task)
+        self.roles = config.contrasts or type(self).roles  # type: ignore[misc]
         if task.classes < 2:
             raise InputError("a cohort without labels", expected="lesion labels, which this method draws lesions from")
         width, blocks, layers = config.width, config.residual_blocks, config.discriminator_layers
@@ -87,37 +72,63 @@ class MultimodalMR(Method):
         kinds = len(self.roles) if config.class_loss == "cross_entropy" else 1
         self.D_M = networks.Judge(1, width, layers, (1, kinds))
         self.FD_R = networks.Judge(networks.scaled(512, width), width, 1, kernel=3, normalised=False)
-        self.guide = networks.LesionGuide(config.guidance, len(self.roles), task.classes, width)
+        self.guide = networks.LesionGuide(config.guidance, len(self.roles), task.classes, config.guide_width or width)
         self.draws = SampleDraws()
         if config.initialisation == "mean_filter":
             for name in ("EC_f", "DC_f", "MASK", "EC_R", "EC_M", "DC_M"):
                 networks.mean_filter(getattr(self, name))
 
+    @classmethod
+    def configured(cls, config: MultimodalMRConfig) -> type[MultimodalMR]:
+        """With the contrasts that are asked for as its roles."""
+        return cls if config.contrasts in ((), cls.roles) else of_contrasts(cls, config.contrasts)
+
     def optimisers(self) -> dict[str, Adam]:
         """Section 3.4: Adam with momentum 0.5 for each network."""
         return {name: Adam(self.config.learning_rate, (0.5, 0.999)) for name in self.networks()}
 
+    def guides(self) -> dict[str, nn.Module]:
+        """What finds the lesion in each modality."""
+        return {role: networks.OneGuide(self.guide, k) for k, role in enumerate(self.roles)}
+
     def phases(self, generator_steps: int, segmentor_steps: int) -> tuple[Phase, ...]:
-        """First noise to structure, then structure to images: each stage has the generators' budget, at constant rate.
+        """First the guide, until it is good enough to guide; then noise to structure, then structure to images: each
+        stage has the generators' budget, at constant rate.
 
         The stages share no network, so that every generator has exactly ``generator_steps`` updates.
         """
-        phases = Phase("structure", generator_steps, may_stop=False), Phase("images", generator_steps)
+        alone = round(self.config.guide_share * generator_steps)
+        phases = (
+            Phase("guide", alone, may_stop=False, bar=self.config.guide_bar),
+            Phase("structure", generator_steps, may_stop=False),
+            Phase("images", generator_steps),
+        )
         return tuple(phase for phase in phases if phase.steps)
 
     def step(self, batch: Batch, update: Update) -> Losses:
-        """One step of the stage. Structure maps come from the images of one modality, each in its turn."""
+        """One step of the phase. Structure maps come from the images of one modality, each in its turn."""
         source = self.roles[int(self.draws.calls) % len(self.roles)]
         randoms = self.draws(batch[source].image)
+        if update.phase == "guide":
+            return self._step_guide(batch, update, randoms)
         step = self._step_structure if update.phase == "structure" else self._step_images
         return step(batch, update, source, randoms)
+
+    def _step_guide(self, batch: Batch, update: Update, randoms: list[torch.Generator]) -> Losses:
+        """Section 2.7: real images and their labels, nothing else."""
+        given = [batch[role] for role in self.roles]
+        with update("guide") as minimise:
+            seen = [dropped(maps.unit(images.image), self.config.input_dropout, randoms) for images in given]
+            loss = self._lesion(seen, [images.label for images in given], self.config.guide_loss)
+            minimise(loss)
+        return {"lesion_real": loss.detach()}
 
     # --- stage 1: noise to structure (section 2.3) ---------------------------------------------------------------
 
     def _step_structure(self, batch: Batch, update: Update, source: str, randoms: list[torch.Generator]) -> Losses:
         x = maps.unit(batch[source].image)
-        f = self._structure(x, batch[source].label, self.config.structure_beta)
         mask = maps.outside_mask(x, maps.even_margin(x.shape[2:], self.config.margin))
+        f = self._structure(x, batch[source].label, mask, self.config.structure_beta)
         noise, code_g = normal(randoms, (2, networks.code_side(self.config.width) ** 2), x).unbind(dim=1)
         with update("EC_f", "DC_f", "MASK") as minimise:
             losses, code, f_g = self.structure_losses(f, mask, noise, code_g)
@@ -129,8 +140,17 @@ class MultimodalMR(Method):
         losses |= {"map_discriminator": maps_loss, "map_code_discriminator": code_loss}
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _structure(self, x: Tensor, label: Tensor, beta: float) -> Tensor:
+    def _structure(self, x: Tensor, label: Tensor, outside: Tensor, beta: float) -> Tensor:
+        """Algorithm 1 without the lesion, by density where that is asked for, else by ``beta``."""
+        if self.config.edge_density:
+            return maps.dense_map(x, outside, self.config.edge_density, label)
         return maps.without_lesion(maps.structure_map(x, beta), label)
+
+    def _soft_structure(self, x: Tensor, label: Tensor, outside: Tensor) -> Tensor:
+        """The same of images that are made, with a gradient."""
+        density, beta = self.config.edge_density, self.config.image_beta
+        by = maps.beta_for(x, outside, density, label) if density else beta
+        return maps.without_lesion(maps.soft_structure_map(x, by, self.config.tau), label)
 
     def _judge_code(self, code: Tensor) -> Tensor:
         side = networks.code_side(self.config.width)
@@ -151,23 +171,22 @@ class MultimodalMR(Method):
             "map_adversarial": lsgan_generator(self.D_f(f_g)[0]),
             "map_normal": (mean.mean(dim=1) ** 2 + (deviation.mean(dim=1) - 1) ** 2).mean(),
             "map_reconstruction": F.mse_loss(f_r, f),
-            "map_outside": _square(f_r * mask),
+            "map_outside": square(f_r * mask),
             "mask": F.mse_loss(mask_r, mask),
-            "mask_outside": _square(f * mask_r) + _square(f_r * mask_r) + _square(f_g * mask_g),
+            "mask_outside": square(f * mask_r) + square(f_r * mask_r) + square(f_g * mask_g),
         }
         return losses, code, f_g
 
     # --- stage 2: structure and label to images (sections 2.4 to 2.7) --------------------------------------------
 
     def _step_images(self, batch: Batch, update: Update, source: str, randoms: list[torch.Generator]) -> Losses:
-        config = self.config
         real = [maps.unit(batch[role].image) for role in self.roles]
         x = real[self.roles.index(source)]
-        margin = maps.even_margin(x.shape[2:], config.margin)
+        margin = maps.even_margin(x.shape[2:], self.config.margin)
         masks = [maps.outside_mask(image, margin) for image in real]
         mask = masks[self.roles.index(source)]
         label = self._labels(batch, source, mask, randoms)
-        f = maps.without_lesion(self._structure(x, batch[source].label, config.image_beta), label)
+        f = maps.without_lesion(self._structure(x, batch[source].label, mask, self.config.image_beta), label)
 
         with update("EC_R", "EC_M", "DC_M") as minimise:
             losses, code_g, x_g = self.generation_losses(f, label, mask)
@@ -179,16 +198,12 @@ class MultimodalMR(Method):
             code_loss = lsgan_discriminator(self.FD_R(torch.cat(codes).detach())[0], self.FD_R(code_g.detach())[0])
             minimise(torch.stack(list(judged.values())).sum() + code_loss)
         losses |= judged | {"code_discriminator": code_loss}
-        with update("guide") as minimise:
-            supervised = [batch.get(labelled(role), batch[role]) for role in self.roles]
-            seen = [dropped(maps.unit(images.image), config.input_dropout, randoms) for images in supervised]
-            losses["lesion_real"] = self._lesion(seen, [images.label for images in supervised])
-            minimise(losses["lesion_real"])
+        losses |= self._step_guide(batch, update, randoms)
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _labels(self, batch: Batch, source: str, mask: Tensor, randoms: list[torch.Generator]) -> Tensor:
         """For each structure a label of another modality's image, so of another subject, inside its brain."""
-        donors = [batch.get(labelled(role), batch[role]).label for role in self.roles if role != source]
+        donors = [batch[role].label for role in self.roles if role != source]
         tries = self.config.placement_tries
         placed = []
         for n, random in enumerate(randoms):
@@ -208,29 +223,27 @@ class MultimodalMR(Method):
         pairs = list(permutations(range(K), 2))
         x_gt = dict(zip(pairs, self._render([code_of[i] for i, _ in pairs], [j for _, j in pairs])))  # i -> j
         score, kind = self._judge(x_g)
-        f_g = [
-            maps.without_lesion(maps.soft_structure_map(x, self.config.image_beta, self.config.tau), label) for x in x_g
-        ]
+        f_g = [self._soft_structure(x, label, mask) for x in x_g]
         losses = {
-            "adversarial": _total(lsgan_generator(d) for d in score),
-            "category": _total(self._category(c, i) for i, c in enumerate(kind)),
+            "adversarial": total(lsgan_generator(d) for d in score),
+            "category": total(category_loss(c, i, self.config.class_loss) for i, c in enumerate(kind)),
             "code_adversarial": lsgan_generator(self.FD_R(code_g)[0]),
-            "structure": _total(F.mse_loss(f_i, f) for f_i in f_g),
-            "structure_pairs": _total(F.mse_loss(f_g[i], f_g[j]) for i, j in pairs),
+            "structure": total(F.mse_loss(f_i, f) for f_i in f_g),
+            "structure_pairs": total(F.mse_loss(f_g[i], f_g[j]) for i, j in pairs),
             "lesion": self._lesion(x_g, [label] * K),
             "registration": self.registration(x_g, x_gt),
-            "registration_pairs": _total(F.mse_loss(x_gt[j, i], x_gt[k, i]) for i, j, k in permutations(range(K), 3)),
-            "semantic": _total(F.mse_loss(code, code_g) for code in code_of),
-            "semantic_pairs": _total(F.mse_loss(code_of[i], code_of[j]) for i, j in pairs),
-            "outside": _total(_square(x * mask) for x in x_g),
-            "outside_translated": _total(_square(x * mask) for x in x_gt.values()),
+            "registration_pairs": total(F.mse_loss(x_gt[j, i], x_gt[k, i]) for i, j, k in permutations(range(K), 3)),
+            "semantic": total(F.mse_loss(code, code_g) for code in code_of),
+            "semantic_pairs": total(F.mse_loss(code_of[i], code_of[j]) for i, j in pairs),
+            "outside": total(square(x * mask) for x in x_g),
+            "outside_translated": total(square(x * mask) for x in x_gt.values()),
         }
         return losses, code_g, x_g
 
     @staticmethod
     def registration(x_g: Sequence[Tensor], x_gt: Mapping[tuple[int, int], Tensor]) -> Tensor:
         """loss_trans: every modality against its translations from the others, x_gt[from, to]."""
-        return _total(F.mse_loss(translated, x_g[to]) for (_, to), translated in x_gt.items())
+        return total(F.mse_loss(translated, x_g[to]) for (_, to), translated in x_gt.items())
 
     def real_losses(
         self, real: Sequence[Tensor], masks: Sequence[Tensor]
@@ -248,15 +261,15 @@ class MultimodalMR(Method):
         x_cr = dict(zip(pairs, self._render(list(code_t.values()), [i for i, _ in pairs])))  # i -> j -> i
         score, kind = self._judge(list(x_t.values()))
         losses = {
-            "assist_adversarial": _total(lsgan_generator(d) for d in score),
-            "assist_category": _total(self._category(c, j) for c, (_, j) in zip(kind, pairs)),
-            "reconstruction": _total(F.mse_loss(x_r[i], real[i]) for i in range(K)),
-            "cycle": _total(F.mse_loss(x_cr[i, j], real[i]) for i, j in pairs),
-            "cycle_consistency": _total(F.mse_loss(x_cr[i, j], x_cr[i, k]) for i, j, k in permutations(range(K), 3)),
-            "code_consistency": _total(F.mse_loss(code_t[i, j], codes[i]) for i, j in pairs),
-            "code_pairs": _total(F.mse_loss(code_t[i, j], code_t[i, k]) for i, j, k in permutations(range(K), 3)),
-            "outside_real": _total(_square(x_t[i, j] * masks[i]) for i, j in pairs)
-            + _total(_square(x_r[i] * masks[i]) for i in range(K)),
+            "assist_adversarial": total(lsgan_generator(d) for d in score),
+            "assist_category": total(category_loss(c, j, self.config.class_loss) for c, (_, j) in zip(kind, pairs)),
+            "reconstruction": total(F.mse_loss(x_r[i], real[i]) for i in range(K)),
+            "cycle": total(F.mse_loss(x_cr[i, j], real[i]) for i, j in pairs),
+            "cycle_consistency": total(F.mse_loss(x_cr[i, j], x_cr[i, k]) for i, j, k in permutations(range(K), 3)),
+            "code_consistency": total(F.mse_loss(code_t[i, j], codes[i]) for i, j in pairs),
+            "code_pairs": total(F.mse_loss(code_t[i, j], code_t[i, k]) for i, j, k in permutations(range(K), 3)),
+            "outside_real": total(square(x_t[i, j] * masks[i]) for i, j in pairs)
+            + total(square(x_r[i] * masks[i]) for i in range(K)),
         }
         return losses, codes, x_t
 
@@ -270,15 +283,15 @@ class MultimodalMR(Method):
         told = len(score) if config.class_on_fakes else K
         false = [F.mse_loss(d, torch.zeros_like(d)) for d in score]
         return {
-            "discriminator_real": config.discriminator_real * _total(lsgan_generator(d) for d in score[:K]),
-            "discriminator_generated": config.adversarial * _total(false[K : 2 * K]),
-            "discriminator_translated": config.assist_adversarial * _total(false[2 * K :]),
+            "discriminator_real": config.discriminator_real * total(lsgan_generator(d) for d in score[:K]),
+            "discriminator_generated": config.adversarial * total(false[K : 2 * K]),
+            "discriminator_translated": config.assist_adversarial * total(false[2 * K :]),
             "discriminator_category": config.category
-            * _total(self._category(c, i) for c, i in zip(kind[:told], wanted)),
+            * total(category_loss(c, i, self.config.class_loss) for c, i in zip(kind[:told], wanted)),
         }
 
     def _weighted(self, losses: Losses) -> Tensor:
-        return _total(getattr(self.config, name) * loss for name, loss in losses.items())
+        return total(getattr(self.config, name) * loss for name, loss in losses.items())
 
     def _encode(self, images: Sequence[Tensor]) -> list[Tensor]:
         return list(self.EC_M(torch.cat(list(images))).split([len(image) for image in images]))
@@ -296,24 +309,11 @@ class MultimodalMR(Method):
         score, kind = self.D_M(torch.cat(list(images)))
         return list(score.split(counts)), list(kind.split(counts))
 
-    def _category(self, said: Tensor, modality: int) -> Tensor:
-        """How far D_M's word is from ``modality``. said: [N, 1 or K, *P]."""
-        if self.config.class_loss == "regression":
-            return F.mse_loss(said, torch.full_like(said, modality))
-        wanted = torch.full_like(said[:, 0], modality, dtype=torch.int64)
-        return F.cross_entropy(said, wanted)
-
-    def _lesion(self, images: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
-        """loss_sv,l: squared difference of label and probabilities by class; a sample without a label counts as 0."""
-        weights = self.config.lesion_weights
-        of_class = torch.tensor([weights[min(c, len(weights) - 1)] for c in range(self.task.classes)])
-        terms = []
-        for logits, label in zip(self.guide(images), labels):
-            truth = F.one_hot(label.clamp_min(0), self.task.classes).movedim(-1, 1)
-            difference = ((logits.softmax(dim=1) - truth) ** 2).mean(dim=(2, 3))
-            known = (label != UNLABELLED).flatten(1).any(dim=1)
-            terms.append(((difference * of_class.to(difference)).sum(dim=1) * known).mean())
-        return _total(terms)
+    def _lesion(self, images: Sequence[Tensor], labels: Sequence[Tensor], by: GuideLoss = "squared") -> Tensor:
+        """What the guide finds in each modality against its labels."""
+        weights, classes = self.config.lesion_weights, self.task.classes
+        of_class = torch.tensor([weights[min(c, len(weights) - 1)] for c in range(classes)])
+        return total(lesion_loss(logits, label, of_class, by) for logits, label in zip(self.guide(images), labels))
 
     # --- making images -------------------------------------------------------------------------------------------
 
@@ -329,7 +329,9 @@ class MultimodalMR(Method):
         made: list[Synthetic] = []
         for source in (role for role in self.roles if role in batch):
             images = batch[source]
-            f = self._structure(maps.unit(images.image), images.label, self.config.image_beta)
+            x = maps.unit(images.image)
+            mask = maps.outside_mask(x, maps.even_margin(x.shape[2:], self.config.margin))
+            f = self._structure(x, images.label, mask, self.config.image_beta)
             for role, image in zip(self.roles, self._rendered(f, images.label)):
                 if role != source:
                     made.append(Synthetic(image, role=role, source=source))
@@ -382,13 +384,13 @@ class MultimodalMR(Method):
     def _noise_to_structure(self, sides: tuple[int, ...], random: torch.Generator) -> tuple[Tensor, Tensor]:
         weight = next(self.DC_f.parameters())
         code = torch.randn(1, networks.code_side(self.config.width) ** 2, generator=random).to(weight)
-        structure = (self.DC_f(code, sides) > 0.5).to(weight)
-        return structure, (torch.sigmoid(self.MASK(structure)) > 0.5).to(weight)
+        likely = self.DC_f(code, sides)
+        structure = (likely > 0.5).to(weight)
+        outside = self._outside(structure)
+        if density := self.config.edge_density:  # the brain is that of a map as dense as those of the training
+            outside = self._outside(maps.densest(likely, outside, density))
+            structure = maps.densest(likely, outside, density)
+        return structure, outside
 
-
-def _square(values: Tensor) -> Tensor:
-    return (values**2).mean()
-
-
-def _total(terms: Iterable[Tensor]) -> Tensor:
-    return sum(terms, torch.zeros(()))  # two modalities have no triples to sum over
+    def _outside(self, structure: Tensor) -> Tensor:
+        return (torch.sigmoid(self.MASK(structure)) > 0.5).to(structure.dtype)

@@ -206,3 +206,16 @@ class LesionGuide(nn.Module):
             self.decoders[k % len(self.decoders)](self.encoders[k % len(self.encoders)](image))
             for k, image in enumerate(images)
         ]
+
+
+class OneGuide(nn.Module):
+    """A guide's segmentor of modality ``number``, as the platform applies one: [N, 1, H, W] in [-1, 1] -> logits."""
+
+    def __init__(self, guide: LesionGuide, number: int) -> None:
+        super().__init__()
+        self.encoder = guide.encoders[number % len(guide.encoders)]
+        self.decoder = guide.decoders[number % len(guide.decoders)]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits [N, classes, H, W]."""
+        return self.decoder(self.encoder((image + 1) / 2))

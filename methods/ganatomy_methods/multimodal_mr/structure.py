@@ -75,7 +75,40 @@ def structure_map(image: Tensor, beta: float, normalise: bool = True) -> Tensor:
     return ((low > beta) | (high > beta)).to(low.dtype)
 
 
-def soft_structure_map(image: Tensor, beta: float, tau: float = 0.02) -> Tensor:
+def beta_for(image: Tensor, outside: Tensor, density: float, label: Tensor | None = None) -> Tensor:
+    """β [N, 1, ...] of each image with which its map has ``density`` pixels for each of its brain, lesions left out.
+
+    outside: its mask, [N, 1, *S].  label: [N, *S]; what is above 0 in it is neither edge nor brain.
+    """
+    low, high = _edges(image.detach(), normalise=True)
+    return _reached(torch.maximum(low, high), outside, density, label)
+
+
+def dense_map(image: Tensor, outside: Tensor, density: float, label: Tensor | None = None) -> Tensor:
+    """Algorithm 1 with the β of ``beta_for``: as dense a map of every image, whatever its contrast and its size."""
+    low, high = _edges(image, normalise=True)
+    return densest(torch.maximum(low, high), outside, density, label)
+
+
+def densest(values: Tensor, outside: Tensor, density: float, label: Tensor | None = None) -> Tensor:
+    """1 at the greatest of ``values`` [N, 1, *S], ``density`` of them for each pixel of the brain; 0 at those that are
+    not above 0, and in lesions."""
+    chosen = (values >= _reached(values, outside, density, label)) & (values > 0)
+    return (chosen if label is None else chosen & (label <= 0)[:, None]).to(outside.dtype)
+
+
+def _reached(values: Tensor, outside: Tensor, density: float, label: Tensor | None) -> Tensor:
+    """What so many of the values of each sample reach, [N, 1, ...]."""
+    found = []
+    for n, own in enumerate(values):
+        there = torch.ones_like(own, dtype=torch.bool) if label is None else (label[n] <= 0)[None]
+        count = round(density * int((there & (outside[n] < 0.5)).sum()))
+        some = own[there]
+        found.append(some.topk(count).values[-1] if 0 < count <= len(some) else own.new_tensor(math.inf))
+    return torch.stack(found).view(-1, *[1] * (values.dim() - 1))
+
+
+def soft_structure_map(image: Tensor, beta: float | Tensor, tau: float = 0.02) -> Tensor:
     """Algorithm 1 with sigmoids of width ``tau`` for its thresholds: in [0, 1], and with a gradient."""
     low, high = (torch.sigmoid((edges - beta) / tau) for edges in _edges(image, normalise=True))
     return 1 - (1 - low) * (1 - high)

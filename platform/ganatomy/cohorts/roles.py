@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ganatomy.cohorts.cohort import Cohort
 from ganatomy.contracts import InputError
@@ -28,6 +29,20 @@ def cast_roles(
     else:
         chosen = {role: told.get(role) or _domain_for(role, base, cohort, target) for role in base.domains}
     return replace(base, cohort=cohort.name, domains=chosen)
+
+
+def with_roles(base: Experiment, fixed: Mapping[str, Any]) -> Experiment:
+    """``base`` with the roles that its method has under the settings ``fixed``, where these say which: the last is the
+    target where that of before is none of them."""
+    settings = {name: value for name, value in fixed.items() if name.startswith("method.")}
+    try:
+        roles = base.with_values(settings).method_class().roles
+    except InputError:  # of a setting of another method, perhaps: said where it is known which
+        return base
+    if roles == base.method_class().roles:
+        return base
+    domains = {role: base.domains.get(role, "") for role in roles}
+    return replace(base, domains=domains, target=base.target if base.target in roles else roles[-1])
 
 
 def _pair(text: str, base: Experiment, cohort: Cohort) -> tuple[str, str]:

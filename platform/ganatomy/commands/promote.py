@@ -43,7 +43,7 @@ class Confirm(Saying):
     """Confirm a sweep with trials outstanding that will never be finished, for this reason."""
     retry_failed: bool = False
     """Train all those again that failed, as planned, under the same seeds: after a fault of the machine, such as a full
-    disc. A training that diverged is a finding, and not repeated."""
+    disc. A training that diverged is a finding, as is a refused set: neither is repeated."""
     address: str = ""
     """Ray cluster; RAY_ADDRESS, else one on this machine, else one of its own (local: always)."""
     allow_dotted: tuple[str, ...] = ()

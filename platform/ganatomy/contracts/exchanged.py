@@ -215,6 +215,8 @@ class Phase:
     a pre-training, which say nothing of what comes after, do not.
     segmentors: whether segmentors that the method trains are updated.  made: in how many ways synthetic images are made
     for each of their updates; 0 where they see real ones alone.
+    bar: mean Dice of the method's ``guides`` on validation patients at which the phase ends before its time, looked at
+    as often as the loop reports; 0, none.
     """
 
     name: str
@@ -223,6 +225,7 @@ class Phase:
     may_stop: bool = True
     segmentors: bool = False
     made: int = 0
+    bar: float = 0.0
 
 
 Corners = tuple[int, int, int, int]

@@ -67,6 +67,11 @@ class Method(nn.Module, ABC):
         self.task = task
 
     @classmethod
+    def configured(cls, config: Any) -> type[Method]:
+        """The method under ``config``: itself, or one with other ``roles`` where that names them."""
+        return cls
+
+    @classmethod
     def needs_segmentors(cls, config: Any) -> bool:
         """Whether, under ``config``, generators depend on the segmentors that the method trains. Where they do not, one
         training of generators serves every downstream network: they must then come out the same, to the last bit, with
@@ -101,6 +106,12 @@ class Method(nn.Module, ABC):
                 remedy="use arm=offline with this method",
             )
         return network
+
+    def guides(self) -> Mapping[str, nn.Module]:
+        """Role -> what finds in its images the structures that generators are to draw: [N, 1, *S] in [-1, 1] -> logits
+        [N, classes, *S]. A generator learns of them no more than they can find: their Dice on validation patients is
+        logged, and said where it lies below the ``bar`` of the phase that they learn in. None where there are none."""
+        return {}
 
     @abstractmethod
     def optimisers(self) -> dict[str, Adam]:

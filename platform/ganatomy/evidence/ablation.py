@@ -18,8 +18,8 @@ from ganatomy.contracts import InputError
 from ganatomy.downstream.task import task_named, task_of
 from ganatomy.evidence.configurations import AUGMENTATION, names_of, relevant
 from ganatomy.evidence.published import Comparison, compare
-from ganatomy.evidence.work import Planned, more_work, planned_work, unequal_work
-from ganatomy.experiment import SYNTHETIC_ARMS, Downstream, Experiment, TrialResult, replicates
+from ganatomy.evidence.work import Planned, more_work, planned_work, unequal_work, weak_guides
+from ganatomy.experiment import NO_RESULT, SYNTHETIC_ARMS, Downstream, Experiment, TrialResult, replicates
 from ganatomy.measures.statistics import averaged
 from ganatomy.measures.verdicts import NO_VERDICT, Finding, Judged, compare_all, measured
 from ganatomy.search_space import PaperTable
@@ -34,6 +34,11 @@ BEST_OF_SEVERAL = (
     "The best of several looks better than it is: trained again (ganatomy confirm) it shows what it is worth."
 )
 """Said of a table with several rows with synthetic data, until its best has been trained again."""
+
+REFUSED = (
+    "No result: every synthetic set was refused by those who judge it, and nothing was trained on one. That says "
+    "something of the generators, and nothing for or against synthetic data."
+)
 
 LEVEL = 0.025
 """One-sided, of all comparisons of a table together: their intervals all hold with 95 %."""
@@ -77,7 +82,7 @@ class Row:
     finding: Finding | None = None
     declared: bool = True
     control: bool = False
-    planned: Planned = (0, 0, 0, 0, 0)
+    planned: Planned = (0, 0, 0, 0, 1, 0)
     work: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -155,6 +160,8 @@ class Ablation:
     def conclusion(self) -> str:
         """The answer of the sweep in one sentence."""
         if not self.candidate or not self.baseline:
+            if not self.candidate and any(one.status == NO_RESULT for one in self.unfinished):
+                return REFUSED
             return f"No comparison: no trial {'without' if self.candidate else 'with'} synthetic data has finished."
         row = self.row(self.candidate)
         pair = (f"On the validation patients, the best configuration with synthetic data ({row.name}) against the best "
@@ -188,7 +195,7 @@ def ablation_table(
             groups[key].append(result)
         else:
             error = result.error or ("no scores" if result.status == "finished" else "")
-            unfinished.append(Unfinished(result.trial, names[key][0], result.status, error.split("\n")[0]))
+            unfinished.append(Unfinished(result.trial, names[key][0], result.came_to, error.split("\n")[0]))
     judged, why_not = _judged(groups)
     rows = [_row(group, *names[key], judged.get(key), declared) for key, group in groups.items()]
     rows.sort(key=lambda row: -row.dice)
@@ -276,19 +283,22 @@ def _judged(groups: Mapping[str, Sequence[TrialResult]]) -> tuple[dict[str, Judg
     return dict(zip(trainings, found)), ""
 
 
-def _lost(results: Sequence[TrialResult]) -> dict[str, list[int]]:
-    """Configuration -> seeds under which no training came to its end: failed, or given up by the scheduler."""
+def _lost(results: Sequence[TrialResult]) -> dict[str, dict[int, bool]]:
+    """Configuration -> seeds under which no training came to its end, as it failed or was given up by the scheduler, ->
+    whether its synthetic set was refused."""
     ended: dict[str, set[int]] = defaultdict(set)
-    lost: dict[str, set[int]] = defaultdict(set)
+    lost: dict[str, dict[int, bool]] = defaultdict(dict)
     for result in results:
-        where = ended if result.status == "finished" else lost if result.status in ("failed", "pruned") else None
-        if where is not None:
-            where[relevant(result.experiment).configuration()].add(result.experiment.seed)
-    return {key: sorted(seeds - ended[key]) for key, seeds in lost.items()}
+        key, seed = relevant(result.experiment).configuration(), result.experiment.seed
+        if result.status == "finished":
+            ended[key].add(seed)
+        elif result.status in ("failed", "pruned"):
+            lost[key][seed] = result.refused
+    return {key: {seed: some[seed] for seed in sorted(some.keys() - ended[key])} for key, some in lost.items()}
 
 
 def _compared(
-    rows: Sequence[Row], baseline: str, judged: Mapping[str, Judged], lost: Mapping[str, Sequence[int]]
+    rows: Sequence[Row], baseline: str, judged: Mapping[str, Judged], lost: Mapping[str, Mapping[int, bool]]
 ) -> list[Row]:
     """Rows with what sets them apart from the baseline: those that were declared, together; best first."""
     if baseline not in judged:
@@ -296,7 +306,7 @@ def _compared(
     others = [row for row in rows if row.configuration != baseline]
     seeds = {row.configuration: row.seeds for row in rows}
     planned = next(row.planned for row in rows if row.configuration == baseline)
-    apart = {row.configuration: _no_comparison(row, planned, lost.get(row.configuration, ())) for row in others}
+    apart = {row.configuration: _no_comparison(row, planned, lost.get(row.configuration, {})) for row in others}
     family = {key: judged[key] for key, why in apart.items() if not why}
     found = compare_all(family, judged[baseline], alpha=LEVEL, seeds=(seeds, seeds[baseline]))
     found |= {key: measured(judged[key], judged[baseline], why, alpha=LEVEL) for key, why in apart.items() if why}
@@ -307,7 +317,7 @@ def _compared(
     ]
 
 
-def _no_comparison(row: Row, planned: Planned, lost: Sequence[int]) -> str:
+def _no_comparison(row: Row, planned: Planned, lost: Mapping[int, bool]) -> str:
     """Why a row is no member of the family, in words; empty for one that is."""
     if not row.declared and row.synthetic:
         return "a point that a search sampled, no comparison that was declared before it"
@@ -317,8 +327,10 @@ def _no_comparison(row: Row, planned: Planned, lost: Sequence[int]) -> str:
         return "a training without synthetic data that the baseline validates better than"
     if row.synthetic and (odd := unequal_work(row.planned, planned)):
         return f"unequal work downstream: {odd}"
+    if refused := [str(seed) for seed, one in lost.items() if one]:
+        return f"no result under seed {', '.join(refused)}, where the synthetic set was refused"
     if lost:
-        failed = f"the training under seed {lost[0]}" if len(lost) == 1 else f"{len(lost)} of its trainings"
+        failed = f"the training under seed {min(lost)}" if len(lost) == 1 else f"{len(lost)} of its trainings"
         return f"{failed} came to no end, and may have been the worst"
     return ""
 
@@ -363,9 +375,10 @@ def _caveats(rows: Sequence[Row]) -> list[str]:
     for what, reached in (("S-scores say", judges), ("Healthiness says", f_pre)):
         if weak := [said for said, value in reached.items() if value < WEAK_REFERENCE]:
             caveats.append(f"{what} little where its segmentor is weak on real images: Dice {', '.join(sorted(weak))}.")
-    if sum(row.synthetic for row in rows) > 1:
-        caveats.append(BEST_OF_SEVERAL)
-    return caveats
+    if any(row.parameters.get("labels.drawn") == "once" for row in rows):
+        caveats.append("Every training has the labels of the same patients: what others' would give is in no interval.")
+    caveats += weak_guides({row.name: row.work for row in rows})
+    return [*caveats, *[BEST_OF_SEVERAL] * (sum(row.synthetic for row in rows) > 1)]
 
 
 def _by_reason(rows: Sequence[Row]) -> dict[str, list[str]]:
@@ -383,18 +396,3 @@ def difference(finding: Finding | None) -> str:
         return ""
     limits = f" [{100 * finding.low:+.1f}, {100 * finding.high:+.1f}]" if math.isfinite(finding.low) else ""
     return f"{100 * finding.estimate:+.1f}{limits}"
-
-
-def measured_of(table: Ablation, most: int = 12) -> list[str]:
-    """A line a declared comparison that has no verdict: what its trainings reached, and what each patient gained, of
-    ``most`` patients at most."""
-    lines = []
-    for row in table.rows:
-        found = row.finding
-        if found is not None and found.answer == NO_VERDICT and row.declared:
-            reached = [" ".join(f"{100 * mean:.1f}" for mean in means) for means in found.means]
-            own = [f"{100 * (more - less):+.1f}" for _, more, less in found.pairs]
-            left = f" and {len(own) - most} more" if len(own) > most else ""
-            by_patient = f"; Δ of the patients {' '.join(own[:most])}{left}" if own else ""
-            lines.append(f"{row.name}: trainings {reached[0]} against {reached[1]}{by_patient}.")
-    return lines

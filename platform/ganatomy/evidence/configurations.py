@@ -21,6 +21,9 @@ many updates as generator and downstream model took together, so that it has mor
 beside.  ``strong_real``: real images under strong augmentation, with the same work."""
 
 
+REAL_SHARE = "mixing.real"
+"""Of the mixing, what concerns real images alone."""
+
 AUGMENTATION = "downstream.augmentation"
 """Often another in one baseline alone: named among those that it sets apart."""
 
@@ -43,8 +46,9 @@ def relevant(experiment: Experiment) -> Experiment:
     if experiment.arm in SYNTHETIC_ARMS:
         return experiment
     taught = experiment.mixing.source_patients if experiment.arm == "source" else 0
+    mixing = dataclasses.replace(blank.mixing, source_patients=taught, real=experiment.mixing.real)
     return dataclasses.replace(
-        experiment, method=blank.method, mixing=dataclasses.replace(blank.mixing, source_patients=taught),
+        experiment, method=blank.method, mixing=mixing,
         drawing=blank.drawing, filter=blank.filter,
         transfer=blank.transfer,
         labels=dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees),
@@ -174,7 +178,7 @@ def besides_synthetic(candidate: Experiment, baseline: Experiment) -> str:
 
 
 def _generators(name: str) -> bool:
-    return name.startswith(("method", "mixing", "drawing", "filter", "transfer")) or name in (
+    return (name.startswith(("method", "mixing", "drawing", "filter", "transfer")) and name != REAL_SHARE) or name in (
         "labels.gan_sees", "budget.generator_steps", "training.ema",
     )  # fmt: skip
 

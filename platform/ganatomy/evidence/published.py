@@ -160,7 +160,7 @@ def _findings(
     """The claims judged as one family: those of one metric that share what is compared with, by their joint
     distribution, and such groups beside each other by Bonferroni."""
     metrics = [claim.metric.format(**domains) for claim in claims]
-    sides = [[[*_replicates(_trials(groups, point), metric).values()] for point in (claim.more, claim.less)]
+    sides = [[_side(_trials(groups, point), metric) for point in (claim.more, claim.less)]
              for claim, metric in zip(claims, metrics)]  # fmt: skip
     families: dict[tuple[str, str], list[int]] = defaultdict(list)
     for place, (metric, (more, less)) in enumerate(zip(metrics, sides)):
@@ -175,6 +175,11 @@ def _findings(
         Finding(claim.says, metric, _printed(claim, table), found.get(place))
         for place, (claim, metric) in enumerate(zip(claims, metrics))
     )
+
+
+def _side(trials: Sequence[TrialResult], metric: str) -> list[TrialResult]:
+    """The trainings of one side; none where a synthetic set was refused, since those that are left are the luckier."""
+    return [] if any(trial.refused for trial in trials) else [*_replicates(trials, metric).values()]
 
 
 def _family(

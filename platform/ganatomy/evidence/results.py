@@ -162,6 +162,8 @@ class SweepPlan:
                 f"the {ours}" if ours else "what cohort.yaml leaves unsaid"
             )
         for role, said in table.of.modalities.items():
+            if role not in self.base.domains:
+                return f"{role} is one of its roles, and none here"
             domain = self.base.domain(role)
             if not {_modality(said)} & {_modality(domain), _modality(self.modalities.get(domain, ""))}:
                 return f"{role} is {said} there, and {domain} here"
@@ -331,9 +333,10 @@ def has_ended(directory: Path, result: TrialResult) -> bool:
 
 def retriable(directory: Path) -> tuple[list[TrialResult], list[TrialResult]]:
     """The trials of the sweep in ``directory`` that have ended as failed: those that may be run again, and those whose
-    training diverged, which is what there is to find under such a seed."""
+    training diverged or whose synthetic set was refused, which is what there is to find under such a seed."""
     failed = [one for one in read_results(directory) if one.status == "failed" and has_ended(directory, one)]
-    return [one for one in failed if not one.diverged], [one for one in failed if one.diverged]
+    findings = [one for one in failed if one.diverged or one.refused]
+    return [one for one in failed if one not in findings], findings
 
 
 def put_back(directory: Path, result: TrialResult) -> None:

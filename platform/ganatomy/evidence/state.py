@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ganatomy.cohorts.claims import in_use
 from ganatomy.evidence.results import SweepPlan, has_ended, is_retried, read_results
-from ganatomy.experiment import TrialResult
+from ganatomy.experiment import NO_RESULT, TrialResult
 
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
@@ -18,7 +18,8 @@ class SweepState:
     """How far a sweep is.
 
     trials: how many were planned.  finished, pruned, failed: how many ended so.  diverged: how many of those that
-    failed did so because their training diverged.  begun: how many a process has taken up that have not ended.
+    failed did so because their training diverged.  refused: how many have no result, since their synthetic set was
+    refused.  begun: how many a process has taken up that have not ended.
     retried: how many of them all had failed before, and were put back.  driven: whether a driver is at work on it now.
     unit: what one of them is called.
     """
@@ -29,6 +30,7 @@ class SweepState:
     pruned: int = 0
     failed: int = 0
     diverged: int = 0
+    refused: int = 0
     begun: int = 0
     retried: int = 0
     driven: bool = False
@@ -37,7 +39,7 @@ class SweepState:
     @property
     def ended(self) -> int:
         """How many have come to their end, whichever."""
-        return self.finished + self.pruned + self.failed
+        return self.finished + self.pruned + self.failed + self.refused
 
     @property
     def left(self) -> int:
@@ -65,7 +67,8 @@ class SweepState:
 
     @property
     def _so_far(self) -> str:
-        failed = f" ({self._failures})" if self.failed else ""
+        told = [self._failures] * (self.failed > 0) + [self._refusals] * (self.refused > 0)
+        failed = f" ({', '.join(told)})" if told else ""
         if not self.ended:
             return f"none of {self.trials} {self.unit}s has ended"
         return f"{self.ended} of {self.trials} {self.unit}s {_verb(self.ended, 'has', 'have')} ended{failed}"
@@ -74,6 +77,10 @@ class SweepState:
     def _failures(self) -> str:
         diverged = f", {self.diverged} of them because the training diverged" if self.diverged else ""
         return f"{self.failed} failed{diverged}"
+
+    @property
+    def _refusals(self) -> str:
+        return f"{self.refused} without a result because the synthetic set was refused"
 
     @property
     def _outcome(self) -> str:
@@ -85,7 +92,8 @@ class SweepState:
         else:
             pruned = f", {self.pruned} {_verb(self.pruned, 'was', 'were')} stopped early" if self.pruned else ""
             failed = f", {self._failures}" if self.failed else ""
-            said = f"{self.finished} of {self.trials} {self.unit}s finished{pruned}{failed}"
+            refused = f", {self._refusals}" if self.refused else ""
+            said = f"{self.finished} of {self.trials} {self.unit}s finished{pruned}{failed}{refused}"
         if self.failed > self.diverged:
             them = "it" if self.failed - self.diverged == 1 else "them"
             said += f"; ganatomy sweep --resume {self.name} --retry-failed runs {them} again"
@@ -102,7 +110,7 @@ def state_of(
     """
     results = read_results(directory) if results is None else results
     ended = [one for one in results if has_ended(directory, one)]
-    failed = [one for one in ended if one.status == "failed"]
+    failed = [one for one in ended if one.came_to == "failed"]
     statuses = [one.status for one in ended]
     return SweepState(
         name=plan.name,
@@ -111,6 +119,7 @@ def state_of(
         pruned=statuses.count("pruned"),
         failed=len(failed),
         diverged=sum(one.diverged for one in failed),
+        refused=sum(one.came_to == NO_RESULT for one in ended),
         # One that failed and has not been concluded waits to be run again.
         begun=sum(one.status == "running" for one in results),
         retried=sum(is_retried(directory, one.trial) for one in results),

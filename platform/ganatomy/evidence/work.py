@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
 
 Planned = tuple[float, ...]
 """Updates of the downstream model, samples in the batch of each, validations of patience before it stops, epochs of
-it, and for each sample of the batch so many synthetic ones beside it (``mixing.composition = paper``)."""
+it, the share of the real patients that it sees (``mixing.real``), and for each sample of the batch so many synthetic
+ones beside it (``mixing.composition = paper``)."""
 
 
 def planned_work(experiment: Experiment) -> Planned:
@@ -14,7 +17,9 @@ def planned_work(experiment: Experiment) -> Planned:
     budget, training = experiment.budget, experiment.training
     paper = experiment.mixing.composition == "paper" and experiment.arm in SYNTHETIC_ARMS
     beside = experiment.mixing.ratio if paper else 0
-    return budget.segmentor_steps, budget.batch, training.patience, training.patience_epochs, beside
+    alone = experiment.mixing.order == "synthetic_alone" and experiment.arm == "offline"
+    real = 0 if alone else experiment.mixing.real
+    return budget.segmentor_steps, budget.batch, training.patience, training.patience_epochs, real, beside
 
 
 def unequal_work(planned: Planned, baseline: Planned) -> str:
@@ -24,6 +29,7 @@ def unequal_work(planned: Planned, baseline: Planned) -> str:
         "in a batch",
         "validations of patience",
         "epochs of patience",
+        "of the real patients",
         "synthetic beside each",
     )
     odd = [f"{own:g} {word} against {base:g}" for own, base, word in zip(planned, baseline, words) if own != base]
@@ -33,3 +39,14 @@ def unequal_work(planned: Planned, baseline: Planned) -> str:
 def more_work(planned: Planned, baseline: Planned) -> bool:
     """Whether more samples are seen than by the baseline."""
     return planned[0] * planned[1] > baseline[0] * baseline[1]
+
+
+def weak_guides(works: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A sentence on the rows whose guides stayed below their bar on validation patients, none where there are none.
+
+    works: name of a row -> what was spent for it, as ``stages.outcome.work_of`` names it."""
+    found = {name: (work["generator/guide_dice"], work["generator/guide_bar"]) for name, work in works.items()
+             if work.get("generator/guide_dice", 1.0) < work.get("generator/guide_bar", 0.0)}  # fmt: skip
+    said = ", ".join(f"{name} {dice:.2f} of {bar:g}" for name, (dice, bar) in found.items())
+    return [f"Guides that find few lesions themselves (Dice on validation patients, of what is asked): {said}. "
+            "Generators learn no more of lesions than their guides know."] * bool(found)  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ganatomy.downstream.task import task_named
 from ganatomy.evidence import figures
-from ganatomy.evidence.ablation import Ablation, Row, measured_of
+from ganatomy.evidence.ablation import Ablation, Row
 from ganatomy.evidence.published import INCOMPARABLE
 from ganatomy.exhibits.exhibit import Exhibit, Grid, Picture
 from ganatomy.exhibits.material import Material
@@ -13,6 +13,7 @@ from ganatomy.reports.healing import HEADING, WHAT, healing_table, outdone
 from ganatomy.reports.tabulated import (
     comparison_caveats,
     comparison_tables,
+    measured_of,
     number,
     table_grid,
     work_tables,

@@ -12,9 +12,10 @@ from ganatomy.downstream.task import Column, task_named
 from ganatomy.evidence.ablation import BASELINE, CONTROL, REAL, SEARCHED, Ablation, Row, difference
 from ganatomy.evidence.published import INCOMPARABLE, Comparison, Figure, Finding
 from ganatomy.exhibits.exhibit import Grid
+from ganatomy.experiment import NO_RESULT
 from ganatomy.measures import verdicts
 from ganatomy.measures.statistics import counted, finite
-from ganatomy.measures.verdicts import UNDECIDED
+from ganatomy.measures.verdicts import NO_VERDICT, UNDECIDED
 
 TRAININGS = "trainings"
 
@@ -39,6 +40,8 @@ TERMS = (
     ("reading", "helps: the whole interval is above 0. harms: it is below. undecided: 0 is in it; in brackets the "
      "smallest effect, in points, that a study like this one shows four times out of five."),
     ("no verdict", "Too few patients or trainings, unequal work downstream, or a training that came to no end."),
+    (NO_RESULT, "A trial whose synthetic set was refused by those who judge it: nothing was trained on it, which says "
+     "nothing for or against synthetic data."),
     (SEARCHED, "Sampled by a search and not declared before it: ranked, and no comparison."),
     (REAL, "A configuration without synthetic data that is not the best of them."),
     (CONTROL, "More downstream work than the baseline, without synthetic data: what else the effort could buy."),
@@ -90,7 +93,7 @@ def nothing_of(table: Ablation) -> str:
     """Why a table has no row, in a sentence; empty where it has one."""
     if table.rows:
         return ""
-    ended = [trial for trial in table.unfinished if trial.status in ("finished", "pruned", "failed")]
+    ended = [trial for trial in table.unfinished if trial.status in ("finished", "pruned", "failed", NO_RESULT)]
     failed = sum(trial.status == "failed" for trial in ended)
     if not ended:
         return "No answer: no trial has ended yet."
@@ -242,3 +245,18 @@ def _told(finding: verdicts.Finding) -> dict[str, Any]:
 def to_json(table: Ablation) -> str:
     """``to_dict`` as standard JSON text."""
     return json.dumps(to_dict(table), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def measured_of(table: Ablation, most: int = 12) -> list[str]:
+    """A line a declared comparison that has no verdict: what its trainings reached, and what each patient gained, of
+    ``most`` patients at most."""
+    lines = []
+    for row in table.rows:
+        found = row.finding
+        if found is not None and found.answer == NO_VERDICT and row.declared:
+            reached = [" ".join(f"{100 * mean:.1f}" for mean in means) for means in found.means]
+            own = [f"{100 * (more - less):+.1f}" for _, more, less in found.pairs]
+            left = f" and {len(own) - most} more" if len(own) > most else ""
+            by_patient = f"; Δ of the patients {' '.join(own[:most])}{left}" if own else ""
+            lines.append(f"{row.name}: trainings {reached[0]} against {reached[1]}{by_patient}.")
+    return lines

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ganatomy.downstream.task import task_named
-from ganatomy.evidence.ablation import Ablation, measured_of
+from ganatomy.evidence.ablation import Ablation
 from ganatomy.evidence.published import INCOMPARABLE, Comparison
 from ganatomy.reports.healing import HEADING, WHAT, healing_table, outdone
 from ganatomy.reports.tabulated import (
@@ -20,6 +20,7 @@ from ganatomy.reports.tabulated import (
     comparison_caveats,
     comparison_tables,
     headers,
+    measured_of,
     nothing_of,
     work_tables,
 )

@@ -27,7 +27,7 @@ from ganatomy.training.distributed import read_history
 from ganatomy.training.downstream import score_label_indices
 from ganatomy.training.models import models_of, scored_images
 from ganatomy.training.pools import real_images
-from ganatomy.training.tasks import phases_of
+from ganatomy.training.tasks import guide_of, phases_of
 
 REFERENCE_SEED = 2**32 - 1
 """Seed of the independent segmentors behind the S-score, so that none is ever an arm's own model."""
@@ -66,7 +66,8 @@ def work_of(stages: Stages) -> dict[str, float]:
     ``work/synthetic_samples`` that it saw, ``work/synthetic_images`` that were made, ``work/kept_images`` of them that
     the filter kept and ``work/used_images`` that were mixed in; ``work/synthetic_shown`` and ``work/real_shown``, how
     often each of those was seen, and each real image that they stood among; ``generator/updates``,
-    ``generator/samples``, ``generator/device_seconds`` of what made them.
+    ``generator/samples``, ``generator/device_seconds`` of what made them; ``generator/guide_dice`` and
+    ``generator/guide_bar``, what the guides reached in their phase, and what is asked of them.
 
     The samples of a joint arm's model are those of ``samples_seen``, those of the others what their batches held.
     """
@@ -88,6 +89,8 @@ def work_of(stages: Stages) -> dict[str, float]:
         steps, roles = _steps(fit), len(experiment.method_class().roles)
         spent |= {"generator/updates": steps, "generator/samples": steps * budget.batch * roles,
                   "generator/device_seconds": fit.record["device_seconds"]}  # fmt: skip
+        if guide := guide_of(read_history(fit.directory)):
+            spent |= dict(zip(("generator/guide_dice", "generator/guide_bar"), guide))
     return {name: float(value) for name, value in spent.items()}
 
 

@@ -33,13 +33,13 @@ from ganatomy.stores.amounts import distinct_images
 from ganatomy.stores.lending import lending_store
 from ganatomy.stores.store import Store, open_store
 from ganatomy.stores.writing import write_store
-from ganatomy.training.distributed import Workers, run_task, train
+from ganatomy.training.distributed import Workers, read_history, run_task, train
 from ganatomy.training.downstream import task_of as told_of
 from ganatomy.training.downstream import weights_digest
 from ganatomy.training.loop import Record
 from ganatomy.training.models import check_start, models_of, scored_images
 from ganatomy.training.pools import check_labels
-from ganatomy.training.tasks import FitGenerator, TrainDownstream, load_networks, make_method
+from ganatomy.training.tasks import FitGenerator, TrainDownstream, guide_of, load_networks, make_method
 
 SCORES = "scores.json"
 KEPT = "kept.json"
@@ -131,7 +131,11 @@ class Stages:
         def work(directory: Path, grown: Grown) -> None:
             train(FitGenerator(store, experiment, directory), directory, self.workers, grown)
 
-        return self.artefacts.compute("fit", inputs, work, follow=self._forward, costs=True)
+        stage = self.artefacts.compute("fit", inputs, work, follow=self._forward, costs=True)
+        if (guide := guide_of(read_history(stage.directory))) and guide[0] < guide[1]:
+            self.say(f"warning: the guides of fit {stage.key} reach Dice {guide[0]:.2f} on validation patients, below "
+                     f"{guide[1]:g}: what generators learn of lesions is no better")  # fmt: skip
+        return stage
 
     def taught(self) -> Stages:
         """The stages whose fit is used: these, or those of the cohort that the generator is borrowed from."""
@@ -235,6 +239,7 @@ class Stages:
             "kept": kept.key if kept else None,
             # With no label of the target there is nothing real to mix with.
             "mixing": _of_mixing(experiment) if kept and experiment.labels.fraction else None,
+            "real": experiment.mixing.real if role == experiment.target else None,
             "seed": experiment.seed,
             "scored": scored or role,
             **(self._sources() if experiment.domain(role) != experiment.target_domain() else {}),
@@ -265,8 +270,12 @@ class Stages:
     def _judge(self) -> Stage:
         """The downstream model trained on real images only: of this cohort, or of one that has more of them."""
         target, name = self.experiment.target, self.experiment.transfer.judge
-        if not name:
+        if not name and self.experiment.mixing.real == 1:
             return self.downstream(target, follow=False)
+        if not name:  # who judges has seen all real images
+            of_all = replace(self.experiment, mixing=replace(self.experiment.mixing, real=1.0))
+            own = Stages(self.workspace, self.store_path, of_all, self.workers, say=self.say, may_train=self.may_train)
+            return self._borrowed("judge", own.downstream(target, follow=False))
         return self._borrowed("judge", self._elsewhere(name).downstream(target, follow=False))
 
     def _elsewhere(self, name: str) -> Stages:
@@ -324,11 +333,8 @@ class Stages:
 
     def _segmentor_inputs(self) -> dict[str, Any]:
         downstream = self.experiment.downstream
-        own = plain(downstream)
-        if downstream.loss == "cross_entropy":  # what was trained before there was another
-            del own["loss"]
         return {
-            **own,
+            **plain(downstream),
             # What is in it counts, not where it lies.
             "weights": weights_digest(downstream.weights) if downstream.weights else "",
             "code": code_digest(resolve("networks", downstream.network.name)),
@@ -359,7 +365,7 @@ class Stages:
 
 def _of_mixing(experiment: Experiment) -> dict[str, Any]:
     """What of the mixing the downstream model depends on, beside the images."""
-    return {name: value for name, value in vars(experiment.mixing).items() if name != "source_patients"}
+    return {name: value for name, value in vars(experiment.mixing).items() if name not in ("source_patients", "real")}
 
 
 def _ignore(*_: Any) -> None:

@@ -70,10 +70,10 @@ def intensities(strength: str) -> Compose:
 
 class Augmentation:
     """Augments samples. strength: ``light`` or ``strong``.  symmetric: axes (x, y, z) along which a mirror image is as
-    good, by ``strong`` alone."""
+    good, by ``strong`` alone.  share: of the samples that anything is done to."""
 
-    def __init__(self, strength: str, symmetric: Sequence[str] = ()) -> None:
-        self.geometry, self.symmetric = GEOMETRY[strength], frozenset(symmetric)
+    def __init__(self, strength: str, symmetric: Sequence[str] = (), share: float = 1.0) -> None:
+        self.geometry, self.symmetric, self.share = GEOMETRY[strength], frozenset(symmetric), share
         self.colours = intensities(strength)
 
     def __call__(self, images: Images) -> Images:
@@ -87,6 +87,11 @@ class Augmentation:
 
     def _one(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
         generator = np.random.Generator(np.random.Philox(key=drawn.number))
+        if (
+            self.share < 1
+            and np.random.Generator(np.random.Philox(key=drawn.number, counter=[0, 0, 0, 1])).random() >= self.share
+        ):
+            return image, label
         names = AXES[-label.ndim :]
         mirrored = [axis in self.symmetric for axis in names]
         matrix, offset = view(image.shape[1:], np.asarray(drawn.spacing), mirrored, self.geometry, generator)

@@ -171,6 +171,8 @@ class Mixture:
 
 def synthetic_samples(mixing: Mixing, total_steps: int, step: int, batch: int, leading: int | None = None) -> int:
     """Synthetic samples in all of ``total_steps`` steps before ``step``, where there are synthetic images."""
+    if mixing.order == "synthetic_alone":
+        return step * batch
     if mixing.order == "mixed":
         alone = int(mixing.pretrain * total_steps) if leading is None else leading
         return _share(mixing, max(0, step - alone), batch)

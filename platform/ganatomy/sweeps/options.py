@@ -68,7 +68,8 @@ class Options:
     have more --trials; finished trials are not repeated. What would make it another sweep is refused beside it."""
     retry_failed: bool = False
     """With --resume: run all trials again that failed, as they were to run, under the same seeds: after a fault of the
-    machine, such as a full disc. A training that diverged is a finding, and not run again."""
+    machine, such as a full disc. A training that diverged is a finding, and so is a synthetic set that was
+    refused: neither is run again."""
     tracking_uri: str = ""
     """MLflow server or store; MLFLOW_TRACKING_URI, else an SQLite store in the workspace."""
     address: str = ""

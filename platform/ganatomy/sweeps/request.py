@@ -16,7 +16,7 @@ from ganatomy.cluster import nodes, roll
 from ganatomy.cluster.joining import leave_ray, start_ray
 from ganatomy.cohorts.claims import assert_reserved, numbered, reserved
 from ganatomy.cohorts.reading import read_cohort
-from ganatomy.cohorts.roles import cast_roles, tie_of
+from ganatomy.cohorts.roles import cast_roles, tie_of, with_roles
 from ganatomy.contracts import InputError
 from ganatomy.core.installation import CACHE, SOURCES, demanded
 from ganatomy.core.names import checked_name
@@ -44,7 +44,7 @@ from ganatomy.tracking.runs import Tracking
 from ganatomy.tracking.server import refuse_password
 from ganatomy.training.loop import check_share
 from ganatomy.training.models import check_start, scored_images
-from ganatomy.training.pools import check_labels, check_roles, labelled_patients
+from ganatomy.training.pools import check_drawn, check_labels, check_roles, labelled_patients
 from ganatomy.training.tasks import generator_updates
 
 OF_A_RUN = frozenset(
@@ -154,7 +154,7 @@ class SweepRequest(Options):
         name = checked_name(self.name or usual, "sweep name", remedy="--name")
         if name == LATEST:  # promote, report and --resume would take another for it
             raise InputError("a sweep called latest", expected="any other name: it is what the newest is called")
-        base = cast_roles(space.base, cohort, self.domains, self.source, self.target)
+        base = cast_roles(with_roles(space.base, fixed), cohort, self.domains, self.source, self.target)
         space = replace(space, base=base)
         space.check_fixed(fixed)
         seeds = self.seeds or space.seeds
@@ -183,6 +183,7 @@ class SweepRequest(Options):
             for experiment in experiments:  # labels without which every trial would fail, one after the other
                 check_labels(store, experiment)
                 check_roles(store, experiment)
+                check_drawn(store, experiment)
                 scored_images(store, experiment, "val")
                 check_start(experiment, store.classes)
             if not (self.source or self.target or self.domains) and (tie := tie_of(base, cohort)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ganatomy.cohorts.claims import alone_in
@@ -11,6 +11,7 @@ from ganatomy.contracts import InputError
 from ganatomy.core.terminal import one_line, tell, warn
 from ganatomy.evidence.results import LATEST, TERMS, SweepPlan, put_back, read_plan, retriable, sweep_directory, sweeps
 from ganatomy.evidence.state import SweepState, state_of
+from ganatomy.experiment import TrialResult
 from ganatomy.measures.statistics import counted
 
 
@@ -77,9 +78,9 @@ def driving(directory: Path, plan: SweepPlan) -> Iterator[None]:
 
 def check_retriable(directory: Path, plan: SweepPlan) -> None:
     """InputError where nothing of a sweep is to be run again."""
-    retry, diverged = retriable(directory)
+    retry, findings = retriable(directory)
     if not retry:
-        found = f"; {_found(len(diverged))}" if diverged else ""
+        found = f"; {_found(findings)}" if findings else ""
         raise InputError(f"sweep {plan.name!r} has no failed trial to run again{found}",
                          expected="trials that failed by a fault of the machine",
                          remedy="leave --retry-failed out")  # fmt: skip
@@ -91,13 +92,19 @@ def run_again(directory: Path, plan: SweepPlan) -> None:
     InputError where there are none.
     """
     check_retriable(directory, plan)
-    retry, diverged = retriable(directory)
+    retry, findings = retriable(directory)
     for result in retry:
         put_back(directory, result)
     tell(f"{counted(len(retry), 'failed trial')} put back: the same experiments, under the same seeds")
-    if diverged:
-        tell(_found(len(diverged)))
+    if findings:
+        tell(_found(findings))
 
 
-def _found(diverged: int) -> str:
-    return f"{counted(diverged, 'training')} that diverged {'is' if diverged == 1 else 'are'} a finding, not run again"
+def _found(findings: Sequence[TrialResult]) -> str:
+    """What is not run again, for it would come to the same."""
+    kinds = (
+        ("training", "that diverged", sum(one.diverged for one in findings)),
+        ("trial", "whose synthetic set was refused", sum(one.refused for one in findings)),
+    )
+    return ", ".join(f"{counted(count, what)} {said} {'is' if count == 1 else 'are'} a finding, not run again"
+                     for what, said, count in kinds if count)  # fmt: skip

@@ -20,6 +20,7 @@ from ganatomy.experiment import Experiment, TrialResult
 from ganatomy.search_space import SearchSpace
 from ganatomy.stages.artefacts import Stage
 from ganatomy.stages.outcome import Outcome, outcome_of
+from ganatomy.stages.selection import SetRefused
 from ganatomy.stages.stages import Stages
 from ganatomy.tracking.journal import RunLog
 from ganatomy.tracking.views import SCORE
@@ -135,7 +136,8 @@ def run_trial(
         report({score: outcome.summary[score]} | ({} if beside else {VALIDATION: log.validation + 1}))
     except Exception as error:
         line = one_line(error)
-        write_result(directory, replace(result, status="failed", error=line, diverged=isinstance(error, Diverged)))
+        diverged, refused = isinstance(error, Diverged), isinstance(error, SetRefused)
+        write_result(directory, replace(result, status="failed", error=line, diverged=diverged, refused=refused))
         journal.tags({"error": line})
         _keep_traceback(error, directory, journal, say)
         raise

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -32,6 +33,9 @@ Validate = Callable[[Method, int], Record]
 
 LOSS = "val/loss"
 """What ``training.waits_for = loss`` waits for, among the metrics of a validation."""
+
+GUIDE, GUIDE_BAR = "guide/dice", "guide/bar"
+"""What a phase with a bar waits for, among the metrics of a validation; and that bar, in the records of the phase."""
 
 
 class Draws(Protocol):
@@ -66,9 +70,14 @@ def rate_factor(step: int, phases: Sequence[Phase]) -> float:
 
 def phase_at(step: int, phases: Sequence[Phase]) -> Phase:
     """The phase that loop step ``step`` (0-based) belongs to."""
-    for phase in phases:
+    return phases[_place(step, phases)[0]]
+
+
+def _place(step: int, phases: Sequence[Phase]) -> tuple[int, int]:
+    """The number of the phase that loop step ``step`` (0-based) belongs to, and how many it has with that one."""
+    for number, phase in enumerate(phases):
         if step < phase.steps:
-            return phase
+            return number, step + 1
         step -= phase.steps
     raise IndexError(step)
 
@@ -105,7 +114,7 @@ class Loop:
     score: the one of them that patience waits for, unless it waits for the loss.
     epoch: updates of an epoch, for ``training.patience_epochs``.
     average: decay of the moving average of the downstream networks' weights; ``training`` has that of the generators'.
-    reports: how many times, evenly spread, the loop validates, checkpoints and reports.
+    reports: how many times, evenly spread, the loop validates, checkpoints and reports; as often in a phase with a bar.
     seed: of the workers' random streams; the networks were initialised by whoever made the method, alike on each rank.
     """
 
@@ -135,7 +144,7 @@ class Loop:
         self.training, self.batch = training, batch
         self.rank, self.world, self.validate, self.score = rank, world, validate, score
         self.waited, self.epoch = LOSS if training.waits_for == "loss" else score, epoch
-        self.interval = max(1, math.ceil(self.total / reports))
+        self.reports, self.interval = reports, max(1, math.ceil(self.total / reports))
         self.update = OptimisationStep(
             method.networks(),
             method.optimisers(),
@@ -183,13 +192,20 @@ class Loop:
             for name, loss in self._one_step().items():
                 losses.setdefault(name, []).append(loss.detach().float())
             taken += 1
-            if self.step % self.interval == 0 or self.step == self.total:
+            if self._due():
                 elapsed = time.perf_counter() - began
                 self.device_seconds += (self._clock() - spent) * self.world
                 # A loss of one phase is averaged over the steps that had it.
                 self._record({name: torch.stack(some).mean() for name, some in losses.items()}, taken / elapsed)
                 reporter.report(self.history, self.save)
                 losses, taken, began, spent = {}, 0, time.perf_counter(), self._clock()
+
+    def _due(self) -> bool:
+        """Whether there is a report now. A phase with a bar has as many of its own, one at its end."""
+        number, taken = _place(self.step - 1, self.phases)
+        if (phase := self.phases[number]).bar:
+            return taken % max(1, math.ceil(phase.steps / self.reports)) == 0 or taken == phase.steps
+        return self.step % self.interval == 0 or self.step == self.total
 
     def _clock(self) -> float:
         """Seconds that the device works for this training: on a CPU those that this thread computes, whatever else the
@@ -229,10 +245,25 @@ class Loop:
             for name in {self.score, self.waited}:
                 if not math.isfinite(reached := record.get(name, 0.0)):
                     raise Diverged(f"{name} = {reached}")
+        number, taken = _place(self.step - 1, self.phases)
+        if bar := self.phases[number].bar:
+            record[GUIDE_BAR] = bar
+            if self._agree(
+                record.get(GUIDE, -math.inf) >= bar
+            ):  # the rest of the phase would teach nothing that is asked
+                self._last([*(one.steps for one in self.phases[:number]), taken])
         self.history.append(record)
         if self.training.keep == "best" and self._merits() and self._best()[0] == self.step:
             self.best = {name: value.clone() for name, value in self._weights().items()}
         self.stopped = self._agree(self._out_of_patience())
+
+    def _last(self, steps: Sequence[int]) -> None:
+        """Have the first phases last so many steps."""
+        self.phases = (
+            *(replace(one, steps=count) for one, count in zip(self.phases, steps)),
+            *self.phases[len(steps) :],
+        )
+        self.total = sum(one.steps for one in self.phases)
 
     def _out_of_patience(self) -> bool:
         merits, training = self._merits(), self.training
@@ -324,6 +355,7 @@ class Loop:
                 "average": self.average,
                 "best": self.best,
                 "step": self.step,
+                "phases": [phase.steps for phase in self.phases],
                 "history": self.history,
                 "device_seconds": self.device_seconds,
                 "non_finite": self.update.non_finite,
@@ -350,6 +382,7 @@ class Loop:
         self.average = {name: value.to(self.device) for name, value in shared["average"].items()}
         self.best = dict(shared.get("best", {}))
         self.step, self.history = shared["step"], shared["history"]
+        self._last(shared.get("phases", ()))
         self.device_seconds, self.stopped = shared["device_seconds"], shared["stopped"]
         self.update.non_finite = shared["non_finite"] or {}
         if own["torch"] is not None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ganatomy.contracts import InputError, Method, Phase, labelled
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
+from ganatomy.measures.statistics import counted
 from ganatomy.stores.amounts import drawn_patients, some_patients
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Mixture, Pool
@@ -62,6 +63,30 @@ def check_labels(store: Store, experiment: Experiment) -> None:
                 expected="at least one labelled patient in split train",
                 remedy="swap source and target, or label some",
             )
+
+
+def check_drawn(store: Store, experiment: Experiment) -> None:
+    """InputError where a method that draws images with lesions would find none to learn from in one of its roles, or no
+    second patient to put one into."""
+    method = experiment.method_class()
+    if not (method.draws_from_noise and experiment.arm in SYNTHETIC_ARMS) or experiment.transfer.generator:
+        return
+    patients: set[str] = set()
+    for role in method.roles:
+        domain, known = experiment.domain(role), labelled_patients(store, experiment, role)
+        images = [image for image in real_images(store, domain, "train") if image.patient in known]
+        if not any(image.labelled_slices for image in images):
+            raise InputError(
+                f"cohort {store.name}: nothing is labelled in any {domain} image of split train, role {role} of "
+                f"{experiment.method.name}",
+                expected="lesions in each of its contrasts: what guides it learns them there",
+                remedy="label some, or leave the contrast out",
+            )
+        patients |= known
+    if len(patients) < 2:
+        raise InputError(f"cohort {store.name}: {counted(len(patients), 'labelled patient')} in split train",
+                         expected="two or more: each label is put into the brain of somebody else",
+                         remedy="split the cohort anew, or label more")  # fmt: skip
 
 
 def generator_pools(store: Store, experiment: Experiment, method: type[Method] | Method) -> dict[str, Pool]:
@@ -131,6 +156,17 @@ def segmentor_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     patients = labelled_patients(store, experiment, role)
     images = real_images(store, experiment.domain(role), "train")
     return Pool.of(store, [image for image in images if image.labelled and image.patient in patients])
+
+
+def seen_pool(store: Store, experiment: Experiment, role: str) -> Pool:
+    """Of ``segmentor_pool``, what the downstream model sees: of the target, the images of ``mixing.real`` of its
+    patients."""
+    pool, share = segmentor_pool(store, experiment, role), experiment.mixing.real
+    if share == 1 or role != experiment.target:
+        return pool
+    images = [entry.record for entry in pool.entries]
+    chosen = drawn_patients(images, {image.patient for image in images}, share, experiment.seed)
+    return Pool(tuple(entry for entry in pool.entries if entry.record.patient in chosen))
 
 
 def supervision(

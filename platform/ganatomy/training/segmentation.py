@@ -21,7 +21,7 @@ from ganatomy.stores.store import Store
 from ganatomy.training.downstream import ROLE, Segmentation, fresh_segmentor, multiple_of, score_records, segment
 from ganatomy.training.inference import Passes, predict_volume
 from ganatomy.training.models import DownstreamModels, Some
-from ganatomy.training.pools import evaluation_images, segmentor_pool
+from ganatomy.training.pools import evaluation_images, seen_pool
 from ganatomy.training.tasks import PANEL_SUBJECTS, grown
 
 
@@ -42,7 +42,7 @@ class Segmentors(DownstreamModels):
 
     def mixtures(self, store: Store, experiment: Experiment, role: str, synthetic: Some | None) -> dict[str, Mixture]:
         """All in one role."""
-        real, made = segmentor_pool(store, experiment, role), None if synthetic is None else Pool.of(*synthetic)
+        real, made = seen_pool(store, experiment, role), None if synthetic is None else Pool.of(*synthetic)
         mixing, none = in_proportion(experiment.mixing, len(real), len(made or ())), experiment.labels.fraction == 0
         return {ROLE: Mixture(real, made, mixing, experiment.budget.segmentor_steps, unlabelled=none)}
 

@@ -19,7 +19,8 @@ from ganatomy.contracts import InputError, Method, Phase
 from ganatomy.downstream.segmentation import SEGMENTATION
 from ganatomy.downstream.task import task_of as asked_of
 from ganatomy.evidence.panels import Column, panel, sheet, write_png
-from ganatomy.experiment import Budget, Experiment, Sampling
+from ganatomy.experiment import Budget, Experiment, Sampling, Score
+from ganatomy.measures.segmentation import dice_per_label, patient_scores
 from ganatomy.stores.augmentation import Augmentation, Augmented
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Entry, Pool, Sampler
@@ -28,7 +29,7 @@ from ganatomy.stores.supervision import Supervised
 from ganatomy.training.distributed import NETWORKS
 from ganatomy.training.downstream import fresh_segmentor, multiple_of, score_records, segment, task_of
 from ganatomy.training.inference import synthesize_volume
-from ganatomy.training.loop import LOSS, Draws, Loop, Record, Validate
+from ganatomy.training.loop import GUIDE, GUIDE_BAR, LOSS, Draws, Loop, Record, Validate
 from ganatomy.training.models import DownstreamModels, Some, models_of
 from ganatomy.training.pools import evaluation_images, generator_pools, real_images, supervision
 
@@ -51,8 +52,8 @@ def make_method(experiment: Experiment, classes: int) -> Method:
 
 def augmentation_of(experiment: Experiment, store: Store) -> Augmentation | None:
     """What is done to the samples of the downstream model; None for nothing."""
-    strength = experiment.downstream.augmentation
-    return None if strength == "none" else Augmentation(strength, store.symmetric)
+    strength, share = experiment.downstream.augmentation, experiment.downstream.augmented
+    return None if strength == "none" else Augmentation(strength, store.symmetric, share)
 
 
 def phases_of(experiment: Experiment, classes: int) -> Sequence[Phase]:
@@ -192,11 +193,37 @@ class FitGenerator(Recipe):
                 if experiment.training.waits_for == "loss":
                     models = models_of(experiment)
                     record[LOSS] = models.loss(segmentor, store, images, experiment.sampling, device)
+            record |= guides_found(method, store, experiment, device)
             if picture := picture_of(step, self.directory, phases, experiment.budget):
                 _show_translations(method, shown, experiment, picture, device)
             return record
 
         return validate
+
+
+def guides_found(method: Method, store: Store, experiment: Experiment, device: torch.device) -> Record:
+    """What the method's guides find on validation patients: ``guide/dice/<domain>``, a mean over patients of all
+    structures, and ``guide/dice``, the mean over domains. Nothing of a domain in which nothing is labelled."""
+    record: Record = {}
+    for role, network in method.guides().items():
+        images = [image for image in real_images(store, experiment.domain(role), "val") if image.labelled_slices]
+        rows = [
+            Score(image.subject, image.patient, "dice", name, value)
+            for image in images
+            for name, value in dice_per_label(
+                segment(network, store.image(image), experiment.sampling, device), store.label(image), store.labels
+            ).items()
+        ]
+        if own := patient_scores(rows):
+            record[f"{GUIDE}/{experiment.domain(role)}"] = math.fsum(own.values()) / len(own)
+    return record | ({GUIDE: math.fsum(record.values()) / len(record)} if record else {})
+
+
+def guide_of(history: Sequence[Record]) -> tuple[float, float] | None:
+    """What guides reached by the end of the phase that they learn in, and its bar; None where there was no such phase,
+    or nothing to look at."""
+    asked = [record for record in history if GUIDE_BAR in record and GUIDE in record]
+    return (asked[-1][GUIDE], asked[-1][GUIDE_BAR]) if asked else None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from ganatomy.contracts import UNLABELLED, Images, InputError, Phase, Task, labelled
+from ganatomy.contracts import UNLABELLED, Images, InputError, Phase, Task
+from ganatomy.experiment import Choice, Experiment
 from ganatomy.training.optimisation import OptimisationStep
 from ganatomy_methods.common.segmentors import UNet
 from ganatomy_methods.multimodal_mr import MultimodalMR, MultimodalMRConfig
@@ -149,24 +150,27 @@ def test_the_lesion_of_a_structure_comes_from_another_modality_and_lies_inside_i
     assert (mask[:, 0] * placed).sum() == 0
 
 
-def test_labelled_images_beside_the_batch_are_the_ones_that_teach():
-    method, given = make(), batch()
+@pytest.mark.parametrize("phase", ["guide", "images"])
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
+def test_images_without_labels_teach_the_guide_nothing(phase, loss):
+    method, given = make(guide_loss=loss), batch()
     silent = {role: Images(images.image, torch.full_like(images.label, UNLABELLED)) for role, images in given.items()}
-    without, beside = (Inspected(method, "images") for _ in range(2))
+    without, beside = (Inspected(method, phase) for _ in range(2))
     method.step(silent, without)
     assert all(gradient.abs().max() == 0 for gradient in without.gradients["guide"])
-    method.step(silent | {labelled(role): images for role, images in given.items()}, beside)
+    method.step(given, beside)
     assert any(gradient.abs().max() > 0 for gradient in beside.gradients["guide"])
 
 
-def test_unlabelled_samples_weigh_nothing_in_the_lesion_loss():
+@pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
+def test_unlabelled_samples_weigh_nothing_in_the_lesion_loss(loss):
     method = make()
     images = brains(2, 0)
     mixed = images.label.clone()
     mixed[1] = UNLABELLED
     x = [maps.unit(images.image)] * 4
-    half = method._lesion(x, [mixed] * 4)
-    first = method._lesion([image[:1] for image in x], [images.label[:1]] * 4)
+    half = method._lesion(x, [mixed] * 4, loss)
+    first = method._lesion([image[:1] for image in x], [images.label[:1]] * 4, loss)
     torch.testing.assert_close(half, first / 2)
 
 
@@ -226,6 +230,17 @@ def test_the_guide_learns_from_real_images_only_and_not_with_the_generators():
     assert set(inspected[0].gradients) == {"EC_R", "EC_M", "DC_M", "D_M", "FD_R", "guide"}
 
 
+@pytest.mark.parametrize("kind", ["1seg", "1enc4dec", "4seg"])
+def test_what_is_asked_of_each_modality_is_what_guides_it(kind):
+    """In the platform's range of values."""
+    method, images = make(guidance=kind, guide_width=0.1), [images.image for images in batch().values()]
+    logits = method.guide([maps.unit(image) for image in images])
+    for asked, image, expected in zip(method.guides().values(), images, logits, strict=True):
+        assert torch.equal(asked(image), expected)
+    assert list(method.guides()) == list(method.roles)
+    assert not set(method.networks()) & {"guides"}
+
+
 @pytest.mark.parametrize(("kind", "encoders", "decoders"), [("1seg", 1, 1), ("1enc4dec", 1, 4), ("4seg", 4, 4)])
 def test_guides_share_what_their_names_say(kind, encoders, decoders):
     torch.manual_seed(0)
@@ -251,14 +266,24 @@ def test_condition_permutes_the_modalities_and_changes_the_image():
 
 def test_the_two_stages_have_the_generators_budget_each_and_share_no_network():
     method = make()
-    assert method.phases(40, 7) == (Phase("structure", 40, may_stop=False), Phase("images", 40))
+    guide = Phase("guide", 40, may_stop=False, bar=0.7)
+    stages = Phase("structure", 40, may_stop=False), Phase("images", 40)
+    assert method.phases(40, 7) == (guide, *stages)
+    assert make(guide_share=0.25, guide_bar=0.5).phases(40, 7) == (
+        dataclasses.replace(guide, steps=10, bar=0.5),
+        *stages,
+    )
+    assert make(guide_share=0.0).phases(40, 7) == stages
     assert method.phases(0, 0) == ()
+    alone = Inspected(method, "guide")
+    method.step(batch(), alone)
+    assert set(alone.gradients) == {"guide"}
     inspected = Inspected(method, "structure")
     method.step(batch(), inspected)
     assert set(inspected.gradients) == {"EC_f", "DC_f", "MASK", "D_f", "FD_f"}
 
 
-@pytest.mark.parametrize("phase", ["structure", "images"])
+@pytest.mark.parametrize("phase", ["guide", "structure", "images"])
 def test_steps_in_half_precision_stay_near_those_in_full(phase):
     full, half = make(), make()
     plain = OptimisationStep(full.networks(), full.optimisers())
@@ -294,16 +319,35 @@ def test_a_cohort_without_labels_and_volumes_are_refused():
         make(discriminator_layers=4).D_M(torch.zeros(1, 1, SIDE, SIDE))
 
 
-def test_another_set_of_modalities_is_a_subclass():
-    class Two(MultimodalMR):
-        roles = ("PD", "T2")
-
+@pytest.mark.parametrize("contrasts", [("PD", "T2"), ("FLAIR", "T1", "SWI")])
+@pytest.mark.parametrize("kind", ["1seg", "1enc4dec", "4seg"])
+def test_contrasts_are_those_that_are_asked_for(contrasts, kind):
+    made = make(contrasts=contrasts, guidance=kind)
+    chosen = Experiment("", {}, method=Choice("multimodal_mr", {**SMALL, "contrasts": list(contrasts)}))
+    assert chosen.method_class() is MultimodalMR.configured(made.config)
     torch.manual_seed(0)
-    method = Two(MultimodalMRConfig(**SMALL), Task(2, CLASSES, lambda: UNet(2, 1, CLASSES, 4)))
-    given = {"PD": brains(1, 0), "T2": brains(1, 1)}
-    for phase in ("structure", "images"):
-        assert all(torch.isfinite(loss) for loss in method.step(given, Inspected(method, phase)).values())
-    assert [(item.source, item.role) for item in method.synthesize({"PD": given["PD"]})] == [("PD", "PD"), ("PD", "T2")]
+    method = chosen.method_class()(chosen.method_config(), made.task)
+    assert chosen.method_class().roles == method.roles == made.roles == contrasts
+    given = {role: brains(1, k) for k, role in enumerate(contrasts)}
+    for phase in ("guide", "structure", "images"):
+        losses = method.step(given, Inspected(method, phase))
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        # Of two there are no triples.
+        for name in ("registration_pairs", "code_pairs", "cycle_consistency"):
+            assert name not in losses or (float(losses[name]) > 0) == (len(contrasts) > 2)
+    first = contrasts[0]
+    assert [(item.source, item.role) for item in method.synthesize({first: given[first]})] == [
+        (first, role) for role in contrasts
+    ]  # fmt: skip
+    assert list(method.guides()) == list(contrasts)
+    drawn = method.draw(torch.cat([images.label for images in given.values()]), (0, 1), 0)
+    assert set(drawn.images) == set(contrasts)
+
+
+@pytest.mark.parametrize("contrasts", [("T1",), ("T1", "T1"), ("T1", "")])
+def test_contrasts_that_are_no_several_are_refused(contrasts):
+    with pytest.raises(InputError, match=r"method\.contrasts"):
+        MultimodalMRConfig(contrasts=contrasts)
 
 
 # --- initialisation ----------------------------------------------------------------------------------------------
