@@ -38,6 +38,16 @@ def l1(image: Tensor, reference: Tensor) -> Tensor:
     return F.l1_loss(image, reference)
 
 
+def l1_where(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """mean over samples of the mean of |image - reference| over the voxels of ``mask``; 0 for a sample without any.
+
+    All [N, 1, *S], the mask boolean.
+    """
+    inside = mask.to(image).flatten(1)
+    apart = (image - reference).abs().flatten(1)
+    return ((apart * inside).sum(1) / inside.sum(1).clamp_min(1)).mean()
+
+
 def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Voxel-mean multi-class cross-entropy; a sample without labels counts as a sample, with loss 0.
 

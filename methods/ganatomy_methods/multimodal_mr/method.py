@@ -30,11 +30,11 @@ from ganatomy.contracts import (
     Update,
     labelled,
 )
+from ganatomy_methods.common.draws import SampleDraws, dropped, normal
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.segmentors import UNet
 from ganatomy_methods.multimodal_mr import networks
 from ganatomy_methods.multimodal_mr import structure as maps
-from ganatomy_methods.multimodal_mr.draws import SampleDraws, dropped, normal
 from ganatomy_methods.multimodal_mr.settings import MultimodalMRConfig
 
 Losses = dict[str, Tensor]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ganatomy.contracts.body import TISSUE, body
 from ganatomy.contracts.errors import InputError, shortened
 from ganatomy.contracts.exchanged import (
     UNLABELLED,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ganatomy.contracts.method import Method
 
 __all__ = [
+    "TISSUE",
     "UNLABELLED",
     "Adam",
     "Batch",
@@ -45,6 +47,7 @@ __all__ = [
     "Synthetic",
     "Task",
     "Update",
+    "body",
     "labelled",
     "shortened",
 ]

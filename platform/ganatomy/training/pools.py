@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from ganatomy.contracts import InputError, Method, Phase, labelled
-from ganatomy.experiment import Experiment
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
+from ganatomy.measures.statistics import counted
 from ganatomy.stores.amounts import drawn_patients, some_patients
 from ganatomy.stores.layout import Record as Image
 from ganatomy.stores.sampling import Mixture, Pool
@@ -14,6 +17,9 @@ from ganatomy.stores.store import Store
 from ganatomy.stores.supervision import real_alone
 from ganatomy.training.downstream import ROLE, task_of
 from ganatomy.training.models import models_of
+
+APART_MM = 0.1
+"""Grids of registered images lie no farther apart."""
 
 
 def real_images(store: Store, domain: str, split: str) -> list[Image]:
@@ -63,8 +69,37 @@ def check_labels(store: Store, experiment: Experiment) -> None:
             )
 
 
+def check_method(store: Store, experiment: Experiment) -> None:
+    """InputError where the cohort lacks what the method's generators learn from or draw by: images of each role, in a
+    registered method of one examination each; labels; labels of two patients, where they go from one to another."""
+    method = experiment.method_class()
+    if experiment.arm not in SYNTHETIC_ARMS or experiment.transfer.generator or method.on_patches:
+        return
+    pools = generator_pools(store, experiment, method)
+    if method.draws_from_noise:
+        pool = label_pool(store, experiment, experiment.target)
+        if not any(entry.record.labelled_slices for entry in pool.entries):
+            raise InputError(
+                f"cohort {store.name}: nothing is labelled in the training images of {experiment.target_domain()} "
+                f"whose labels may be seen, and {experiment.method.name} draws images of labels",
+                expected="a label with something in it",
+                remedy="label some, raise labels.fraction, or take a method that translates: cyclegan",
+            )
+    for role, donor in method.label_donors.items():
+        givers = {entry.record.patient for entry in label_pool(store, experiment, donor).entries}
+        takers = {entry.record.patient for entry in pools[role].entries}
+        if len(givers | takers) < 2 or not givers:
+            raise InputError(
+                f"cohort {store.name}: {counted(len(givers | takers), 'training patient')} for roles {role} and "
+                f"{donor}, {len(givers)} of them with labels",
+                expected=f"two, one with labels: {experiment.method.name} draws its lesion into the other's image",
+                remedy="import more patients, split anew, or raise labels.fraction",
+            )
+
+
 def generator_pools(store: Store, experiment: Experiment, method: type[Method] | Method) -> dict[str, Pool]:
-    """All that generators and discriminators are shown: the ``generator_pool`` of every role, and second draws.
+    """All that generators and discriminators are shown: the ``generator_pool`` of every role, and second draws; of a
+    method whose roles are registered, the examinations that have an image in each.
 
     One rule for all: samples are centred on labelled voxels in every role, or in none. Where some role has images that
     it cannot be done with, a discriminator would tell the roles apart by where samples lie and what they hold, and
@@ -73,7 +108,41 @@ def generator_pools(store: Store, experiment: Experiment, method: type[Method] |
     pools = {role: generator_pool(store, experiment, role) for role in method.roles}
     alike = len({experiment.state(role) for role in pools}) == 1 and all(map(_may_be_centred, pools.values()))
     pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
-    return pools if alike else {key: pool.from_anywhere() for key, pool in pools.items()}
+    pools = pools if alike else {key: pool.from_anywhere() for key, pool in pools.items()}
+    return _registered(pools, store, experiment) if method.registered else pools
+
+
+def _registered(pools: Mapping[str, Pool], store: Store, experiment: Experiment) -> dict[str, Pool]:
+    """The examinations that are in every one of ``pools``, in one order, drawn and cut together.
+
+    InputError where there is none, or where the images of one have different grids."""
+    found = [{entry.record.subject: entry for entry in pool.entries} for pool in pools.values()]
+    first, leader = next(iter(pools)), [one for one in found[0] if all(one in others for others in found)]
+    if not leader:
+        raise InputError(
+            f"cohort {store.name}: no examination with an image that may be seen in each of "
+            f"{', '.join(experiment.domain(role) for role in pools)}, in split train",
+            expected=f"registered images, which {experiment.method.name} learns from: rows of one subject",
+            remedy="import them under one {patient}, without --disjoint-domains; or take an unpaired method: cyclegan",
+        )
+    for subject in leader:
+        check_registered([entries[subject].record for entries in found])
+    one = Pool(tuple(found[0][subject] for subject in leader), first)
+    rest = zip(list(pools)[1:], found[1:])
+    alike = {role: Pool(tuple(mine[who] for who in leader)).drawn_with(one, first) for role, mine in rest}
+    return {first: one, **alike}
+
+
+def check_registered(images: Sequence[Image]) -> None:
+    """InputError unless the images of one examination have one grid, as they have where they are registered."""
+    first = images[0]
+    for other in images[1:]:
+        if other.shape != first.shape or not np.allclose(other.affine, first.affine, rtol=0, atol=APART_MM):
+            raise InputError(
+                f"subject {first.subject}: the grids of its {first.domain} and {other.domain} images differ",
+                expected="registered images, resampled to one grid",
+                remedy="resample one to the other and import them anew, or take an unpaired method: cyclegan",
+            )
 
 
 def _may_be_centred(pool: Pool) -> bool:
