@@ -28,7 +28,7 @@ CASES = [
 ]
 SIDES = {2: (16, 16), 3: (16, 16, 8)}
 CLASSES = 3
-SMALL = {"width": 0.05, "discriminator_layers": 1, "residual_blocks": 1, "segmentor_scales": 1}
+SMALL = {"width": 0.05, "discriminator_layers": 1, "residual_blocks": 1, "segmentor_scales": 1, "sampling_steps": 2}
 """Settings, where a method has them, that make it small enough for these tests."""
 
 

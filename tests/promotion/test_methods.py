@@ -102,6 +102,16 @@ CASES = {
         brains, of(BRAINS, "pseudo_healthy", residual_blocks=1, segmentor_scales=2, use_reconstructed=True, **SMALL)
     ),
     "conditional_gan": Case(brains, of(BRAINS, "conditional_gan", residual_blocks=1, **SMALL)),
+    "paired_translation": Case(
+        brains,
+        of(replace(BRAINS, domains={"A": "t1", "B": "t2"}, target="B"), "paired_translation", **SMALL),
+    ),
+    "diffusion": Case(
+        brains,
+        of(replace(DRAWN, domains={"B": "flair"}, target="B"), "diffusion", width=0.125, residual_blocks=1,
+           sampling_steps=4),
+        ("--cohort", "{cohort}", "--count", "2"),
+    ),
     "multimodal_mr": Case(
         brains,
         of(DRAWN, "multimodal_mr", width=0.05, discriminator_layers=1, residual_blocks=1, filter_error=1.0,
