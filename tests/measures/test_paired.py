@@ -86,6 +86,8 @@ def test_nothing_is_said_of_equal_images_noise_or_of_no_body():
     air = np.full(SIDES, -1, np.float32)
     assert measures_of(PairedCase(real, air, air)) == {}
     assert math.isnan(peak_signal_to_noise(real, real, np.zeros(SIDES, bool)))
+    small = pair(shape=(2, 16, 8))
+    assert measures_of(PairedCase(*small, small[1])).keys() == {"mae", "psnr"}  # no window of MS-SSIM fits
 
 
 def test_rows_are_one_a_volume_and_measure():

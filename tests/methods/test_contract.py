@@ -18,30 +18,36 @@ from ganatomy.training.optimisation import OptimisationStep
 from ganatomy_methods.common.networks import InstanceNorm
 from ganatomy_methods.common.segmentors import UNet
 
-METHODS = os.environ.get("CONTRACT_METHODS", "").split() or sorted(available("methods"))
-"""All that is installed, or those of ``CONTRACT_METHODS``: names or dotted paths ``package.module:Class``."""
+VARIANTS = {"regression": ("paired_translation", {"adversarial_weight": 0.0})}
+"""What a number among a method's settings makes another method of: name here -> method and settings."""
 
-CASES = [
-    pytest.param(name, ndim, id=f"{name}-{ndim}d")
-    for name in METHODS
-    for ndim in sorted(Experiment("", {}, method=Choice(name)).method_class().ndims)
-]
 SIDES = {2: (16, 16), 3: (16, 16, 8)}
 CLASSES = 3
 SMALL = {"width": 0.05, "discriminator_layers": 1, "residual_blocks": 1, "segmentor_scales": 1, "sampling_steps": 2}
 """Settings, where a method has them, that make it small enough for these tests."""
 
 
+def experiment(name, **settings):
+    method, own = VARIANTS.get(name, (name, {}))
+    plain = Experiment("", {}, method=Choice(method))
+    fields = {field.name for field in dataclasses.fields(plain.method_class().Config)}
+    settings = {**{key: value for key, value in SMALL.items() if key in fields}, **own, **settings}
+    return dataclasses.replace(plain, method=Choice(method, settings))
+
+
+METHODS = os.environ.get("CONTRACT_METHODS", "").split() or sorted({*available("methods"), *VARIANTS})
+"""All that is installed, or those of ``CONTRACT_METHODS``: names or dotted paths ``package.module:Class``."""
+
+CASES = [
+    pytest.param(name, ndim, id=f"{name}-{ndim}d")
+    for name in METHODS
+    for ndim in sorted(experiment(name).method_class().ndims)
+]
+
+
 def lowest(name):
     """The smaller of the method's dimensions, for what does not depend on them."""
-    return min(Experiment("", {}, method=Choice(name)).method_class().ndims)
-
-
-def experiment(name, **settings):
-    plain = Experiment("", {}, method=Choice(name))
-    fields = {field.name for field in dataclasses.fields(plain.method_class().Config)}
-    settings = {**{key: value for key, value in SMALL.items() if key in fields}, **settings}
-    return dataclasses.replace(plain, method=Choice(name, settings))
+    return min(experiment(name).method_class().ndims)
 
 
 def make(name, ndim, seed=0, **settings):
@@ -212,7 +218,7 @@ def test_settings_survive_json_and_cannot_be_changed(name):
     chosen = experiment(name)
     config = chosen.method_config()
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    full = dataclasses.replace(chosen, method=Choice(name, values))
+    full = dataclasses.replace(chosen, method=Choice(chosen.method.name, values))
     read = Experiment.from_dict(json.loads(json.dumps(full.to_dict())))
     assert read.method_config() == config
     assert read.digest() == full.digest()

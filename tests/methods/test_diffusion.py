@@ -47,7 +47,7 @@ def test_whoever_knows_the_noise_has_the_image_back_in_however_few_steps(predict
     method, image = make(predicts=predicts, schedule=schedule, sampling_steps=steps), batch(1)["B"].image
     method.epsilon = Oracle(image, DDIMScheduler(1000, schedule).alphas_cumprod, predicts)
     made = method._denoised(torch.randn(1, 1, 16, 16), torch.zeros(1, CLASSES, 16, 16))
-    torch.testing.assert_close(made, image, rtol=0, atol=1e-3)
+    torch.testing.assert_close(made, image, rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("steps", [1, 10, 50, 1000])
@@ -92,9 +92,9 @@ def test_of_an_image_without_a_label_nothing_is_known():
 
 def test_it_learns_what_its_labels_look_like():
     """After a short training images follow their labels, and one label's images differ in their noise alone."""
-    method, images = make(learning_rate=3e-3, predicts="v_prediction"), batch(4)
+    method, images = make(learning_rate=5e-3, predicts="v_prediction"), batch(4)
     update = OptimisationStep(method.networks(), method.optimisers())
-    for _ in range(150):
+    for _ in range(60):
         method.step(images, update)
     method.eval()
     drawn = method.draw(images["B"].label, (0, 1, 2, 3), seed=0)

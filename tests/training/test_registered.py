@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 
 from ganatomy.contracts import InputError
 from ganatomy.experiment import Choice, Experiment, Sampling
+from ganatomy.phantoms.hearts import make_cohort
 from ganatomy.stores.sampling import Pool, Sampler
 from ganatomy.stores.writing import Item, write_store
+from ganatomy.sweeps.request import SweepRequest
 from ganatomy.training.pools import check_method, generator_pools
 
 SHAPE = (4, 24, 20)
@@ -19,7 +22,7 @@ BASE = Experiment("pairs", {"A": "mr", "B": "ct"}, arm="offline", method=Choice(
                   sampling=Sampling(2, (8, 8), 0.5))  # fmt: skip
 
 
-def item(domain, number, subject="", shape=SHAPE, shift=0.0, labelled=True):
+def item(domain, number, subject="", shape=SHAPE, shift=0.0, labelled=True, split="train"):
     """Voxels say where they are and whose: the image of ct is the negative of that of mr."""
     place = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / np.prod(shape)
     image = 0.1 * number + 0.05 * place
@@ -28,7 +31,7 @@ def item(domain, number, subject="", shape=SHAPE, shift=0.0, labelled=True):
     affine = np.eye(4)
     affine[0, 3] = shift
     subject = subject or f"s{number}"
-    return Item(subject, f"p{number}", domain, "train", -image if domain == "ct" else image, label, affine=affine)
+    return Item(subject, f"p{number}", domain, split, -image if domain == "ct" else image, label, affine=affine)
 
 
 @pytest.fixture
@@ -75,10 +78,12 @@ def test_images_that_belong_to_nobody_in_common_are_no_pairs(store_of):
     check_method(store, replace(BASE, method=Choice("cyclegan")))
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("other", [{"shape": (4, 24, 24)}, {"shift": 2.0}])
-def test_pairs_on_two_grids_are_not_registered(store_of, other):
-    store = store_of(item("mr", 0), item("ct", 0, **other))
-    with pytest.raises(InputError, match="subject s0: the grids of its mr and ct images differ"):
+def test_pairs_on_two_grids_are_not_registered(store_of, other, split):
+    odd = item("mr", 1, split=split), item("ct", 1, split=split, **other)
+    store = store_of(item("mr", 0), item("ct", 0), *odd)
+    with pytest.raises(InputError, match="subject s1: the grids of its mr and ct images differ"):
         check_method(store, BASE)
 
 
@@ -109,3 +114,21 @@ def test_a_pool_is_cut_with_another_whose_images_are_as_many(store_of):
     lone, more = (Pool.of(store, store.records(domain)) for domain in ("mr", "ct"))
     with pytest.raises(ValueError, match=r"shorter|longer"):
         more.drawn_with(lone, "A")
+
+
+@pytest.mark.parametrize(("space", "says"), [
+    ("paired_translation", "no examination with an image that may be seen in each of ct, mr"),
+    ("diffusion", "nothing is labelled in the training images of mr"),
+])  # fmt: skip
+def test_a_sweep_is_refused_with_its_plan_and_leaves_none(workspace, tmp_path, space, says):
+    """Hearts of other patients in CT and in MR, of which nobody labelled the MR of the training patients."""
+    cohort = make_cohort(tmp_path / "hearts", patients={"ct": (2, 1, 0), "mr": (2, 1, 0)}, shape=(2, 16, 16))
+    if space == "diffusion":
+        for row in cohort.rows_of("mr", "train"):
+            label = nibabel.load(row.label)
+            nibabel.save(nibabel.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), row.label)
+    request = SweepRequest(space=space, cohort=cohort.path, source="ct" if space == "paired_translation" else "",
+                           target="mr", set=("method.width=0.0625",), workspace=workspace)  # fmt: skip
+    with pytest.raises(InputError, match=says):
+        request.planned()
+    assert not list((workspace / "sweeps").glob("*/sweep.json"))

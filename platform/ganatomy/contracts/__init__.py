@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ganatomy.contracts.body import TISSUE, body
 from ganatomy.contracts.errors import InputError, shortened
 from ganatomy.contracts.exchanged import (
     UNLABELLED,
@@ -27,6 +26,7 @@ from ganatomy.contracts.exchanged import (
     Update,
     labelled,
 )
+from ganatomy.contracts.tissue import TISSUE, body
 
 if TYPE_CHECKING:
     from ganatomy.contracts.method import Method

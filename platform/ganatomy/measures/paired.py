@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ganatomy.contracts import body
 from ganatomy.core.standstill import moved
 from ganatomy.experiment import Score
-from ganatomy.measures.pathology import ms_ssim
+from ganatomy.measures.pathology import WINDOW, ms_ssim
 
 Volume = NDArray[Any]
 
@@ -64,9 +64,9 @@ def peak_signal_to_noise(made: Volume, real: Volume, inside: Volume) -> float:
 
 def structural_similarity(made: Volume, real: Volume, inside: Volume) -> float:
     """MS-SSIM (``pathology.ms_ssim``) over windows centred ``inside``: the mean over the axial slices that have any;
-    NaN without one. Sides of 11 voxels or more."""
+    NaN without one, and for sides below the window's 11 voxels."""
     values = []
-    for k in range(len(real)):
+    for k in range(len(real)) if min(real.shape[1:]) >= WINDOW else ():
         if np.asarray(inside[k]).any():
             first, second = ((np.asarray(volume[k], np.float64) + 1) / 2 for volume in (made, real))
             values.append(ms_ssim(first, second, inside[k]))

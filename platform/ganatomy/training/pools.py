@@ -76,6 +76,10 @@ def check_method(store: Store, experiment: Experiment) -> None:
     if experiment.arm not in SYNTHETIC_ARMS or experiment.transfer.generator or method.on_patches:
         return
     pools = generator_pools(store, experiment, method)
+    if method.registered:  # what is measured on validation patients is looked at long after
+        theirs = {image.subject: image for image in real_images(store, experiment.target_domain(), "val")}
+        for image in (image for role in method.roles for image in real_images(store, experiment.domain(role), "val")):
+            check_registered([image, theirs.get(image.subject, image)])
     if method.draws_from_noise:
         pool = label_pool(store, experiment, experiment.target)
         if not any(entry.record.labelled_slices for entry in pool.entries):
