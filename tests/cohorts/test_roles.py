@@ -85,6 +85,16 @@ def test_modalities_are_found_by_name():
     assert cast_roles(NAMED, cohort_of({"flair": 1, "t1w": 1}), ["T1=t1w"]).domains == {"T1": "t1w", "FLAIR": "flair"}
 
 
+def test_the_target_is_the_only_domain_or_the_one_that_is_told_where_none_has_its_name():
+    drawn = Experiment("", {"P": ":lesion", "B": ""}, target="B", method=Choice("diffusion"), arm="offline")
+    assert cast_roles(drawn, cohort_of({"flair": 3})).domains == {"P": "flair:lesion", "B": "flair"}
+    two = cohort_of({"flair": 3, "t1": 3})
+    assert cast_roles(drawn, two, target="t1").domains == {"P": "t1:lesion", "B": "t1"}
+    assert cast_roles(NAMED, cohort_of({"t1": 3, "t2": 3}), target="t2").domains == {"T1": "t1", "FLAIR": "t2"}
+    with pytest.raises(InputError, match="--domains B=DOMAIN or --target DOMAIN"):
+        cast_roles(drawn, two, ["P=t1:lesion"])
+
+
 @pytest.mark.parametrize(("given", "says"), [
     ("H", "ROLE=DOMAIN"), ("Q=flair", "the roles being P, H"), ("H=flare", "did you mean 'flair'"),
 ])  # fmt: skip

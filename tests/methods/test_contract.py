@@ -19,6 +19,7 @@ from ganatomy_methods.common.networks import InstanceNorm
 from ganatomy_methods.common.segmentors import UNet
 
 VARIANTS = {
+    "paired_translation, regression": ("paired_translation", {"adversarial_weight": 0.0}),
     "pseudo_healthy, unpaired, wgan_gp": ("pseudo_healthy", {"supervision": "unpaired", "adversarial": "wgan_gp",
                                                              "discriminator_updates": 2, "long_skips": True}),
     "pseudo_healthy, mixed, first_norm off": ("pseudo_healthy", {"supervision": "mixed", "long_skips": True,
@@ -26,31 +27,33 @@ VARIANTS = {
 }  # fmt: skip
 """Name -> method and settings: what of a method takes another way through its step than its defaults do."""
 
-METHODS = os.environ.get("CONTRACT_METHODS", "").split() or [*sorted(available("methods")), *VARIANTS]
-"""All that is installed, with variants, or those of ``CONTRACT_METHODS``: names or paths ``package.module:Class``."""
+SIDES = {2: (16, 16), 3: (16, 16, 8)}
+CLASSES = 3
+SMALL = {"width": 0.05, "discriminator_layers": 1, "residual_blocks": 1, "segmentor_scales": 1, "sampling_steps": 2}
+"""Settings, where a method has them, that make it small enough for these tests."""
+
+
+def experiment(name, **settings):
+    method, own = VARIANTS.get(name, (name, {}))
+    plain = Experiment("", {}, method=Choice(method))
+    fields = {field.name for field in dataclasses.fields(plain.method_class().Config)}
+    settings = {**{key: value for key, value in SMALL.items() if key in fields}, **own, **settings}
+    return dataclasses.replace(plain, method=Choice(method, settings))
+
+
+METHODS = os.environ.get("CONTRACT_METHODS", "").split() or sorted({*available("methods"), *VARIANTS})
+"""All that is installed, or those of ``CONTRACT_METHODS``: names or dotted paths ``package.module:Class``."""
 
 CASES = [
     pytest.param(name, ndim, id=f"{name}-{ndim}d")
     for name in METHODS
-    for ndim in sorted(Experiment("", {}, method=Choice(VARIANTS.get(name, (name,))[0])).method_class().ndims)
+    for ndim in sorted(experiment(name).method_class().ndims)
 ]
-SIDES = {2: (16, 16), 3: (16, 16, 8)}
-CLASSES = 3
-SMALL = {"width": 0.05, "discriminator_layers": 1, "residual_blocks": 1, "segmentor_scales": 1}
-"""Settings, where a method has them, that make it small enough for these tests."""
 
 
 def lowest(name):
     """The smaller of the method's dimensions, for what does not depend on them."""
     return min(experiment(name).method_class().ndims)
-
-
-def experiment(name, **settings):
-    name, own = VARIANTS.get(name, (name, {}))
-    plain, settings = Experiment("", {}, method=Choice(name)), {**own, **settings}
-    fields = {field.name for field in dataclasses.fields(plain.method_class().Config)}
-    settings = {**{key: value for key, value in SMALL.items() if key in fields}, **settings}
-    return dataclasses.replace(plain, method=Choice(name, settings))
 
 
 def make(name, ndim, seed=0, **settings):

@@ -102,6 +102,16 @@ CASES = {
         brains, of(BRAINS, "pseudo_healthy", residual_blocks=1, segmentor_scales=2, use_reconstructed=True, **SMALL)
     ),
     "conditional_gan": Case(brains, of(BRAINS, "conditional_gan", residual_blocks=1, **SMALL)),
+    "paired_translation": Case(
+        brains,
+        of(replace(BRAINS, domains={"A": "t1", "B": "t2"}, target="B"), "paired_translation", **SMALL),
+    ),
+    "diffusion": Case(
+        brains,
+        of(replace(DRAWN, domains={"B": "flair"}, target="B"), "diffusion", width=0.125, residual_blocks=1,
+           sampling_steps=4),
+        ("--cohort", "{cohort}", "--count", "2"),
+    ),
     "multimodal_mr": Case(
         brains,
         of(DRAWN, "multimodal_mr", width=0.05, discriminator_layers=1, residual_blocks=1, filter_error=1.0,
@@ -139,6 +149,9 @@ class Promoted:
         assert (REASON in done.stderr) == any(not gate["passed"] for gate in self.verdict["gates"])
         return out
 
+
+DRAWN_BY = {"multimodal_mr": set(CONTRASTS), "diffusion": {"flair"}}
+"""Methods that draw from noise -> the domains that they draw."""
 
 LONG = ("shape_consistent", "cyclegan", "conditional_gan")
 """These go a way that another one here goes too, and are promoted in quicker tests elsewhere."""
@@ -201,20 +214,21 @@ def test_the_gates_judge_what_this_generator_makes_by_what_it_learnt_from(promot
     assert gates["lineage"]["figures"]["parents"] >= len(trained)
     assert gates["integrity"]["passed"]
     drawn = room.INTEGRITY_VOLUMES if generator.method.draws_from_noise else 0
-    assert gates["integrity"]["figures"]["volumes"] == room.INTEGRITY_VOLUMES + drawn
+    translated = room.INTEGRITY_VOLUMES if generator.routes else 0
+    assert gates["integrity"]["figures"]["volumes"] == translated + drawn > 0
     memory = gates["memorisation"]["figures"]
     assert memory["synthetic_images"] > 0
     assert memory["real_patients"] == len(
         {r.patient for r in promoted.store.records(split="val") if judges(promoted, r)}
     )
-    assert memory.get("domains", 1) == (len(CONTRASTS) if generator.method.draws_from_noise else 1)
+    assert memory.get("domains", 1) == (len(generator.method.roles) if generator.method.draws_from_noise else 1)
 
 
 def judges(promoted: Promoted, record: Record) -> bool:
     """Whether a validation image is a yardstick: of the domain that is made, and with a lesion where lesions are."""
     domain = load_generator(promoted.bundle).experiment.target_domain()
-    drawn = promoted.name == "multimodal_mr"
-    return (drawn or record.domain == domain) and record.attributes.get("class", "lesion") != "normal"
+    of_all = promoted.name == "multimodal_mr"
+    return (of_all or record.domain == domain) and record.attributes.get("class", "lesion") != "normal"
 
 
 def test_it_is_registered_with_its_verdict_and_a_card_that_speaks_of_it(promoted):
@@ -223,7 +237,7 @@ def test_it_is_registered_with_its_verdict_and_a_card_that_speaks_of_it(promoted
     assert version.tags["method"] == promoted.name
     assert REASON in version.tags["judged"]
     card = (promoted.bundle / "MODEL_CARD.md").read_text()
-    assert {"unit_lesion": "--box", "multimodal_mr": "--count"}.get(promoted.name, "--cohort") in card
+    assert {"unit_lesion": "--box", **dict.fromkeys(DRAWN_BY, "--count")}.get(promoted.name, "--cohort") in card
     assert ("classifier" in card) == (promoted.name == "unit_lesion")
 
 
@@ -239,7 +253,7 @@ def test_generate_makes_it_in_a_fresh_process_with_provenance(promoted, generate
         assert said["Synthetic"] is row.synthetic is True
         assert (row.patient, row.split) == (names(parent.patient), parent.split)
         assert "Not for diagnosis" in said["Description"]
-    assert {row.split for row in generated.rows} == {"train" if promoted.name == "multimodal_mr" else "test"}
+    assert {row.split for row in generated.rows} == {"train" if promoted.name in DRAWN_BY else "test"}
 
 
 def test_the_images_come_with_what_the_next_user_needs(promoted, generated):
@@ -257,9 +271,9 @@ def test_the_images_come_with_what_the_next_user_needs(promoted, generated):
         healed = promoted.name in ("pseudo_healthy", "conditional_gan")
         assert np.asarray(label.dataobj).any() != healed
         assert bool(sidecar(row).get("Maps")) == (promoted.name == "pseudo_healthy")
-    if promoted.name == "multimodal_mr":
-        assert {row.domain for row in generated.rows} == set(CONTRASTS)
-        assert len(generated.rows) == 2 * len(CONTRASTS)
+    if promoted.name in DRAWN_BY:
+        assert {row.domain for row in generated.rows} == DRAWN_BY[promoted.name]
+        assert len(generated.rows) == 2 * len(DRAWN_BY[promoted.name])
 
 
 @pytest.mark.parametrize("promoted", ["unit_lesion"], indirect=True)

@@ -25,7 +25,7 @@ from ganatomy.stores.store import open_store
 from ganatomy.stores.writing import Item, write_store
 from ganatomy.training import tasks as training
 from ganatomy.training.distributed import read_history
-from ganatomy.training.pools import check_drawn
+from ganatomy.training.pools import check_method
 from ganatomy.training.tasks import guide_of, load_networks, make_method
 
 ROLES = ("T1", "T2", "T1c", "FLAIR")
@@ -372,14 +372,14 @@ def test_what_a_cohort_lacks_is_said_before_anything_is_trained(tmp_path):
         return write_store(tmp_path / name, name=name, labels={1: "oedema", 2: "core"}, domains={r: {} for r in ROLES},
                            digest=name, items=items)  # fmt: skip
 
-    check_drawn(store_of("enough", 2), EXPERIMENT)
+    check_method(store_of("enough", 2), EXPERIMENT)
     with pytest.raises(InputError, match=r"cohort bare: nothing is labelled in any T2 image .* role T2 of multi"):
-        check_drawn(store_of("bare", 3, "T2"), EXPERIMENT)
+        check_method(store_of("bare", 3, "T2"), EXPERIMENT)
     with pytest.raises(InputError, match="cohort alone: 1 labelled patient in split train; expected two or more"):
-        check_drawn(store_of("alone", 1), EXPERIMENT)
-    check_drawn(open_store(tmp_path / "alone"), EXPERIMENT.with_values({"arm": "real"}))
+        check_method(store_of("alone", 1), EXPERIMENT)
+    check_method(open_store(tmp_path / "alone"), EXPERIMENT.with_values({"arm": "real"}))
     three = EXPERIMENT.with_values({"method.contrasts": ["T1", "T1c", "FLAIR"]})
-    check_drawn(open_store(tmp_path / "bare"), three)
+    check_method(open_store(tmp_path / "bare"), three)
 
 
 def test_a_cohort_without_labels_is_refused(tmp_path):

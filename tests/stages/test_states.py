@@ -20,7 +20,7 @@ from ganatomy.stages.outcome import outcome_of, reference_models
 from ganatomy.stages.stages import SCORES, SYNTHETIC, Stages
 from ganatomy.stores.store import open_store
 from ganatomy.stores.writing import Item, write_store
-from ganatomy.training.pools import check_roles
+from ganatomy.training.pools import check_method
 
 SHAPE = (5, 32, 32)
 SPLITS = ("train", "train", "train", "val", "val")
@@ -183,8 +183,7 @@ def test_f_pre_is_trained_by_dice_and_augmented_and_the_arms_are_not(store, tmp_
     told = reference_models(stages)["flair"].record["inputs"]["segmentor"]
     assert (told["loss"], told["augmentation"]) == ("dice", "light" if downstream.augmentation == "none" else "strong")
     own = stages.downstream("H").record["inputs"]["segmentor"]
-    assert "loss" not in own  # as in stages of before there was another
-    assert own["augmentation"] == downstream.augmentation
+    assert (own["loss"], own["augmentation"]) == ("cross_entropy", downstream.augmentation)
 
 
 def test_a_cohort_that_lacks_what_a_method_needs_is_told_so(tmp_path):
@@ -200,9 +199,9 @@ def test_a_cohort_that_lacks_what_a_method_needs_is_told_so(tmp_path):
                                 ("well", (none,) * 3, r"no image for role P \(flair:lesion\)"),
                                 ("one", (some, none, none), "one patient for role P")):  # fmt: skip
         with pytest.raises(InputError, match=words):
-            check_roles(cohort(name, labels, splits), paired)
-        check_roles(open_store(tmp_path / name), replace(paired, arm="real"))
-    check_roles(cohort("both", (some, some, none), splits), paired)
+            check_method(cohort(name, labels, splits), paired)
+        check_method(open_store(tmp_path / name), replace(paired, arm="real"))
+    check_method(cohort("both", (some, some, none), splits), paired)
 
 
 # --- healthy people as a domain of their own -----------------------------------------------------------------------

@@ -36,6 +36,16 @@ def l1(image: Tensor, reference: Tensor) -> Tensor:
     return F.l1_loss(image, reference)
 
 
+def l1_where(image: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """mean over samples of the mean of |image - reference| over the voxels of ``mask``; 0 for a sample without any.
+
+    All [N, 1, *S], the mask boolean.
+    """
+    inside = mask.to(image).flatten(1)
+    apart = (image - reference).abs().flatten(1)
+    return ((apart * inside).sum(1) / inside.sum(1).clamp_min(1)).mean()
+
+
 def soft_dice(probability: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
     """1 - (2 Σ p m + 1) / (Σ p² + Σ m² + 1) of each sample, times its weight, averaged over all samples.
 

@@ -171,8 +171,8 @@ class ResnetGenerator(nn.Module):
 class PatchDiscriminator(nn.Module):
     """PatchGAN (Isola et al. 2017; Cai et al. 2019, Table 1): one score for each overlapping patch.
 
-    [N, 1, *S] -> [N, 1, *P]. ``layers`` strided convolutions set the patch: 70 voxels wide with 3, 34 with 2 and 16
-    with 1. A patch as large as the image judges the arrangement of the anatomy and no longer its appearance only.
+    [N, channels, *S] -> [N, 1, *P]. ``layers`` strided convolutions set the patch: 70 voxels wide with 3, 34 with 2 and
+    16 with 1. A patch as large as the image judges the arrangement of the anatomy and no longer its appearance only.
     ``final_activation``: ``sigmoid`` as Table 1 prints, ``none`` as least squares needs (a sigmoid saturates under it).
     At width 1 and 3 layers: 11,047,873 parameters in 3D, 2,762,689 in 2D.
     """
@@ -183,12 +183,13 @@ class PatchDiscriminator(nn.Module):
         width: float = 1.0,
         layers: int = 3,
         final_activation: Literal["none", "sigmoid"] = "none",
+        channels: int = 1,
     ) -> None:
         super().__init__()
         self.ndim, self.strided = ndim, layers
         widths = [scaled(64 * min(2**scale, 8), width) for scale in range(layers + 1)]
         # The first layer has no normalisation: it would hide the contrast of the image from the discriminator.
-        modules: list[nn.Module] = [CONV[ndim](1, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
+        modules: list[nn.Module] = [CONV[ndim](channels, widths[0], 4, 2, 1), nn.LeakyReLU(0.2, inplace=True)]
         for scale in range(1, layers + 1):
             stride = 2 if scale < layers else 1
             modules += [CONV[ndim](widths[scale - 1], widths[scale], 4, stride, 1), InstanceNorm(widths[scale])]

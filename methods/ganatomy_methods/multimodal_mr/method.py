@@ -26,11 +26,12 @@ from ganatomy.contracts import (
     Task,
     Update,
 )
+from ganatomy_methods.common.draws import SampleDraws, dropped, normal
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator
 from ganatomy_methods.common.segmentors import UNet
 from ganatomy_methods.multimodal_mr import networks
 from ganatomy_methods.multimodal_mr import structure as maps
-from ganatomy_methods.multimodal_mr.draws import RegisteredBrains, SampleDraws, dropped, normal
+from ganatomy_methods.multimodal_mr.draws import RegisteredBrains
 from ganatomy_methods.multimodal_mr.losses import category_loss, lesion_loss, square, total
 from ganatomy_methods.multimodal_mr.settings import GuideLoss, MultimodalMRConfig, of_contrasts
 

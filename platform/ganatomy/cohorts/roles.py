@@ -20,7 +20,8 @@ def cast_roles(
 
     given: ``ROLE=DOMAIN`` or ``ROLE=DOMAIN:STATE``, for as many roles as are told.  source, target: domains of roles A
     and B.  Of what is not told: A and B are chosen as ``choose_domains`` does; a role of which the base knows the state
-    only (``:lesion``) is played by ``target``, or by the one domain there is; any other by the domain of its name.
+    only (``:lesion``) is played by ``target``, or by the one domain there is; any other by the domain of its name, and
+    the base's target, where there is none of its name, by ``target`` or the one domain as well.
     InputError where that leaves a role open.
     """
     told = dict(_pair(text, base, cohort) for text in given)
@@ -67,11 +68,13 @@ def _domain_for(role: str, base: Experiment, cohort: Cohort, target: str) -> str
             raise InputError(f"cohort {cohort.name} has domains {', '.join(known)}", expected="--target DOMAIN")
         return f"{only}:{state}"
     named = [name for name in known if name.lower() == role.lower()]
+    if not named and role == base.target and (target or len(known) == 1):
+        return target or known[0]
     if not named:
         raise InputError(
             f"cohort {cohort.name} has no domain for role {role} of {base.method.name}",
             expected=f"a domain of that name; it has {', '.join(known)}",
-            remedy=f"--domains {role}=DOMAIN",
+            remedy=f"--domains {role}=DOMAIN" + (" or --target DOMAIN" if role == base.target else ""),
         )
     return named[0]
 

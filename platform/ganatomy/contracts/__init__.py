@@ -27,11 +27,13 @@ from ganatomy.contracts.exchanged import (
     cross_entropy,
     labelled,
 )
+from ganatomy.contracts.tissue import TISSUE, body
 
 if TYPE_CHECKING:
     from ganatomy.contracts.method import Method
 
 __all__ = [
+    "TISSUE",
     "UNLABELLED",
     "Adam",
     "Batch",
@@ -46,6 +48,7 @@ __all__ = [
     "Synthetic",
     "Task",
     "Update",
+    "body",
     "cross_entropy",
     "labelled",
     "shortened",

@@ -71,7 +71,8 @@ def as_they_are(images: Images) -> Images:
 
 
 Batch = Mapping[str, Images]
-"""Role -> images. Roles are the method's own names for what it is given (``"A"``, ``"B"``); unpaired across roles."""
+"""Role -> images. Roles are the method's own names for what it is given (``"A"``, ``"B"``); unpaired across roles,
+unless the method is ``registered``."""
 
 
 def labelled(role: str) -> str:

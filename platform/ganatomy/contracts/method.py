@@ -33,6 +33,10 @@ class Method(nn.Module, ABC):
     """Role -> role whose labels its images are given when synthetic images are made of them, each that of another
     patient: what the method is asked to draw. Images of other roles come with labels of their own."""
 
+    registered: ClassVar[bool] = False
+    """True when the roles of a training batch belong together: at each place one examination in every role, all cut
+    alike. Examinations that lack a role are then left out of training. False: roles are drawn each by itself."""
+
     on_patches: ClassVar[bool] = False
     """True when its images are patches around lesions, cut as ``patches`` says: the platform trains it on those, and
     what it makes are whole images with a lesion pasted in. False: whole images, or crops from anywhere."""

@@ -140,6 +140,9 @@ class Generator:
         chosen = [way for way in ways if way[1] == wanted] or (ways if not target else [])
         if chosen:
             return chosen[0]
+        if not self.routes:
+            raise InputError(f"this generator, by {self.experiment.method.name}, translates no image",
+                             expected="a number of images to draw", remedy="ganatomy generate … --count N")  # fmt: skip
         known = ", ".join(f"{role} to {made}" for role, all_made in self.routes.items() for made in all_made)
         raise InputError(
             f"the generator cannot make {target or 'anything'} from {source or 'anything'}", expected=known

@@ -41,7 +41,7 @@ from ganatomy.stores.sampling import Pool
 from ganatomy.stores.store import Store, open_store
 from ganatomy.training.classification import class_of
 from ganatomy.training.distributed import Workers
-from ganatomy.training.pools import generator_pool, label_pool, real_images, segmentor_pool
+from ganatomy.training.pools import generator_pool, generator_pools, label_pool, real_images, segmentor_pool
 
 INTEGRITY_VOLUMES = 3
 
@@ -195,6 +195,8 @@ class Bench:
 
     def _examples(self, generator: Generator, stages: Stages) -> Iterator[tuple[str, Example]]:
         """Real images by their pseudonym, of every role in turn, first of the one that it is promoted for."""
+        if not generator.routes:  # it draws, and translates nothing
+            return
         first, _ = generator.route()
         roles = [first, *(role for role in generator.routes if role != first)]
         pools = {role: pool for role in roles if (pool := self._offered(stages, role))}
@@ -252,6 +254,8 @@ def _learnt_from(store: Store, experiment: Experiment) -> list[Record]:
         parting = part(store, experiment)
         return [parting.records[name] for name in (*parting.boxes, *parting.negatives)]
     pools = [generator_pool(store, experiment, role) for role in method.roles]
+    if method.registered:
+        pools = [*generator_pools(store, experiment, method).values()]
     if method.trains_segmentors:
         pools += [segmentor_pool(store, experiment, role) for role in method.roles]
     found = {entry.record.index: entry.record for pool in pools for entry in pool.entries}

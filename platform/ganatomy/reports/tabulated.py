@@ -24,7 +24,7 @@ LEGEND = (
     "p is corrected likewise. Undecided: in brackets the effect that a study like this shows four times out of five."
 )
 
-COLUMNS = ("HD95 mm", "missed", "worst", "S-score", "healthy")
+COLUMNS = ("HD95 mm", "missed", "worst", "S-score", "healthy", "to the real")
 RARE = (SEARCHED, REAL, CONTROL, "no verdict")
 TERMS = (
     ("configuration", "Trials that differ in nothing but the seed, called by the settings that vary in this sweep."),
@@ -51,6 +51,8 @@ TERMS = (
     ("S-score", "How well a segmentor that learnt from real images finds the label that a synthetic image carries, by "
      "domain; after the stroke what it reaches on real images."),
     ("healthy", "h: share of the lesion that is gone; id: how much outside of it is as before."),
+    ("to the real", "Of translated images beside the patient's own real ones, inside the body: mean absolute error (HU "
+     "where the target is CT, else of values from -1 to 1), PSNR in dB, MS-SSIM. A smooth image does well in them."),
     ("device s", "Device seconds: time inside training steps times workers, waiting left out; what a trial alone would "
      "have cost, stages included that it shares with others."),
 )  # fmt: skip
@@ -59,11 +61,20 @@ TERMS = (
 HEALTHY = "healthy"
 """Header of healthiness and identity: in one cell, for neither says anything without the other."""
 
+PAIRED = "to the real"
+"""Header of what is measured on images whose real counterpart is known."""
+
+SHOWN = {
+    HEALTHY: (("h", "healthiness", 2), ("id", "identity", 2)),
+    PAIRED: (("MAE HU", "mae_hu", 0), ("MAE", "mae", 3), ("PSNR", "psnr", 1), ("MS-SSIM", "ms_ssim", 3)),
+}
+"""Header -> short name, metric and places of what its cells say of synthetic images."""
+
 
 def headers(table: Ablation) -> list[str]:
     """What stands above the columns of the table; the first is ``configuration``, the last ``reading``."""
     synthesis = ["S-score"] if any(row.s_scores for row in table.rows) else []
-    synthesis += [HEALTHY] if any(row.synthesis for row in table.rows) else []
+    synthesis += _measured(table)
     own = [column.header for column in task_named(table.task).columns]
     return ["configuration", TRAININGS, table.measure, "Δ [95 % interval]", "p", *own, *synthesis, "device s",
             "reading"]  # fmt: skip
@@ -79,8 +90,7 @@ def cells(table: Ablation, row: Row) -> list[str]:
         difference(finding), p_value(math.nan if finding is None else finding.p),
         *(_own(row, column) for column in task_named(table.task).columns),
         *([_s_scores(row) or "–"] if any(other.s_scores for other in table.rows) else []),
-        *([_healthy(row) or "–"] if any(other.synthesis for other in table.rows) else []), f"{row.device_seconds:.0f}",
-        reading,
+        *(_made(row, header) or "–" for header in _measured(table)), f"{row.device_seconds:.0f}", reading,
     ]  # fmt: skip
 
 
@@ -165,9 +175,15 @@ def _s_scores(row: Row) -> str:
     )
 
 
-def _healthy(row: Row) -> str:
-    shown = (("h", "healthiness"), ("id", "identity"))
-    return "\n".join(f"{short} {number(row.synthesis[name], 2)}" for short, name in shown if name in row.synthesis)
+def _measured(table: Ablation) -> list[str]:
+    """The headers of ``SHOWN`` under which some row says something."""
+    return [header for header in SHOWN if any(_made(row, header) for row in table.rows)]
+
+
+def _made(row: Row, header: str) -> str:
+    known = {name: value for name, value in row.synthesis.items() if not (name == "mae" and "mae_hu" in row.synthesis)}
+    shown = [(short, known[name], places) for short, name, places in SHOWN[header] if name in known]
+    return "\n".join(f"{short} {number(value, places)}" for short, value, places in shown)
 
 
 def number(value: float, places: int) -> str:

@@ -7,15 +7,12 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from ganatomy.contracts import Method
+from ganatomy.contracts import TISSUE, Method
 from ganatomy.experiment import Experiment
 from ganatomy.images.imaging import fitted
 from ganatomy.stores.layout import Record
 from ganatomy.stores.sampling import Pool
 from ganatomy.training.inference import Made
-
-TISSUE = -0.95
-"""Image values above this are of the body, not of what lies around it."""
 
 INSIDE = 0.95
 """Share of a donated label that must lie in the body of the image that it is given to."""

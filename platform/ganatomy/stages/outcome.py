@@ -18,6 +18,7 @@ from ganatomy.measures.pathology import healing_rows
 from ganatomy.measures.segmentation import mean_over_patients, s_score_rows
 from ganatomy.stages.artefacts import Stage
 from ganatomy.stages.healing import BESIDE, score_healing
+from ganatomy.stages.pairs import paired_scores
 from ganatomy.stages.stages import KEPT, SCORES, Stages, read_scores, score_rows
 from ganatomy.stages.synthesis import score_synthesis
 from ganatomy.stores.sampling import Mixture, synthetic_samples
@@ -54,6 +55,8 @@ def outcome_of(stages: Stages) -> Outcome:
         numbers, rows = healthiness(stages, "val")
         summary |= numbers
         beside += rows
+    if stages.experiment.arm in SYNTHETIC_ARMS:
+        beside += paired_scores(stages, "val")
     if stages.experiment.method_class().draws_from_noise and task.segments:
         beside += label_index_scores(stages, "val")
     summary |= mean_over_patients(beside)

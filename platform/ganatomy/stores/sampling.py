@@ -32,6 +32,7 @@ class Entry:
     slices: the only ones that 2D samples are taken from; None, any that shows something.
     centred: samples may be centred on its labelled voxels, where its label may be seen.
     central: they are the middle of their plane, or of the image in 3D.
+    like: the image of the same examination that its samples are cut with, at the same place; None, by itself.
     """
 
     store: Store
@@ -40,13 +41,19 @@ class Entry:
     slices: tuple[int, ...] | None = None
     centred: bool = True
     central: bool = False
+    like: Entry | None = None
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The images that may play one role. Pools add up: ``Pool.of(...) + Pool.of(...)``."""
+    """The images that may play one role. Pools add up: ``Pool.of(...) + Pool.of(...)``.
+
+    stream: name of its draws, the role's where it is empty: pools of one stream, whose images belong together place by
+    place, are drawn together.
+    """
 
     entries: tuple[Entry, ...] = ()
+    stream: str = ""
 
     @classmethod
     def of(cls, store: Store, records: Iterable[Record], patients: Collection[str] | None = None) -> Pool:
@@ -82,7 +89,12 @@ class Pool:
 
     def from_anywhere(self) -> Pool:
         """The same images, of which no sample is centred on what is labelled."""
-        return Pool(tuple(replace(entry, centred=False) for entry in self.entries))
+        return replace(self, entries=tuple(replace(entry, centred=False) for entry in self.entries))
+
+    def drawn_with(self, leader: Pool, stream: str) -> Pool:
+        """The same images, drawn and cut with those of ``leader``, place by place."""
+        entries = zip(self.entries, leader.entries, strict=True)
+        return Pool(tuple(replace(entry, like=first) for entry, first in entries), stream)
 
     def from_the_middle(self) -> Pool:
         """The same images, of which every sample is the middle."""
@@ -248,7 +260,7 @@ class Sampler:
     def _drawn(self, role: str, pool: Pool | Mixture, step: int) -> list[tuple[str, Entry, int]]:
         """The step's samples over all workers: (stream, image, its number in the stream), which name its randomness."""
         if isinstance(pool, Pool):
-            return self._stretch(role, pool, step * self.size, self.size)
+            return self._stretch(pool.stream or role, pool, step * self.size, self.size)
         synthetic = pool.synthetic_before(step, self.size)
         n_real, n_synthetic = pool.composition(step, self.size)
         drawn = self._stretch(pool.stream or role, pool.real, pool.real_before(step, self.size), n_real)
@@ -275,7 +287,7 @@ class Sampler:
         """Write one sample into image [*S] and label [*S]."""
         volume = entry.store.image(entry.record)
         mask = entry.store.label(entry.record) if entry.labelled and not self.whole else None
-        corner = (0, 0, 0) if self.whole else self._corner(entry, generator)
+        corner = (0, 0, 0) if self.whole else self._corner(entry.like or entry, generator)
         if self.whole:
             volume = resized(volume, self.sampling)
         if self.sampling.ndim == 2:

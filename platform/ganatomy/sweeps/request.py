@@ -44,7 +44,7 @@ from ganatomy.tracking.runs import Tracking
 from ganatomy.tracking.server import refuse_password
 from ganatomy.training.loop import check_share
 from ganatomy.training.models import check_start, scored_images
-from ganatomy.training.pools import check_drawn, check_labels, check_roles, labelled_patients
+from ganatomy.training.pools import check_labels, check_method, labelled_patients
 from ganatomy.training.tasks import generator_updates
 
 OF_A_RUN = frozenset(
@@ -182,8 +182,7 @@ class SweepRequest(Options):
             check_amounts(store, experiments)
             for experiment in experiments:  # labels without which every trial would fail, one after the other
                 check_labels(store, experiment)
-                check_roles(store, experiment)
-                check_drawn(store, experiment)
+                check_method(store, experiment)
                 scored_images(store, experiment, "val")
                 check_start(experiment, store.classes)
             if not (self.source or self.target or self.domains) and (tie := tie_of(base, cohort)):

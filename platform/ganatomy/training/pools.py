@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from ganatomy.contracts import InputError, Method, Phase, labelled
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
@@ -15,6 +17,9 @@ from ganatomy.stores.store import Store
 from ganatomy.stores.supervision import real_alone
 from ganatomy.training.downstream import ROLE, task_of
 from ganatomy.training.models import models_of
+
+APART_MM = 0.1
+"""Grids of registered images lie no farther apart."""
 
 
 def real_images(store: Store, domain: str, split: str) -> list[Image]:
@@ -65,32 +70,55 @@ def check_labels(store: Store, experiment: Experiment) -> None:
             )
 
 
-def check_drawn(store: Store, experiment: Experiment) -> None:
-    """InputError where a method that draws images with lesions would find none to learn from in one of its roles, or no
-    second patient to put one into."""
-    method = experiment.method_class()
-    if not (method.draws_from_noise and experiment.arm in SYNTHETIC_ARMS) or experiment.transfer.generator:
+def check_method(store: Store, experiment: Experiment) -> None:
+    """InputError where the cohort lacks what the method's generators learn from or draw by: images of each role, in a
+    registered method of one examination each; something labelled, and by two patients, where images are drawn of
+    labels; two patients where labels go from one to another."""
+    method, name = experiment.method_class(), experiment.method.name
+    if experiment.arm not in SYNTHETIC_ARMS or experiment.transfer.generator or method.on_patches:
         return
-    patients: set[str] = set()
-    for role in method.roles:
-        domain, known = experiment.domain(role), labelled_patients(store, experiment, role)
-        images = [image for image in real_images(store, domain, "train") if image.patient in known]
-        if not any(image.labelled_slices for image in images):
+    pools = generator_pools(store, experiment, method)
+    if method.registered:  # what is measured on validation patients is looked at long after
+        theirs = {image.subject: image for image in real_images(store, experiment.target_domain(), "val")}
+        for image in (image for role in method.roles for image in real_images(store, experiment.domain(role), "val")):
+            check_registered([image, theirs.get(image.subject, image)])
+    if method.draws_from_noise:
+        _check_drawn(store, experiment, method.roles)
+    for role in {*method.second_draws.values(), *method.label_donors.values()}:
+        entries = pools[role].entries + label_pool(store, experiment, role).entries
+        if len({entry.record.patient for entry in entries}) == 1:
             raise InputError(
-                f"cohort {store.name}: nothing is labelled in any {domain} image of split train, role {role} of "
-                f"{experiment.method.name}",
-                expected="lesions in each of its contrasts: what guides it learns them there",
-                remedy="label some, or leave the contrast out",
+                f"cohort {store.name}: one patient for role {role} ({experiment.domains[role]}) in split train",
+                expected=f"two or more: {name} shows the labels of one with images of another",
+                remedy="import more patients, or split the cohort anew",
             )
-        patients |= known
+
+
+def _check_drawn(store: Store, experiment: Experiment, roles: Sequence[str]) -> None:
+    """InputError where a method that draws images of labels would find nothing labelled in one of its roles, or the
+    labels of one patient alone."""
+    patients: set[str] = set()
+    for role in roles:
+        entries = label_pool(store, experiment, role).entries
+        if not any(entry.record.labelled_slices for entry in entries):
+            raise InputError(
+                f"cohort {store.name}: nothing is labelled in any {experiment.domain(role)} image of split train, role "
+                f"{role} of {experiment.method.name}",
+                expected="something labelled in every role: the method draws images of labels",
+                remedy="label some, raise labels.fraction, or take a method that translates: cyclegan",
+            )
+        patients |= {entry.record.patient for entry in entries}
     if len(patients) < 2:
-        raise InputError(f"cohort {store.name}: {counted(len(patients), 'labelled patient')} in split train",
-                         expected="two or more: each label is put into the brain of somebody else",
-                         remedy="split the cohort anew, or label more")  # fmt: skip
+        raise InputError(
+            f"cohort {store.name}: {counted(len(patients), 'labelled patient')} in split train",
+            expected=f"two or more: {experiment.method.name} draws by labels, and would draw that patient",
+            remedy="split the cohort anew, or label more",
+        )
 
 
 def generator_pools(store: Store, experiment: Experiment, method: type[Method] | Method) -> dict[str, Pool]:
-    """All that generators and discriminators are shown: the ``generator_pool`` of every role, and second draws.
+    """All that generators and discriminators are shown: the ``generator_pool`` of every role, and second draws; of a
+    method whose roles are registered, the examinations that have an image in each.
 
     One rule for all: samples are centred on labelled voxels in every role, or in none. Where some role has images that
     it cannot be done with, a discriminator would tell the roles apart by where samples lie and what they hold, and
@@ -100,24 +128,42 @@ def generator_pools(store: Store, experiment: Experiment, method: type[Method] |
     alike = len({experiment.state(role) for role in pools}) == 1 and all(map(_may_be_centred, pools.values()))
     pools |= {key: label_pool(store, experiment, role) for key, role in method.second_draws.items()}
     if experiment.sampling.central:
-        return {key: pool.from_the_middle() for key, pool in pools.items()}
-    return pools if alike else {key: pool.from_anywhere() for key, pool in pools.items()}
+        pools = {key: pool.from_the_middle() for key, pool in pools.items()}
+    elif not alike:
+        pools = {key: pool.from_anywhere() for key, pool in pools.items()}
+    return _registered(pools, store, experiment) if method.registered else pools
 
 
-def check_roles(store: Store, experiment: Experiment) -> None:
-    """InputError where a synthetic arm's method would find no image for one of its roles, such as no slice with a
-    lesion or none without, or labels that it is to show with other patients' images and one patient alone."""
-    method = experiment.method_class()
-    if experiment.arm not in SYNTHETIC_ARMS or method.on_patches or experiment.transfer.generator:
-        return
-    pools = generator_pools(store, experiment, method)
-    for role in {*method.second_draws.values(), *method.label_donors.values()}:
-        entries = pools[role].entries + label_pool(store, experiment, role).entries
-        if len({entry.record.patient for entry in entries}) == 1:
+def _registered(pools: Mapping[str, Pool], store: Store, experiment: Experiment) -> dict[str, Pool]:
+    """The examinations that are in every one of ``pools``, in one order, drawn and cut together.
+
+    InputError where there is none, or where the images of one have different grids."""
+    found = [{entry.record.subject: entry for entry in pool.entries} for pool in pools.values()]
+    first, leader = next(iter(pools)), [one for one in found[0] if all(one in others for others in found)]
+    if not leader:
+        raise InputError(
+            f"cohort {store.name}: no examination with an image that may be seen in each of "
+            f"{', '.join(experiment.domain(role) for role in pools)}, in split train",
+            expected=f"registered images, which {experiment.method.name} learns from: rows of one subject",
+            remedy="import them under one {patient}, without --disjoint-domains; or take an unpaired method: cyclegan",
+        )
+    for subject in leader:
+        check_registered([entries[subject].record for entries in found])
+    one = Pool(tuple(found[0][subject] for subject in leader), first)
+    rest = zip(list(pools)[1:], found[1:])
+    alike = {role: Pool(tuple(mine[who] for who in leader)).drawn_with(one, first) for role, mine in rest}
+    return {first: one, **alike}
+
+
+def check_registered(images: Sequence[Image]) -> None:
+    """InputError unless the images of one examination have one grid, as they have where they are registered."""
+    first = images[0]
+    for other in images[1:]:
+        if other.shape != first.shape or not np.allclose(other.affine, first.affine, rtol=0, atol=APART_MM):
             raise InputError(
-                f"cohort {store.name}: one patient for role {role} ({experiment.domains[role]}) in split train",
-                expected=f"two or more: {experiment.method.name} shows the labels of one with images of another",
-                remedy="import more patients, or split the cohort anew",
+                f"subject {first.subject}: the grids of its {first.domain} and {other.domain} images differ",
+                expected="registered images, resampled to one grid",
+                remedy="resample one to the other and import them anew, or take an unpaired method: cyclegan",
             )
 
 

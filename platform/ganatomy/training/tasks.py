@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from ganatomy.contracts import InputError, Method, Phase
@@ -315,10 +317,22 @@ def _show_translations(
                 if kind == "translated" and method.segments:
                     found = segment(method.segmentor(role), volume, experiment.sampling, device)
                     columns.append(Column("its segmentation", volume, found, truth))
+                if method.registered and (own := _counterpart(entry, experiment.domain(role))) is not None:
+                    columns.append(Column("the real one", own))
             rows[f"{experiment.domains[source]} {image.subject}"] = columns
     first = next((entry for entries in shown.values() for entry in entries), None)
     if first is not None:
         write_picture(rows, first.store, first.record, experiment, path)
+
+
+def _counterpart(entry: Entry, domain: str) -> NDArray[np.float32] | None:
+    """The real image [D, H, W] of the same examination in ``domain``, or the slice of it that is shown."""
+    own = [image for image in real_images(entry.store, domain, entry.record.split)
+           if image.subject == entry.record.subject]  # fmt: skip
+    if not own:
+        return None
+    whole = entry.store.image(own[0])
+    return whole if entry.slices is None else whole[(middle := entry.slices[len(entry.slices) // 2]) : middle + 1]
 
 
 def write_picture(

@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from ganatomy_methods.multimodal_mr.draws import SampleDraws, dropped, normal
+from ganatomy_methods.common.draws import SampleDraws, dropped, normal
 
 
 def test_the_noise_of_a_sample_is_its_own():
