@@ -113,8 +113,8 @@ class Downstream:
     ``sampling.size``, by their class.
     augmentation: what is done to the training samples of every arm, real and synthetic alike: nothing, a little
     geometry and intensity, or nnU-Net's list. What generators and discriminators see is left as it is.
-    loss: what a segmentor minimises: ``cross_entropy``, a mean over voxels; or ``dice``, one minus the soft Dice of
-    each structure, as f_pre of Xia et al. 2019.
+    loss: what a segmentor minimises: ``cross_entropy``, a mean over voxels; or ``dice``, beside it one minus the
+    soft Dice of each structure.
     weights: a safetensors file that every one of these networks starts from, in every arm; "", none. What it lacks
     starts at random.  frozen: beginnings of the names of its tensors that never change, such as ``stages.0``.
     """

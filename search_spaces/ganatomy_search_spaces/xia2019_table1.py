@@ -22,7 +22,7 @@ BASE = replace(
     method=Choice("pseudo_healthy", {**SMALL_NETWORKS, "segmentor_scales": 3, "long_skips": True}),
     downstream=Downstream(Choice("residual_unet", {"width": 8}), learning_rate=1e-3, augmentation="light"),
     sampling=Sampling(ndim=2, size=(32, 32), foreground=0.5),
-    budget=Budget(segmentor_steps=400, generator_steps=400, batch=4, validations=4),
+    budget=Budget(segmentor_steps=600, generator_steps=400, batch=4, validations=4),
 )
 
 METHODS: dict[str, Values] = {

@@ -205,8 +205,9 @@ def reference_models(stages: Stages) -> dict[str, Stage]:
     """Domain -> an independent segmentor: real images only, every label there is, its own seed. Of a domain in which
     nothing is labelled, such as that of healthy people, there is none.
 
-    Where a method takes lesions out it is f_pre too, trained by Dice as in Xia et al. 2019, and with augmentation of
-    geometry and intensity even where the arms have none: what G makes is of other intensities than real images are."""
+    Where a method takes lesions out it is f_pre too: trained by Dice, as in Xia et al. 2019, beside cross-entropy, and
+    with augmentation of geometry and intensity even where the arms have none, for what G makes is of other intensities
+    than real images are."""
     downstream = stages.experiment.downstream
     if "lesion" in map(stages.experiment.state, stages.experiment.method_class().roles):
         augmented = "light" if downstream.augmentation == "none" else downstream.augmentation

@@ -177,7 +177,7 @@ class Alone(Method):
 
 
 class Segmentation(Alone):
-    """A segmentor S, trained by voxel-mean cross-entropy, or by soft Dice, on whatever its batches hold."""
+    """A segmentor S, trained by voxel-mean cross-entropy, with soft Dice or without, on what its batches hold."""
 
     @dataclass(frozen=True)
     class Config:
@@ -197,10 +197,9 @@ class Segmentation(Alone):
         images = batch[ROLE]
         with update("S") as minimise:
             logits = self.S(images.image)
+            loss = functional.cross_entropy(logits, images.label)
             if self.config.loss == "dice":
-                loss = dice_loss(logits, images.label)
-            else:
-                loss = functional.cross_entropy(logits, images.label)
+                loss = loss + dice_loss(logits, images.label)
             minimise(loss)
         return {"segmentation": loss}
 
