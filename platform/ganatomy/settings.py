@@ -123,8 +123,7 @@ class Downstream:
     ``sampling.size``, by their class.
     augmentation: what is done to the training samples of every arm, real and synthetic alike: nothing, a little
     geometry and intensity, or nnU-Net's list. What generators and discriminators see is left as it is.
-    loss: what teaches segmentors: the papers' cross-entropy; the ``dice`` of every structure, as f_pre of Xia et al.
-    2019; or the sum of both, as nnU-Net has it.
+    loss: what teaches segmentors: the papers' cross-entropy, or beside it the Dice of every structure, as in nnU-Net.
     average: decay of an exponential moving average of its weights, 0 off: that is what is validated, scored and kept,
     in every arm.
     augmented: share of the samples that it is done to; the others are seen as they are.
@@ -136,7 +135,7 @@ class Downstream:
     learning_rate: float = 2e-4
     task: str = "segmentation"
     augmentation: Literal["none", "light", "strong"] = "none"
-    loss: Literal["cross_entropy", "dice", "dice_cross_entropy"] = "cross_entropy"
+    loss: Literal["cross_entropy", "dice_cross_entropy"] = "cross_entropy"
     average: float = 0.0
     weights: str = ""
     frozen: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ganatomy.cohorts.roles import cast_roles
@@ -210,3 +211,19 @@ def test_figure_9_adds_as_many_real_patients_as_synthetic_images_are_made_of(pap
                     for point in points if point["arm"] == "real")  # fmt: skip
     amounts = sorted({point["mixing.source_patients"] for point in points if point["arm"] != "real"})
     assert [count - alone for count in more] == amounts
+
+
+def test_a_picture_of_lesions_shows_the_slice_with_most_of_one_beside_the_truth_and_what_needs_no_training(
+    benchmark_script,
+):
+    from ganatomy.measures.pathology import PseudoHealthyCase
+
+    source = np.arange(3.0)[:, None, None] * np.ones((3, 16, 16)) / 4
+    lesion = np.zeros(source.shape, np.uint8)
+    lesion[1, :2], lesion[2, :8] = 1, 2
+    case = PseudoHealthyCase(source - 0.25, source, lesion, twin=source - 0.5)
+    columns = benchmark_script("pseudo_healthy_picture").columns_of(case, {"paired": case})
+    assert {column.title: float(column.image.mean()) for column in columns} == pytest.approx(
+        {"real": 0.5, "without the lesion": 0.0, "darker": -0.25, "clipped": 0.2, "paired": 0.25}
+    )
+    assert set(np.unique(columns[0].label)) == {0, 1}

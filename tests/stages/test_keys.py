@@ -92,7 +92,7 @@ REFERENCES = {"reference ct", "reference mr"}
     (REAL, {"sampling__foreground": 0.0}, {"downstream", "model", *REFERENCES}),
     (REAL, {"training__patience": 2}, {"downstream", "model", *REFERENCES}),
     (REAL, {"training__patience_epochs": 2.0}, {"downstream", "model", *REFERENCES}),
-    (REAL, {"downstream__loss": "dice"}, {"downstream", "model", *REFERENCES}),
+    (REAL, {"downstream__loss": "dice_cross_entropy"}, {"downstream", "model", *REFERENCES}),
     (REAL, {"downstream__average": 0.9}, {"downstream", "model", *REFERENCES}),
     (JOINT, {"downstream__average": 0.9}, {"fit", "model", *REFERENCES}),
     (REAL, {"training__keep": "best"}, {"downstream", "model", *REFERENCES}),

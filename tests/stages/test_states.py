@@ -181,7 +181,10 @@ def test_f_pre_is_trained_by_dice_and_augmented_and_the_arms_are_not(store, tmp_
     made = replace(experiment("conditional_gan"), downstream=replace(downstream, network=Choice("unet", {"width": 4})))
     stages = Stages(tmp_path / "workspace", store.path, made)
     told = reference_models(stages)["flair"].record["inputs"]["segmentor"]
-    assert (told["loss"], told["augmentation"]) == ("dice", "light" if downstream.augmentation == "none" else "strong")
+    assert (told["loss"], told["augmentation"]) == (
+        "dice_cross_entropy",
+        "light" if downstream.augmentation == "none" else "strong",
+    )
     own = stages.downstream("H").record["inputs"]["segmentor"]
     assert (own["loss"], own["augmentation"]) == ("cross_entropy", downstream.augmentation)
 

@@ -40,13 +40,13 @@ def test_the_loss_of_a_batch_is_the_mean_of_those_of_its_samples():
 
 
 def test_settings_that_another_loss_does_not_go_with_are_refused():
-    made = Experiment("", {"A": "a", "B": "b"}, arm="real", downstream=Downstream(loss="dice"))
+    made = Experiment("", {"A": "a", "B": "b"}, arm="real", downstream=Downstream(loss="dice_cross_entropy"))
     for arm in ("real", "offline", "joint"):
         replace(made, arm=arm).validate()
-    classifier = Downstream(Choice("drn_d_22"), task="classification", loss="dice")
+    classifier = Downstream(Choice("drn_d_22"), task="classification", loss="dice_cross_entropy")
     with pytest.raises(InputError, match=r"downstream\.loss"):
         replace(made, downstream=classifier).validate()
-    with pytest.raises(InputError, match=r"waits_for = loss with downstream\.loss = dice"):
+    with pytest.raises(InputError, match=r"waits_for = loss with downstream\.loss = dice_cross_entropy"):
         replace(made, training=replace(made.training, waits_for="loss")).validate()
 
 
@@ -61,7 +61,7 @@ def test_experiments_of_before_keep_their_configuration():
         values["sampling"]["central"],
     )
     assert Experiment.from_dict(values).configuration() == plain.configuration()
-    others = [{"downstream.loss": "dice"}, {"sampling.middle_slices": 60}, {"sampling.central": True},
+    others = [{"downstream.loss": "dice_cross_entropy"}, {"sampling.middle_slices": 60}, {"sampling.central": True},
               {"labels.drawn": "once"}]  # fmt: skip
     assert len({plain.with_values(other).configuration() for other in ({}, *others)}) == 5
     with pytest.raises(InputError, match="middle_slices"):

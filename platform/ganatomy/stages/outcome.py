@@ -211,12 +211,13 @@ def reference_models(stages: Stages) -> dict[str, Stage]:
     """Domain -> an independent segmentor: real images only, every label there is, its own seed. Of a domain in which
     nothing is labelled, such as that of healthy people, there is none.
 
-    Where a method takes lesions out it is f_pre too, trained by Dice as in Xia et al. 2019, and with augmentation of
-    geometry and intensity even where the arms have none: what G makes is of other intensities than real images are."""
+    Where a method takes lesions out it is f_pre too: trained by Dice, as in Xia et al. 2019, beside cross-entropy, and
+    with augmentation of geometry and intensity even where the arms have none, for what G makes is of other intensities
+    than real images are."""
     downstream = stages.experiment.downstream
     if "lesion" in map(stages.experiment.state, stages.experiment.method_class().roles):
         augmented = "light" if downstream.augmentation == "none" else downstream.augmentation
-        downstream = replace(downstream, loss="dice", augmentation=augmented)
+        downstream = replace(downstream, loss="dice_cross_entropy", augmentation=augmented)
     free = replace(stages.experiment, arm="real", labels=Labels(), mixing=Mixing(), seed=REFERENCE_SEED,
                    downstream=downstream)  # fmt: skip
     real_only = Stages(stages.workspace, stages.store_path, free, stages.workers, say=stages.say)

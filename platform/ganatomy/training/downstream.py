@@ -69,7 +69,6 @@ def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
 
 LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": cross_entropy,
-    "dice": dice_loss,
     "dice_cross_entropy": dice_cross_entropy,
 }
 """``downstream.loss`` of segmentors."""
