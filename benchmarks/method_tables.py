@@ -41,18 +41,18 @@ class Case:
     target: str = ""
 
 
-BRAINS = partial(make_brain_cohort, shape=(6, 48, 48))
 CASES = {
     "paired_translation": Case(
-        partial(BRAINS, patients=(12, 12, 0), contrasts=("t1", "flair")),
+        partial(make_brain_cohort, shape=(6, 48, 48), patients=(12, 12, 0), contrasts=("t1", "flair")),
         (*NARROW, "budget.generator_steps=600", "method.learning_rate=1e-3", "method.discriminator_layers=2",
          "labels.fraction=0.25", "labels.gan_sees=all"),
         "t1", "flair",
     ),
     "diffusion": Case(
-        partial(BRAINS, patients=(8, 8, 0), contrasts=("flair",)),
-        (*NARROW, "budget.generator_steps=500", "budget.segmentor_steps=200", "method.residual_blocks=1",
-         "method.learning_rate=5e-4", "training.ema=0.99", "drawing.at_least=1"),
+        partial(make_brain_cohort, shape=(4, 32, 32), patients=(8, 8, 0), contrasts=("flair",)),
+        (*NARROW, "sampling.size=[32,32]", "budget.generator_steps=400", "budget.segmentor_steps=150",
+         "method.width=0.125", "method.residual_blocks=1", "method.learning_rate=1e-3", "training.ema=0.98",
+         "drawing.at_least=1"),
     ),
 }  # fmt: skip
 
