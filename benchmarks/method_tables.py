@@ -1,6 +1,6 @@
 """The table and the pictures of a method's page, on a phantom: every listed point of the method's space, all seeds.
 
-    python benchmarks/method_tables.py paired_translation [--workspace DIR] [--out docs]
+    python benchmarks/method_tables.py paired_translation [--seeds 0 1 2] [--workspace DIR] [--out docs]
 
 Minutes on one core, in this process alone. The same command goes on where an earlier one was interrupted. Sizes are as
 small as show something; with `--set budget.generator_steps=20 …` it is another table than the page's, and says so.
@@ -41,24 +41,27 @@ class Case:
     target: str = ""
 
 
-BRAINS = partial(make_brain_cohort, shape=(6, 48, 48))
 CASES = {
     "paired_translation": Case(
-        partial(BRAINS, patients=(12, 12, 0), contrasts=("t1", "flair")),
+        partial(make_brain_cohort, shape=(6, 48, 48), patients=(12, 12, 0), contrasts=("t1", "flair")),
         (*NARROW, "budget.generator_steps=600", "method.learning_rate=1e-3", "method.discriminator_layers=2",
          "labels.fraction=0.25", "labels.gan_sees=all"),
         "t1", "flair",
     ),
     "diffusion": Case(
-        partial(BRAINS, patients=(8, 8, 0), contrasts=("flair",)),
-        (*NARROW, "budget.generator_steps=500", "budget.segmentor_steps=200", "method.residual_blocks=1",
-         "method.learning_rate=5e-4", "training.ema=0.99", "drawing.at_least=1"),
+        partial(make_brain_cohort, shape=(4, 32, 32), patients=(8, 8, 0), contrasts=("flair",)),
+        (*NARROW, "sampling.size=[32,32]", "budget.generator_steps=400", "budget.segmentor_steps=150",
+         "method.width=0.125", "method.residual_blocks=1", "method.learning_rate=1e-3", "training.ema=0.98",
+         "drawing.at_least=1"),
     ),
 }  # fmt: skip
 
 
-def trials(name: str, workspace: Path, settings: Sequence[str]) -> tuple[list[TrialResult], set[str]]:
-    """What every listed point came to under every seed, and the configurations that are compared."""
+def trials(
+    name: str, workspace: Path, settings: Sequence[str], seeds: Sequence[int] = ()
+) -> tuple[list[TrialResult], set[str]]:
+    """What every listed point came to under every seed (the space's own by default), and the configurations that are
+    compared."""
     import torch
 
     from ganatomy.cohorts.reading import read_cohort
@@ -75,7 +78,7 @@ def trials(name: str, workspace: Path, settings: Sequence[str]) -> tuple[list[Tr
         case.phantom(folder, name=f"phantom-{name}")
     cohort, space, fixed = read_cohort(folder), load_space(name), parse_settings((*case.settings, *settings))
     space = replace(space, base=cast_roles(space.base, cohort, (), case.source, case.target))
-    listed, store = space.listed(fixed, space.seeds), prepare(cohort, workspace / "stores")
+    listed, store = space.listed(fixed, seeds or space.seeds), prepare(cohort, workspace / "stores")
     results = []
     for number, point in enumerate(listed):
         experiment = space.experiment(point, fixed).validate()
@@ -106,7 +109,8 @@ def seconds(workspace: Path, kind: str, key: str) -> float:
 def pictures(name: str, results: Sequence[TrialResult], workspace: Path, out: Path) -> list[Path]:
     """Copies of the last picture of each configuration's first generator, as ``name-1.png``, ``name-2.png`` … in the
     order of the space's points."""
-    fits = [trial.stages["fit"] for trial in results if trial.experiment.seed == 0 and "fit" in trial.stages]
+    first = min(trial.experiment.seed for trial in results)
+    fits = [trial.stages["fit"] for trial in results if trial.experiment.seed == first and "fit" in trial.stages]
     copies = [out / f"{name}-{number}.png" for number in range(1, len(fits) + 1)]
     for key, copy in zip(fits, copies, strict=True):
         shutil.copyfile(max((workspace / "stages" / "fit" / key / "panels").glob("*.png")), copy)
@@ -117,11 +121,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=sorted(CASES))
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--seeds", type=int, nargs="+", action="extend", default=[])
     parser.add_argument("--workspace", type=Path, default=Path("workspace/method-tables"))
     parser.add_argument("--out", type=Path, help="folder for the pictures")
     options = parser.parse_args()
     workspace = options.workspace.absolute()
-    results, declared = trials(options.method, workspace, options.set)
+    results, declared = trials(options.method, workspace, options.set, options.seeds)
     table = ablation_table(results, declared=declared)
     if options.set:
         print(f"Not the page's own: with {', '.join(options.set)}.")

@@ -36,7 +36,7 @@ class PairedTranslationConfig:
     generator: Literal["unet", "resnet"] = "unet"
     residual_blocks: int = 9
     adversarial_weight: float = 0.01
-    outside_weight: float = 0.1
+    outside_weight: float = 0.3
     width: float = 1.0
     discriminator_layers: int = 3
     learning_rate: float = 2e-4
@@ -69,7 +69,8 @@ class PairedTranslation(Method):
         ndim, width = self.task.ndim, self.config.width
         if self.config.generator == "resnet":
             return ResnetGenerator(ndim, width, self.config.residual_blocks)
-        return nn.Sequential(UNet(ndim, 1, 1, scaled(base_width(ndim, None), width), norm="instance"), nn.Tanh())
+        # No tanh at its end: a saturated one learns nothing more, and air is where it would have to be saturated.
+        return UNet(ndim, 1, 1, scaled(base_width(ndim, None), width), norm="instance")
 
     def optimisers(self) -> dict[str, Adam]:
         """Adam with momentum 0.5 for each network."""
@@ -111,4 +112,5 @@ class PairedTranslation(Method):
         """The images G(x_A), which show what the labels of A say."""
         if "A" not in batch:
             return []
-        return [Synthetic(self.G(batch["A"].image).float(), role="B", source="A")]
+        made = self.G(batch["A"].image).float().clamp(-1, 1)
+        return [Synthetic(made, role="B", source="A")]
