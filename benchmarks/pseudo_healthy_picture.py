@@ -23,7 +23,8 @@ from ganatomy.evidence.configurations import names_of, relevant
 from ganatomy.evidence.panels import Column, sheet, write_png
 from ganatomy.evidence.results import read_plan, read_results, sweep_directory
 from ganatomy.experiment import SYNTHETIC_ARMS, TrialResult
-from ganatomy.measures.pathology import TRIVIAL, PseudoHealthyCase
+from ganatomy.measures.pathology import PseudoHealthyCase
+from ganatomy.measures.trivial import TRIVIAL
 from ganatomy.stages.healing import healed
 from ganatomy.stages.stages import Stages
 

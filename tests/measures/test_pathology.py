@@ -14,7 +14,6 @@ from monai.metrics.regression import compute_ms_ssim
 
 from ganatomy.contracts import InputError
 from ganatomy.measures.pathology import (
-    TRIVIAL,
     WEIGHTS,
     PseudoHealthyCase,
     errors,
@@ -28,6 +27,7 @@ from ganatomy.measures.pathology import (
     summarise_pseudo_healthy,
 )
 from ganatomy.measures.segmentation import mean_over_patients
+from ganatomy.measures.trivial import TRIVIAL
 
 
 def area(count, size=200):

@@ -4,7 +4,7 @@ Xia et al., "Adversarial pseudo healthy synthesis needs pathology factorization"
 [D, H, W] (a 2D image is [1, H, W]) and images lie in [-1, 1]; the measures themselves are taken in the paper's [0, 1],
 where the background is 0. Neither number means much alone: an empty image is perfectly healthy, an unchanged one
 perfectly the same person. Nothing may be ranked by one without the other. Nor do both together tell a trained method
-from everything that needs no training (``TRIVIAL``): beside them stands what such a rule reaches, and, where the truth
+from everything that needs no training (``trivial``): beside them stands what such a rule reaches, and, where the truth
 is known, how far from it an image is.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +32,6 @@ Volume = NDArray[Any]
 WINDOW, SIGMA = 11, 1.5
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales of MS-SSIM (Wang et al. 2003), finest first."""
-
-TRIVIAL: Mapping[str, Callable[[Volume], Volume]] = {
-    "unchanged": lambda source: source,
-    "darker": lambda source: source / 2 - 0.5,
-    "clipped": lambda source: np.minimum(source, np.float32(0.2)),
-}
-"""Name -> what a rule without any training makes of an image in [-1, 1]: x, x/2 and min(x, 0.6) in [0, 1]."""
 
 # --- healthiness -------------------------------------------------------------------------------------------------
 

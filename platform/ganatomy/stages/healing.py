@@ -14,8 +14,9 @@ from torch import nn
 
 from ganatomy.contracts import Method
 from ganatomy.experiment import Experiment
-from ganatomy.measures.pathology import TRIVIAL, PseudoHealthyCase, areas, summarise_pseudo_healthy
+from ganatomy.measures.pathology import PseudoHealthyCase, areas, summarise_pseudo_healthy
 from ganatomy.measures.segmentation import summarise
+from ganatomy.measures.trivial import TRIVIAL
 from ganatomy.stages.synthesis import held_out, made_images
 from ganatomy.stores.layout import Record
 from ganatomy.stores.store import Store
