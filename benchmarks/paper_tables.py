@@ -171,8 +171,9 @@ STUDIES = {
     "xia2019_table1": Study(
         "Xia et al. 2019, Table 1: identity and healthiness of pseudo-healthy images",
         SUBTLE,
-        "Brains in FLAIR with a lesion in half of their slices, half of it no brighter than grey matter, which pushes "
-        "tissue aside; 24 patients to train on and 16 to validate, these with twins without the lesion.",
+        "Brains in FLAIR with a lesion in half of their slices, half of it no brighter than the brightest twentieth of "
+        "grey matter, which pushes tissue aside; 24 patients to train on and 16 to validate, these with twins without "
+        "the lesion.",
         None,
     ),
     "qu2019_table1": Study(

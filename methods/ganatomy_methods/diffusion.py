@@ -121,7 +121,11 @@ class Diffusion(Method):
         """DDIM's, from T on in steps that are all T / sampling_steps long: MONAI steps back by so much, where its own
         list of steps has other distances."""
         config = self.config
-        scheduler = DDIMScheduler(config.noise_steps, config.schedule, prediction_type=config.predicts)
+        # The βs of Ho et al. are those of T = 1000: scaled, so that of any T the last image is noise.
+        T = config.noise_steps
+        betas = {"beta_start": min(0.1 / T, 0.999), "beta_end": min(20 / T, 0.999)}
+        own = betas if config.schedule == "linear_beta" else {}
+        scheduler = DDIMScheduler(T, config.schedule, prediction_type=config.predicts, **own)
         scheduler.set_timesteps(config.sampling_steps)
         scheduler.timesteps = torch.arange(config.noise_steps - 1, -1, -(config.noise_steps // config.sampling_steps))
         return scheduler

@@ -211,6 +211,8 @@ class Experiment:
         usual = self.arm in ("real", "offline") and self.labels.fraction > 0 and self.downstream.asked().segments
         check(usual or mixing.real == 1, "mixing.real", mixing.real,
               "1 but in the real and offline arms of segmentors, with labels of the target")  # fmt: skip
+        check(not alone or self.arm != "offline" or self.downstream.asked().segments, "mixing.order", mixing.order,
+              "another with a task of classes: one that nothing is made of would have no image")  # fmt: skip
         check(0 < downstream.augmented <= 1, "downstream.augmented", downstream.augmented, "a share above 0, at most 1")
         check(downstream.augmented == 1 or downstream.augmentation != "none", "downstream.augmented",
               downstream.augmented, "1 with downstream.augmentation = none")  # fmt: skip

@@ -13,7 +13,7 @@ from reports.materials import page_of
 from evidence.sweeps import LOST, experiment, sweep, trial
 from ganatomy.contracts import InputError
 from ganatomy.evidence import figures
-from ganatomy.evidence.ablation import ablation_table
+from ganatomy.evidence.ablation import SAME_PATIENTS, ablation_table
 from ganatomy.evidence.configurations import relevant
 from ganatomy.experiment import SYNTHETIC_ARMS, Score, TrialResult
 from ganatomy.measures.segmentation import patient_scores
@@ -177,6 +177,23 @@ def test_settings_of_the_generator_make_no_difference_to_an_arm_without_one():
     assert table.row(table.baseline).seeds == (0, 1)
     joint = experiment(arm="joint", mixing__ratio=3.0)
     assert relevant(joint) == joint
+
+
+@pytest.mark.parametrize(("fraction", "drawn", "said"), [
+    (0.5, "once", True), (0.5, "each", False), (1.0, "once", False),
+])  # fmt: skip
+def test_intervals_without_the_luck_of_the_patients_say_so(fraction, drawn, said):
+    """Also where all trials have the setting, and no row is told by it."""
+    labels = {"labels__fraction": fraction, "labels__drawn": drawn}
+    results = [trial(f"{arm}{seed}", experiment(arm=arm, seed=seed, **labels)) for arm in ("real", "joint")
+               for seed in range(3)]  # fmt: skip
+    assert (SAME_PATIENTS in ablation_table(results).caveats) == said
+
+
+def test_what_generators_are_shown_makes_no_difference_to_an_arm_without_one():
+    shown = experiment(arm="real", sampling__middle_slices=4, sampling__central=True)
+    assert relevant(shown) == relevant(experiment(arm="real"))
+    assert relevant(experiment(arm="joint", sampling__central=True)).sampling.central
 
 
 def test_the_same_experiment_run_twice_is_one_replicate():

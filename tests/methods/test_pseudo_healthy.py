@@ -9,7 +9,7 @@ from torch import nn
 from ganatomy.contracts import UNLABELLED, Drawn, Images, InputError
 from ganatomy.training.loop import rate_factor
 from ganatomy.training.optimisation import OptimisationStep
-from ganatomy_methods.common.adversarial import shares
+from ganatomy_methods.common.adversarial import critique, shares
 from ganatomy_methods.common.losses import lsgan_discriminator, lsgan_generator, soft_dice
 from ganatomy_methods.pseudo_healthy import PseudoHealthyConfig
 from methods.inspected import Inspected
@@ -179,6 +179,20 @@ def test_the_other_game_is_that_of_wasserstein_with_its_penalty(supervision):
     losses = method.step(images, Inspected())
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value.detach(), msg=name)
+
+
+def test_what_counts_on_one_side_alone_moves_no_critic():
+    """Else adding a constant to every score would lower the loss for ever."""
+    torch.manual_seed(0)
+    D, real, fake = torch.nn.Conv2d(1, 1, 3), torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8)
+    weights = torch.ones(4), torch.tensor([1.0, 0.0, 1.0, 1.0])
+    loss = critique(D, real, fake, torch.full((4,), 0.5), weights, 10.0)
+    loss.backward()
+    assert float(D.bias.grad.abs()) < 1e-6
+    alone = [critique(D, real[i : i + 1], fake[i : i + 1], torch.tensor([0.5]), (weights[0][:1], weights[1][i : i + 1]),
+                      10.0) for i in range(4)]  # fmt: skip
+    torch.testing.assert_close(loss, torch.stack(alone).mean())
+    assert float(alone[1].detach()) == 0
 
 
 def test_where_the_penalty_is_taken_is_a_function_of_how_a_sample_was_drawn():

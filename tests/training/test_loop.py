@@ -363,22 +363,24 @@ def test_an_average_forgets_how_a_training_began():
     assert float((first - second).abs().max()) < 1e-4 < 0.99**60
 
 
-def test_validation_sees_the_averaged_generator_and_training_goes_on_with_its_own():
+@pytest.mark.parametrize(("ema", "average", "name"), [(0.99, 0.0, "G.0.weight"), (0.0, 0.99, "D.weight")])
+def test_validation_sees_averaged_weights_and_training_goes_on_with_its_own(ema, average, name):
     seen = []
 
     def validate(method, step):
-        seen.append(method.G[0].weight.detach().clone())
+        seen.append(method.state_dict()[name].clone())
         assert not method.training
         torch.rand(5)  # validation must not disturb the training's random stream
         return {"val/dice": 0.5}
 
-    loop = make_loop(training=Training(ema=0.99), validate=validate)
+    loop = make_loop(training=Training(ema=ema), average=average, validate=validate)
     loop.run(Forgetful())
-    assert torch.equal(seen[-1], loop.average["G.0.weight"])
-    assert not torch.equal(seen[-1], loop.method.G[0].weight)
-    plain = make_loop(training=Training(ema=0.99))
+    assert torch.equal(seen[-1], loop.average[name])
+    assert not torch.equal(seen[-1], loop.method.state_dict()[name])
+    plain = make_loop(training=Training(ema=ema), average=average)
     plain.run(Forgetful())
-    assert torch.equal(plain.method.G[0].weight, loop.method.G[0].weight)
+    assert torch.equal(plain.method.state_dict()[name], loop.method.state_dict()[name])
+    assert torch.equal(plain.average[name], loop.average[name])
 
 
 def test_early_stop_after_patience_validations_without_a_better_score():

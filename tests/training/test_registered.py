@@ -95,20 +95,6 @@ def test_pairs_are_fewer_where_fewer_patients_may_be_seen(store_of):
         assert {len(pool) for pool in pools.values()} == {count}
 
 
-def test_lesions_cannot_go_from_a_patient_to_nobody_else(store_of):
-    store = store_of(item("mr", 0))
-    chosen = replace(BASE, domains={"P": "mr:lesion", "H": "mr:healthy"}, target="H", method=Choice("pseudo_healthy"))
-    with pytest.raises(InputError, match="one patient for role P"):
-        check_method(store, chosen)
-
-
-def test_what_is_drawn_by_labels_needs_one(store_of):
-    store = store_of(*[item(domain, number, labelled=False) for domain in ("ct", "mr", "t2") for number in range(2)])
-    roles = {"T1": "mr", "T2": "t2", "T1c": "ct", "FLAIR": "ct"}
-    with pytest.raises(InputError, match="nothing is labelled in any mr image of split train, role T1 of multi"):
-        check_method(store, replace(BASE, domains=roles, target="FLAIR", method=Choice("multimodal_mr")))
-
-
 def test_a_pool_is_cut_with_another_whose_images_are_as_many(store_of):
     store = store_of(item("mr", 0), item("ct", 0), item("ct", 1))
     lone, more = (Pool.of(store, store.records(domain)) for domain in ("mr", "ct"))

@@ -47,16 +47,17 @@ def critique(
     """The critic's side of Wasserstein's game: mean D(x̃) - mean D(x) + λ mean (‖∇D(x̂)‖₂ - 1)², x̂ = ε x + (1 - ε) x̃.
 
     real, fake: x and x̃, [N, 1, *S], detached.  share: ε, [N], as ``shares`` gives it.  weights: [N] of the real and of
-    the made; a pair counts in the penalty where both do.  penalty: λ.
+    the made; a pair counts by their product.  penalty: λ.
     The score of an image is the mean of its patch map. Source: Gulrajani et al. 2017, eq. 3.
     """
     real_score, fake_score = D(torch.cat([real, fake])).split([len(real), len(fake)])
-    apart = (weights[1] * per_sample(fake_score)).mean() - (weights[0] * per_sample(real_score)).mean()
+    both = weights[0] * weights[1]  # of a score on one side alone, which no penalty holds, the critic would know no end
+    apart = (both * (per_sample(fake_score) - per_sample(real_score))).mean()
     ε = share.reshape(-1, *(1,) * (real.dim() - 1))
     between = (ε * real + (1 - ε) * fake).requires_grad_()
     (slope,) = torch.autograd.grad(per_sample(D(between)).sum(), between, create_graph=True)
     steepness = (slope.flatten(1).square().sum(1) + 1e-12).sqrt()  # a root of 0 has no slope of its own
-    return apart + penalty * (weights[0] * weights[1] * (steepness - 1) ** 2).mean()
+    return apart + penalty * (both * (steepness - 1) ** 2).mean()
 
 
 def shares(images: Images) -> Tensor:

@@ -180,7 +180,7 @@ class Phantom(Command):
     mass_effect: float = 0.0
     """brain: 0 to 0.5; how far tissue is pushed away at the edge of the lesion, as a fraction of its radius."""
     lesion_contrast: float = 1.0
-    """brain: above 0, to 1; how far a lesion's values lie from white matter's. At 0.4 grey matter is as bright."""
+    """brain: above 0, to 1; how far a lesion's values lie from white matter's. At 0.4 some grey matter is as bright."""
     twins: bool = False
     """brain: validation and test patients without their lesions too, in the cohort, for measures alone."""
     part: str = "humerus"

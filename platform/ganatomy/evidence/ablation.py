@@ -40,6 +40,8 @@ REFUSED = (
     "something of the generators, and nothing for or against synthetic data."
 )
 
+SAME_PATIENTS = "Every training has the labels of the same patients: what others' would give is in no interval."
+
 LEVEL = 0.025
 """One-sided, of all comparisons of a table together: their intervals all hold with 95 %."""
 
@@ -160,7 +162,7 @@ class Ablation:
     def conclusion(self) -> str:
         """The answer of the sweep in one sentence."""
         if not self.candidate or not self.baseline:
-            if not self.candidate and any(one.status == NO_RESULT for one in self.unfinished):
+            if not self.candidate and {one.status for one in self.unfinished} == {NO_RESULT}:
                 return REFUSED
             return f"No comparison: no trial {'without' if self.candidate else 'with'} synthetic data has finished."
         row = self.row(self.candidate)
@@ -209,7 +211,8 @@ def ablation_table(
     candidate = next((row.configuration for row in rows if row.synthetic and row.configuration != against), "")
     called = {key: name for key, (name, _) in names.items()}
     printed = _comparisons(published, results)
-    caveats = [*([why_not] if why_not else []), *_caveats(rows)]
+    once = any(relevant(trial.experiment).labels.drawn == "once" for group in groups.values() for trial in group)
+    caveats = [*([why_not] if why_not else []), *([SAME_PATIENTS] if once else []), *_caveats(rows)]
     return Ablation(tuple(rows), against, candidate, tuple(unfinished), tuple(caveats), called, printed, task)
 
 
@@ -375,8 +378,6 @@ def _caveats(rows: Sequence[Row]) -> list[str]:
     for what, reached in (("S-scores say", judges), ("Healthiness says", f_pre)):
         if weak := [said for said, value in reached.items() if value < WEAK_REFERENCE]:
             caveats.append(f"{what} little where its segmentor is weak on real images: Dice {', '.join(sorted(weak))}.")
-    if any(row.parameters.get("labels.drawn") == "once" for row in rows):
-        caveats.append("Every training has the labels of the same patients: what others' would give is in no interval.")
     caveats += weak_guides({row.name: row.work for row in rows})
     return [*caveats, *[BEST_OF_SEVERAL] * (sum(row.synthetic for row in rows) > 1)]
 

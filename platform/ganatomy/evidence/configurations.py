@@ -31,6 +31,9 @@ AUGMENTATION = "downstream.augmentation"
 def relevant(experiment: Experiment) -> Experiment:
     """The experiment with everything that cannot matter to its arm at its default, so that equals look equal."""
     blank = Experiment(experiment.cohort, experiment.domains)
+    if experiment.labels.fraction in (0, 1):  # all draws are the same
+        labels = dataclasses.replace(experiment.labels, drawn=blank.labels.drawn)
+        experiment = dataclasses.replace(experiment, labels=labels)
     if experiment.labels.fraction == 0:  # generators see all, and there is nothing real to mix with
         own = experiment.mixing
         amounts = dataclasses.replace(blank.mixing, source_patients=own.source_patients, distinct=own.distinct)
@@ -51,6 +54,7 @@ def relevant(experiment: Experiment) -> Experiment:
         experiment, method=blank.method, mixing=mixing,
         drawing=blank.drawing, filter=blank.filter,
         transfer=blank.transfer,
+        sampling=dataclasses.replace(experiment.sampling, middle_slices=0, central=False),
         labels=dataclasses.replace(experiment.labels, gan_sees=blank.labels.gan_sees),
         budget=dataclasses.replace(experiment.budget, generator_steps=blank.budget.generator_steps),
         training=dataclasses.replace(experiment.training, ema=blank.training.ema),
@@ -179,7 +183,7 @@ def besides_synthetic(candidate: Experiment, baseline: Experiment) -> str:
 
 def _generators(name: str) -> bool:
     return (name.startswith(("method", "mixing", "drawing", "filter", "transfer")) and name != REAL_SHARE) or name in (
-        "labels.gan_sees", "budget.generator_steps", "training.ema",
+        "labels.gan_sees", "budget.generator_steps", "training.ema", "sampling.middle_slices", "sampling.central",
     )  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def brain_case(
     far tissue is pushed outwards at the edge of the lesion, as a fraction of its radius, in [0, 0.5]; with one, the
     twin differs beyond the lesion too.  lesion_contrast: how far the values of a lesion's parts lie from those of white
     matter, as a fraction of what ``CONTRASTS`` says, in (0, 1]. At 1 no tissue of FLAIR is as bright as a lesion, and a
-    threshold takes it out; at 0.4 grey matter is as bright as most of it.
+    threshold takes it out; at 0.4 most of it is no brighter than the brightest twentieth of grey matter.
     InputError for an unknown contrast or an impossible number.
     """
     for name in contrasts:

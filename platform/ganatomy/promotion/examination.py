@@ -216,7 +216,7 @@ class Bench:
             return [(patches, record) for record in patches.records() if class_of(record) == wanted]
         for split in ("val", "train"):
             images = real_images(self.store, experiment.domain(role), split)
-            pool = Pool.of(self.store, images).in_state(experiment.state(role), experiment.sampling.ndim)
+            pool = Pool.of(self.store, images).playing(role, experiment)
             if pool.entries:
                 return [(entry.store, entry.record) for entry in pool.entries]
         return []

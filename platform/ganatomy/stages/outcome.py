@@ -214,12 +214,13 @@ def reference_models(stages: Stages) -> dict[str, Stage]:
     Where a method takes lesions out it is f_pre too: trained by Dice, as in Xia et al. 2019, beside cross-entropy, and
     with augmentation of geometry and intensity even where the arms have none, for what G makes is of other intensities
     than real images are."""
-    downstream = stages.experiment.downstream
+    downstream, training = stages.experiment.downstream, stages.experiment.training
     if "lesion" in map(stages.experiment.state, stages.experiment.method_class().roles):
         augmented = "light" if downstream.augmentation == "none" else downstream.augmentation
         downstream = replace(downstream, loss="dice_cross_entropy", augmentation=augmented)
+        training = replace(training, waits_for="score")  # its loss is no cross-entropy
     free = replace(stages.experiment, arm="real", labels=Labels(), mixing=Mixing(), seed=REFERENCE_SEED,
-                   downstream=downstream)  # fmt: skip
+                   downstream=downstream, training=training)  # fmt: skip
     real_only = Stages(stages.workspace, stages.store_path, free, stages.workers, say=stages.say)
     roles = {stages.experiment.domain(role): role for role in stages.experiment.method_class().roles}
     return {

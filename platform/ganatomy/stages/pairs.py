@@ -49,7 +49,7 @@ def score_pairs(
     real = {image.subject: image for image in real_images(store, domain, split)}
     for role in (role for role in method.roles if experiment.domain(role) != domain):
         pool = Pool.of(store, real_images(store, experiment.domain(role), split))
-        for entry in pool.in_state(experiment.state(role), experiment.sampling.ndim).entries:
+        for entry in pool.playing(role, experiment).entries:
             if (truth := real.get(entry.record.subject)) is None:
                 continue
             check_registered([entry.record, truth])

@@ -231,6 +231,7 @@ class Stages:
         experiment, data = self.experiment, self._data()
         inputs = {
             **data,
+            "sampling": replace(experiment.sampling, middle_slices=0, central=False),  # of what generators are shown
             "labels": {**data["labels"], "gan_sees": None},
             "role": role,
             "domain": experiment.domain(role),
@@ -282,7 +283,7 @@ class Stages:
         """The stages of the same experiment, with the settings of who lends its generator, on another cohort of the
         workspace, all of it seen, nothing transferred."""
         path = lending_store(self.store_path.parent, name)
-        mixing = replace(self.experiment.mixing, source_patients=0)
+        mixing = replace(self.experiment.mixing, source_patients=0, real=1.0)
         alone = replace(self.experiment.lent(), transfer=Transfer(), labels=Labels(), mixing=mixing)
         return Stages(self.workspace, path, alone, self.workers, say=self.say, may_train=self.may_train)
 

@@ -305,7 +305,7 @@ class Sampler:
         shape = entry.record.shape
         u = generator.random(5)
         around = entry.labelled and entry.centred and u[0] < self.sampling.foreground
-        centres = entry.store.foreground(entry.record) if around and _may_hold_label(entry) else ()
+        centres = _centres(entry) if around else ()
         if entry.central:
             at = [(n - side) // 2 for n, side in zip(shape, sides)]
         elif len(centres):
@@ -336,9 +336,10 @@ def resized(volume: NDArray[np.float32], sampling: Sampling) -> NDArray[np.float
     return torch.nn.functional.interpolate(given[None], size, mode="trilinear", align_corners=False)[0, 0].numpy()
 
 
-def _may_hold_label(entry: Entry) -> bool:
-    """Whether the slices that samples are taken from are all, or those with a label."""
-    return entry.slices is None or entry.slices[0] in entry.record.labelled_slices
+def _centres(entry: Entry) -> NDArray[Any]:
+    """Labelled voxels (z, y, x) of the slices that samples are taken from, [n, 3]."""
+    found = np.asarray(entry.store.foreground(entry.record))
+    return found if entry.slices is None or not len(found) else found[np.isin(found[:, 0], entry.slices)]
 
 
 def generator_of(seed: int, stream: str, counter: int) -> np.random.Generator:

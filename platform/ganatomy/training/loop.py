@@ -22,7 +22,7 @@ from torch import Tensor
 from ganatomy.contracts import Batch, Images, InputError, Method, Phase
 from ganatomy.core.standstill import moved, paused
 from ganatomy.experiment import Training
-from ganatomy.training.optimisation import Diverged, OptimisationStep, average_over_workers
+from ganatomy.training.optimisation import Diverged, OptimisationStep, average_over_workers, choose_precision
 
 Record = dict[str, float]
 """One line of a stage's history: metric name -> number, with ``step`` and ``time`` (Unix seconds)."""
@@ -80,15 +80,6 @@ def _place(step: int, phases: Sequence[Phase]) -> tuple[int, int]:
             return number, step + 1
         step -= phase.steps
     raise IndexError(step)
-
-
-def choose_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type: bf16 where asked for, or (``auto``) where a GPU does it in hardware; None is plain fp32."""
-    if precision == "bf16":
-        return torch.bfloat16
-    if precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    return None
 
 
 def rank_seed(seed: int, rank: int) -> int:
@@ -248,10 +239,10 @@ class Loop:
         number, taken = _place(self.step - 1, self.phases)
         if bar := self.phases[number].bar:
             record[GUIDE_BAR] = bar
-            if self._agree(
-                record.get(GUIDE, -math.inf) >= bar
-            ):  # the rest of the phase would teach nothing that is asked
+            # Beyond its bar the rest of a phase would teach nothing that is asked.
+            if self._agree(record.get(GUIDE, -math.inf) >= bar):
                 self._last([*(one.steps for one in self.phases[:number]), taken])
+                record["progress"] = self.step / self.total
         self.history.append(record)
         if self.training.keep == "best" and self._merits() and self._best()[0] == self.step:
             self.best = {name: value.clone() for name, value in self._weights().items()}
@@ -259,10 +250,8 @@ class Loop:
 
     def _last(self, steps: Sequence[int]) -> None:
         """Have the first phases last so many steps."""
-        self.phases = (
-            *(replace(one, steps=count) for one, count in zip(self.phases, steps)),
-            *self.phases[len(steps) :],
-        )
+        shorter = (replace(one, steps=count) for one, count in zip(self.phases, steps))
+        self.phases = (*shorter, *self.phases[len(steps) :])
         self.total = sum(one.steps for one in self.phases)
 
     def _out_of_patience(self) -> bool:
@@ -302,8 +291,9 @@ class Loop:
     def _follow_average(self) -> None:
         for network, decay in self.decays.items():
             current = _snapshot(self.method, (network,), copy=False)
-            # Of a short training the first weights, drawn at random, must not be a part.
-            weight = 1.0 - min(decay, (1 + self.step) / (10 + self.step))
+            # The first weights, drawn at random, must be no part of what a short training, or a late phase, comes to.
+            taken = int(next(iter(self.update.optimisers[network].state.values()), {"step": 0})["step"])
+            weight = 1.0 - min(decay, taken / (9 + taken))
             torch._foreach_lerp_([self.average[name] for name in current], list(current.values()), weight)
 
     @contextmanager
@@ -312,7 +302,7 @@ class Loop:
         if not self.average:
             yield
             return
-        kept = _snapshot(self.method, self.method.generators)
+        kept = _snapshot(self.method, tuple(self.decays))
         self.method.load_state_dict(self.average, strict=False)
         try:
             yield

@@ -131,6 +131,15 @@ class OptimisationStep:
             self.optimisers[name].step()
 
 
+def choose_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type: bf16 where asked for, or (``auto``) where a GPU does it in hardware; None is plain fp32."""
+    if precision == "bf16":
+        return torch.bfloat16
+    if precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return None
+
+
 def average_over_workers(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over all workers, in place and in one message; nothing to do for one worker."""
     if not tensors or not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:

@@ -211,7 +211,8 @@ def seen_pool(store: Store, experiment: Experiment, role: str) -> Pool:
     if share == 1 or role != experiment.target:
         return pool
     images = [entry.record for entry in pool.entries]
-    chosen = drawn_patients(images, {image.patient for image in images}, share, experiment.seed)
+    seed = experiment.seed if experiment.labels.drawn == "each" else 0
+    chosen = drawn_patients(images, {image.patient for image in images}, share, seed)
     return Pool(tuple(entry for entry in pool.entries if entry.record.patient in chosen))
 
 

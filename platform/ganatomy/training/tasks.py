@@ -177,7 +177,8 @@ class FitGenerator(Recipe):
             draws = Supervised(sampler, Sampler(seen, size, budget.batch, experiment.seed), phases)
             same = fresh_segmentor(experiment, store.classes).S
             method.segmentor(experiment.target).load_state_dict(same.state_dict())
-        epoch = epoch_updates(store, experiment, experiment.target) if method.trains_segmentors else 1
+        whole = replace(experiment, mixing=replace(experiment.mixing, real=1.0))  # generators see all there are
+        epoch = epoch_updates(store, whole, experiment.target) if method.trains_segmentors else 1
         return Course(method, draws, phases, self._validator(store, phases, device), SEGMENTATION.score, epoch)
 
     def _validator(self, store: Store, phases: Sequence[Phase], device: torch.device) -> Validate:

@@ -64,7 +64,6 @@ def test_the_soft_map_of_an_image_is_near_its_own_and_has_a_gradient():
     x = brain(48).requires_grad_()
     outside = maps.outside_mask(x.detach(), 2)
     soft = maps.soft_structure_map(x, maps.beta_for(x, outside, DENSITY), 1e-4)
-    torch.testing.assert_close(soft.detach().round(), maps.dense_map(x.detach(), outside, DENSITY), atol=1, rtol=0)
     assert float((soft.detach() - maps.dense_map(x.detach(), outside, DENSITY)).abs().mean()) < 0.01
     soft.sum().backward()
     assert float(x.grad.abs().max()) > 0
