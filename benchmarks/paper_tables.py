@@ -26,7 +26,7 @@ from ganatomy.contracts import InputError
 from ganatomy.core.terminal import guarded
 from ganatomy.evidence.ablation import Ablation, ablation_table
 from ganatomy.evidence.published import INCOMPARABLE, Comparison
-from ganatomy.evidence.results import SweepPlan, read_plan, read_results, sweep_directory, sweeps
+from ganatomy.evidence.results import SweepPlan, drivers, read_plan, read_results, sweep_directory, sweeps
 from ganatomy.measures.statistics import counted
 from ganatomy.measures.verdicts import MINIMUM_TRAININGS
 from ganatomy.phantoms.bones import make_bone_cohort
@@ -245,10 +245,11 @@ def lend(study: Study, workspace: Path) -> None:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def section(name: str, plan: SweepPlan, table: Ablation) -> str:
-    """What the sweep came to, in Markdown."""
+def section(name: str, plan: SweepPlan, table: Ablation, commits: Sequence[str] = ()) -> str:
+    """What the sweep came to, in Markdown. commits: of the code that drove it."""
     study = STUDIES[name]
-    parts = [f"## {study.title}", f"{study.shows} {_how(name, plan, table)}", *_found(study, table)]
+    how = _how(name, plan, table) + (f" At commit {', '.join(commits)}." if commits else "")
+    parts = [f"## {study.title}", f"{study.shows} {how}", *_found(study, table)]
     if (healing := healing_table(table)) is not None:
         parts += [f"### {HEADING}", WHAT, _bullets(outdone(table)), _table(*healing)]
     for published in table.published:
@@ -341,7 +342,9 @@ def main() -> int:
     def run() -> int:
         plan = swept(options.study, workspace, options.seeds, options.set)
         results = read_results(sweep_directory(workspace, plan.name))
-        text = section(options.study, plan, ablation_table(results, published=plan.published(), declared=plan.family))
+        commits = [told["commit"] for told in drivers(sweep_directory(workspace, plan.name)) if told.get("commit")]
+        table = ablation_table(results, published=plan.published(), declared=plan.family)
+        text = section(options.study, plan, table, [*dict.fromkeys(commits)])
         print(f"\n{text}")
         if options.page:
             place(options.page, options.study, text)
