@@ -18,7 +18,7 @@ from ganatomy.contracts import InputError
 from ganatomy.downstream.task import task_named, task_of
 from ganatomy.evidence.configurations import AUGMENTATION, names_of, relevant
 from ganatomy.evidence.published import Comparison, compare
-from ganatomy.evidence.work import Planned, more_work, planned_work, unequal_work, weak_guides
+from ganatomy.evidence.work import Planned, more_work, planned_work, unequal_work, weak_guides, worst_guide
 from ganatomy.experiment import NO_RESULT, SYNTHETIC_ARMS, Downstream, Experiment, TrialResult, replicates
 from ganatomy.measures.statistics import averaged
 from ganatomy.measures.verdicts import NO_VERDICT, Finding, Judged, compare_all, measured
@@ -260,7 +260,7 @@ def _row(
         declared=chosen[0].experiment.arm in SYNTHETIC_ARMS if declared is None else configuration in declared,
         planned=planned_work(chosen[0].experiment),
         work={f"{kind}/{name}": value for kind in ("work", "generator")
-              for name, value in _under(f"{kind}/", chosen).items()},
+              for name, value in _under(f"{kind}/", chosen).items()} | worst_guide(chosen),
     )  # fmt: skip
 
 

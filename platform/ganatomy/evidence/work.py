@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from ganatomy.experiment import SYNTHETIC_ARMS, Experiment
+from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, TrialResult
 
 Planned = tuple[float, ...]
 """Updates of the downstream model, samples in the batch of each, validations of patience before it stops, epochs of
@@ -39,6 +39,13 @@ def unequal_work(planned: Planned, baseline: Planned) -> str:
 def more_work(planned: Planned, baseline: Planned) -> bool:
     """Whether more samples are seen than by the baseline."""
     return planned[0] * planned[1] > baseline[0] * baseline[1]
+
+
+def worst_guide(trials: Iterable[TrialResult]) -> dict[str, float]:
+    """``generator/guide_dice`` of the training whose guide finds least; empty where none has a guide. A mean would hide
+    the one behind others, which stop at their bar."""
+    found = [trial.summary["generator/guide_dice"] for trial in trials if "generator/guide_dice" in trial.summary]
+    return {"generator/guide_dice": min(found)} if found else {}
 
 
 def weak_guides(works: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -222,7 +222,7 @@ class SweepProgress(tune.Callback):
         reason = f": {result.error}" if result.error else ""
         reason += self._kept(trial) if result.status == "failed" else ""
         tell = self._warn if result.status == "failed" else self._say
-        tell(f"{self._counts()}; {result.status}{score} [{self._name(trial)}]{reason}; {self._outlook()}")
+        tell(f"{self._counts()}; {result.came_to}{score} [{self._name(trial)}]{reason}; {self._outlook()}")
 
     def _failed(self, folder: Path, status: str) -> bool:
         """Whether a trial has, by its own account or, where it gave none, by ``status``."""
