@@ -52,12 +52,18 @@ def _sample_method(trial: Suggest) -> None:
     if trial.suggest_categorical("arm", ["real", "offline"]) != "offline":
         return
     method = trial.suggest_categorical("method", ["conditional_gan", "cyclegan", "pseudo_healthy"])
-    trial.suggest_categorical("method.width", [0.25, 0.5, 1.0])
+    trial.suggest_categorical("method.width", [0.125, 0.25, 0.5, 1.0])
     trial.suggest_categorical("method.discriminator_layers", [2, 3, 4])
     if method == "pseudo_healthy":
         trial.suggest_categorical("method.supervision", ["unpaired", "paired"])
+        return
+    trial.suggest_categorical("method.residual_blocks", [3, 6, 9])
+    trial.suggest_categorical("method.learning_rate", [1e-4, 2e-4, 1e-3])
     if method == "cyclegan":
-        trial.suggest_categorical("method.residual_blocks", [6, 9])
+        trial.suggest_categorical("method.generator", ["resnet", "unet_t1"])
+    else:
+        trial.suggest_categorical("method.long_skips", [False, True])
+        trial.suggest_categorical("method.discriminator_first_norm", [False, True])
 
 
 def _figures(metric: str, printed: dict[str, tuple[float, float]]) -> tuple[PaperFigure, ...]:

@@ -65,7 +65,10 @@ def test_a_configuration_from_before_amounts_could_be_set_has_the_hash_that_it_h
     """Plans of then declare what they compare by it; a study of other amounts is another one."""
     one = stages(workspace, store).experiment
     before = one.to_dict() | {"seed": None}
-    before |= {name: as_before(getattr(one, name)) for name in ("training", "downstream", "transfer", "sampling")}
+    before |= {
+        name: as_before(getattr(one, name))
+        for name in ("labels", "training", "downstream", "filter", "transfer", "sampling")
+    }
     before["mixing"] = {name: before["mixing"][name] for name in ("ratio", "order", "pretrain")}
     assert one.configuration() == digest(before)
     for values in ({"mixing.distinct": 1}, {"mixing.source_patients": 1}, {"mixing.share": "counts"}):

@@ -97,6 +97,8 @@ def test_settings_of_a_lender_are_of_its_training(workspace):
         "training": as_before(OFFLINE.training),
         "downstream": as_before(OFFLINE.downstream),
         "sampling": as_before(OFFLINE.sampling),
+        "labels": as_before(OFFLINE.labels),
+        "filter": as_before(OFFLINE.filter),
     }
     assert OFFLINE.configuration() == digest({**bare, "seed": None})
 
