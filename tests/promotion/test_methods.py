@@ -153,7 +153,7 @@ class Promoted:
 DRAWN_BY = {"multimodal_mr": set(CONTRASTS), "diffusion": {"flair"}}
 """Methods that draw from noise -> the domains that they draw."""
 
-LONG = ("shape_consistent", "cyclegan", "conditional_gan")
+LONG = ("shape_consistent", "cyclegan", "conditional_gan", "paired_translation", "diffusion")
 """These go a way that another one here goes too, and are promoted in quicker tests elsewhere."""
 
 
