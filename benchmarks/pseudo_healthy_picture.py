@@ -23,9 +23,9 @@ from ganatomy.evidence.configurations import names_of, relevant
 from ganatomy.evidence.panels import Column, sheet, write_png
 from ganatomy.evidence.results import read_plan, read_results, sweep_directory
 from ganatomy.experiment import SYNTHETIC_ARMS, TrialResult
-from ganatomy.measures.pathology import PseudoHealthyCase
-from ganatomy.measures.trivial import TRIVIAL
-from ganatomy.stages.healing import healed
+from ganatomy.measures.synthesis.pathology import PseudoHealthyCase
+from ganatomy.measures.synthesis.trivial import TRIVIAL
+from ganatomy.stages.measuring.healing import healed
 from ganatomy.stages.stages import Stages
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -104,7 +105,7 @@ class Diffusion(Method):
         randoms = self.draws(x)
         t = torch.cat([torch.randint(self.config.noise_steps, (1,), generator=random) for random in randoms])
         t, noise = t.to(x.device), normal(randoms, tuple(x.shape[1:]), x)
-        scheduler = self._scheduler()
+        scheduler = self._scheduler
         with update("epsilon") as minimise:
             told = DiffusionInferer(scheduler)(x, self.epsilon, noise, t, condition, mode="concat")
             sought = noise if self.config.predicts == "epsilon" else scheduler.get_velocity(x, noise, t)
@@ -117,6 +118,7 @@ class Diffusion(Method):
         known = F.one_hot(label.clamp_min(0), self.task.classes).movedim(-1, 1)
         return (known * (label != UNLABELLED)[:, None]).to(like)
 
+    @cached_property
     def _scheduler(self) -> Any:
         """DDIM's, from T on in steps that are all T / sampling_steps long: MONAI steps back by so much, where its own
         list of steps has other distances."""
@@ -132,7 +134,7 @@ class Diffusion(Method):
 
     def _denoised(self, noise: Tensor, condition: Tensor) -> Tensor:
         """Images [N, 1, H, W] in [-1, 1] of standard normal noise. Song et al., eq. 12 with σ = 0."""
-        scheduler = self._scheduler()
+        scheduler = self._scheduler
         made = DiffusionInferer(scheduler).sample(
             noise, self.epsilon, scheduler, conditioning=condition, mode="concat", verbose=False
         )

@@ -137,7 +137,7 @@ class PseudoHealthy(Method):
                 losses["cycle_mask"] = self.S(same_h).mean()
                 fakes.append(same_h)
             cycle = torch.stack(list(losses.values())).sum()  # L_CC
-            everyone = torch.ones_like(x_p[:, 0].flatten(1)[:, 0])
+            everyone = x_p.new_ones(len(x_p))
             adversarial = _sum(persuasion(config.adversarial, D_x(fake), everyone) for fake in fakes) / 2  # L_GAN1
             mask_terms = self._mask_terms(batch, map_p)  # L_Seg, L_GAN2
             λ2 = config.adversarial_weight if paired else config.unpaired_adversarial_weight
@@ -171,7 +171,7 @@ class PseudoHealthy(Method):
         """½ (D_x(x_h) - 1)² + ½ D_x(x̃)², or the critic's side of the other game."""
         if self.config.adversarial == "lsgan":
             return discrimination(self.D_x, x_h, fake)
-        everyone = torch.ones_like(shares(healthy))
+        everyone = x_h.new_ones(len(x_h))
         return critique(self.D_x, x_h, fake, shares(healthy), (everyone, everyone), self.config.gradient_penalty)
 
     def _mask_discrimination(self, batch: Batch, map_p: Tensor) -> Tensor:

@@ -216,7 +216,7 @@ def test_figure_9_adds_as_many_real_patients_as_synthetic_images_are_made_of(pap
 def test_a_picture_of_lesions_shows_the_slice_with_most_of_one_beside_the_truth_and_what_needs_no_training(
     benchmark_script,
 ):
-    from ganatomy.measures.pathology import PseudoHealthyCase
+    from ganatomy.measures.synthesis.pathology import PseudoHealthyCase
 
     source = np.arange(3.0)[:, None, None] * np.ones((3, 16, 16)) / 4
     lesion = np.zeros(source.shape, np.uint8)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ganatomy.contracts import TISSUE, body
-from ganatomy.measures.paired import (
+from ganatomy.measures.synthesis.paired import (
     PairedCase,
     mean_absolute_error,
     measures_of,
@@ -17,7 +17,7 @@ from ganatomy.measures.paired import (
     peak_signal_to_noise,
     structural_similarity,
 )
-from ganatomy.measures.pathology import WEIGHTS, scales
+from ganatomy.measures.synthesis.pathology import WEIGHTS, scales
 
 SIDES = (2, 104, 100)
 

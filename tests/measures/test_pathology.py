@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from monai.metrics.regression import compute_ms_ssim
 
 from ganatomy.contracts import InputError
-from ganatomy.measures.pathology import (
+from ganatomy.measures.segmentation import mean_over_patients
+from ganatomy.measures.synthesis.pathology import (
     WEIGHTS,
     PseudoHealthyCase,
     errors,
@@ -26,8 +27,7 @@ from ganatomy.measures.pathology import (
     scales,
     summarise_pseudo_healthy,
 )
-from ganatomy.measures.segmentation import mean_over_patients
-from ganatomy.measures.trivial import TRIVIAL
+from ganatomy.measures.synthesis.trivial import TRIVIAL
 
 
 def area(count, size=200):

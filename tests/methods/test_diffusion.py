@@ -53,13 +53,13 @@ def test_whoever_knows_the_noise_has_the_image_back_in_however_few_steps(predict
 def test_the_last_image_is_noise_whatever_the_number_of_steps():
     for schedule in ("linear_beta", "cosine"):
         for T in (10, 100, 500, 1000):
-            kept = make(noise_steps=T, schedule=schedule)._scheduler().alphas_cumprod[-1] ** 0.5
+            kept = make(noise_steps=T, schedule=schedule)._scheduler.alphas_cumprod[-1] ** 0.5
             assert float(kept) < 0.05, (schedule, T)
 
 
 @pytest.mark.parametrize("steps", [1, 10, 50, 1000])
 def test_all_steps_are_as_long_and_go_from_the_noisiest_to_the_image(steps):
-    scheduler = make(sampling_steps=steps)._scheduler()
+    scheduler = make(sampling_steps=steps)._scheduler
     assert scheduler.timesteps[0] == 999
     assert len(scheduler.timesteps) == steps
     long = scheduler.num_train_timesteps // scheduler.num_inference_steps  # so far MONAI steps back

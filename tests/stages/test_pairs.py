@@ -10,10 +10,10 @@ from tiny import UNET, case
 
 from ganatomy.evidence.ablation import ablation_table
 from ganatomy.experiment import Budget, Choice, Experiment, Mixing, Sampling, TrialResult
-from ganatomy.measures.paired import PairedCase, measures_of
+from ganatomy.measures.synthesis.paired import PairedCase, measures_of
 from ganatomy.reports.tabulated import brief, headers
+from ganatomy.stages.measuring.pairs import score_pairs
 from ganatomy.stages.outcome import outcome_of
-from ganatomy.stages.pairs import score_pairs
 from ganatomy.stages.stages import SCORES, SYNTHETIC, Stages
 from ganatomy.stores.store import open_store
 from ganatomy.stores.writing import Item, write_store

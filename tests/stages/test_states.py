@@ -12,10 +12,10 @@ from torch import nn
 
 from ganatomy.contracts import InputError, Synthetic
 from ganatomy.experiment import Budget, Choice, Downstream, Experiment, Mixing, Sampling
-from ganatomy.measures.pathology import healing_rows
 from ganatomy.measures.segmentation import patient_scores
+from ganatomy.measures.synthesis.pathology import healing_rows
 from ganatomy.phantoms.brains import Brain, brain_case
-from ganatomy.stages.healing import BESIDE, score_healing
+from ganatomy.stages.measuring.healing import BESIDE, score_healing
 from ganatomy.stages.outcome import outcome_of, reference_models
 from ganatomy.stages.stages import SCORES, SYNTHETIC, Stages
 from ganatomy.stores.store import open_store

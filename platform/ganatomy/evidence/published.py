@@ -178,8 +178,8 @@ def _findings(
 
 
 def _side(trials: Sequence[TrialResult], metric: str) -> list[TrialResult]:
-    """The trainings of one side; none where a synthetic set was refused, since those that are left are the luckier."""
-    return [] if any(trial.refused for trial in trials) else [*_replicates(trials, metric).values()]
+    """The trainings of one side; none where a set was refused or a loss diverged: those that are left are luckier."""
+    return [] if any(trial.refused or trial.diverged for trial in trials) else [*_replicates(trials, metric).values()]
 
 
 def _family(

@@ -37,11 +37,10 @@ from ganatomy.stages.drawing import Offers, size_for
 from ganatomy.stages.lesion_patches import part, role_in
 from ganatomy.stages.stages import PATCHES, SYNTHETIC, Stages
 from ganatomy.stores.layout import Record
-from ganatomy.stores.sampling import Pool
 from ganatomy.stores.store import Store, open_store
 from ganatomy.training.classification import class_of
 from ganatomy.training.distributed import Workers
-from ganatomy.training.pools import generator_pool, generator_pools, label_pool, real_images, segmentor_pool
+from ganatomy.training.pools import generator_pool, generator_pools, held_out, label_pool, segmentor_pool
 
 INTEGRITY_VOLUMES = 3
 
@@ -215,10 +214,8 @@ class Bench:
             wanted = NORMAL if role == role_in(experiment, "healthy") else LESION
             return [(patches, record) for record in patches.records() if class_of(record) == wanted]
         for split in ("val", "train"):
-            images = real_images(self.store, experiment.domain(role), split)
-            pool = Pool.of(self.store, images).playing(role, experiment)
-            if pool.entries:
-                return [(entry.store, entry.record) for entry in pool.entries]
+            if entries := held_out(self.store, experiment, role, split).entries:
+                return [(entry.store, entry.record) for entry in entries]
         return []
 
     def _labels(self, experiment: Experiment, method: Method) -> torch.Tensor:

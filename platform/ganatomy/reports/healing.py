@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from ganatomy.evidence.ablation import Ablation, Row
-from ganatomy.measures.trivial import TRIVIAL
+from ganatomy.measures.synthesis.trivial import TRIVIAL
 from ganatomy.reports.tabulated import number
 
 COLUMNS = {

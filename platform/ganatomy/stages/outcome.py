@@ -14,11 +14,11 @@ from ganatomy.core.plain_values import plain
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
 from ganatomy.experiment import SYNTHETIC_ARMS, Experiment, Labels, Mixing, Score
-from ganatomy.measures.pathology import healing_rows
 from ganatomy.measures.segmentation import mean_over_patients, s_score_rows
+from ganatomy.measures.synthesis.pathology import healing_rows
 from ganatomy.stages.artefacts import Stage
-from ganatomy.stages.healing import BESIDE, score_healing
-from ganatomy.stages.pairs import paired_scores
+from ganatomy.stages.measuring.healing import BESIDE, score_healing
+from ganatomy.stages.measuring.pairs import paired_scores
 from ganatomy.stages.stages import KEPT, SCORES, Stages, read_scores, score_rows
 from ganatomy.stages.synthesis import score_synthesis
 from ganatomy.stores.sampling import Mixture, synthetic_samples

@@ -24,7 +24,7 @@ from ganatomy.core.plain_values import plain
 from ganatomy.core.plugins import resolve
 from ganatomy.downstream.task import task_of
 from ganatomy.evidence.results import write_json
-from ganatomy.experiment import Experiment, Labels, Score, Transfer, as_before
+from ganatomy.experiment import Experiment, Labels, Score, Transfer
 from ganatomy.stages.artefacts import Artefacts, Follow, Grown, Stage, Work, code_digest, key_of
 from ganatomy.stages.lesion_patches import film_items, patch_experiment, patch_items, rules_of
 from ganatomy.stages.selection import judged, kept_images
@@ -313,7 +313,7 @@ class Stages:
             "store": self.store.digest,
             "target": experiment.target,
             "labels": labels,
-            "sampling": as_before(experiment.sampling),
+            "sampling": experiment.sampling,
             **self._task_code(),
         }
 

@@ -23,7 +23,7 @@ from ganatomy.stores.store import Store
 from ganatomy.stores.writing import Item
 from ganatomy.training.downstream import score_records, segment
 from ganatomy.training.inference import synthesize_labelled
-from ganatomy.training.pools import evaluation_images, generator_pool, label_pool, real_images
+from ganatomy.training.pools import evaluation_images, generator_pool, held_out, label_pool, real_images
 
 S_SCORE_SUBJECTS = 64
 """At most so many subjects are drawn for an S-score."""
@@ -175,14 +175,22 @@ def held_out_translations(
     method: Method, experiment: Experiment, store: Store, split: str, device: torch.device
 ) -> Iterator[MadeImage]:
     """Images of ``split``, which nobody learnt from, translated into the target domain."""
+    for made in _made_of_held_out(method, experiment, store, split, device):
+        if made.kind == "translated" and experiment.domain(made.claimed) == experiment.target_domain():
+            yield made
+
+
+def _made_of_held_out(
+    method: Method, experiment: Experiment, store: Store, split: str, device: torch.device
+) -> Iterator[MadeImage]:
+    """All that is made of the images of ``split``."""
     pools = {role: held_out(store, experiment, role, split) for role in method.roles}
+    # Training patients may donate too: a split of one patient has nobody else.
     donors = {
         role: Donors(pools[donor] + label_pool(store, experiment, donor)) for role, donor in method.label_donors.items()
     }
     for role, pool in pools.items():
-        for made in made_images(method, experiment, store, role, pool, donors, device):
-            if made.kind == "translated" and experiment.domain(made.claimed) == experiment.target_domain():
-                yield made
+        yield from made_images(method, experiment, store, role, pool, donors, device)
 
 
 def score_synthesis(
@@ -205,18 +213,12 @@ def score_synthesis(
         for domain, row in _drawn_scores(method, experiment, store, judges, split, device):
             rows[domain]["synthetic"].append(row)
         return {domain: both for domain, both in rows.items() if both["synthetic"]}
-    pools = {role: held_out(store, experiment, role, split) for role in method.roles}
-    # Training patients may donate too: a split of one patient has nobody else.
-    donors = {
-        role: Donors(pools[donor] + label_pool(store, experiment, donor)) for role, donor in method.label_donors.items()
-    }
-    for role, pool in pools.items():
-        for made in made_images(method, experiment, store, role, pool, donors, device):
-            domain, record = experiment.domain(made.claimed), made.given.record
-            if made.kind == "translated" and domain in judges and made.label is not None and made.label.any():
-                found = segment(judges[domain], made.image, experiment.sampling, device)
-                who = record.subject, record.patient
-                rows[domain]["synthetic"] += score_subject(found, made.label, store.spacing(record), store.labels, *who)
+    for made in _made_of_held_out(method, experiment, store, split, device):
+        domain, record = experiment.domain(made.claimed), made.given.record
+        if made.kind == "translated" and domain in judges and made.label is not None and made.label.any():
+            found = segment(judges[domain], made.image, experiment.sampling, device)
+            who = record.subject, record.patient
+            rows[domain]["synthetic"] += score_subject(found, made.label, store.spacing(record), store.labels, *who)
     return {domain: both for domain, both in rows.items() if both["synthetic"]}
 
 
@@ -246,12 +248,6 @@ def _usual_range(store: Store, domain: str) -> tuple[float, float]:
     """Native intensities that -1 and +1 usually stand for in real training images of ``domain``."""
     real = real_images(store, domain, "train")
     return statistics.median(image.lo for image in real), statistics.median(image.hi for image in real)
-
-
-def held_out(store: Store, experiment: Experiment, role: str, split: str) -> Pool:
-    """The images of ``split`` that may play ``role``."""
-    images = real_images(store, experiment.domain(role), split)
-    return Pool.of(store, images).playing(role, experiment)
 
 
 def _same_domain(experiment: Experiment, method: Method) -> bool:

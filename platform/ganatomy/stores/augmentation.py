@@ -87,10 +87,8 @@ class Augmentation:
 
     def _one(self, image: Tensor, label: Tensor, drawn: Drawn) -> tuple[Tensor, Tensor]:
         generator = np.random.Generator(np.random.Philox(key=drawn.number))
-        if (
-            self.share < 1
-            and np.random.Generator(np.random.Philox(key=drawn.number, counter=[0, 0, 0, 1])).random() >= self.share
-        ):
+        apart = np.random.Generator(np.random.Philox(key=drawn.number, counter=[0, 0, 0, 1]))
+        if self.share < 1 and apart.random() >= self.share:
             return image, label
         names = AXES[-label.ndim :]
         mirrored = [axis in self.symmetric for axis in names]

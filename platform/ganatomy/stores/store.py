@@ -100,11 +100,17 @@ class Store:
     def twin(self, record: Record) -> NDArray[np.float32] | None:
         """What the image would be without its lesion, float32 [D, H, W] in the image's own range, clipped to [-1, 1];
         None where nobody knows (``Cohort.twins``). For measures alone."""
-        same = [one for one in self.records(self.twins.get(record.domain)) if one.subject == record.subject]
-        if record.domain not in self.twins or not same:
+        domain = self.twins.get(record.domain)
+        same = self.counterpart(record, domain) if domain else None
+        if same is None:
             return None
-        native = Intensity.invert(self.image(same[0]), same[0].lo, same[0].hi)
+        native = Intensity.invert(self.image(same), same.lo, same.hi)
         return Intensity.scale(native, record.lo, record.hi)
+
+    def counterpart(self, record: Record, domain: str) -> Record | None:
+        """The real image of the same examination in ``domain``; None where there is none."""
+        same = (one for one in self.records(domain) if one.subject == record.subject)
+        return next((one for one in same if not one.attributes.get("synthetic")), None)
 
     def foreground(self, record: Record) -> NDArray[np.int32]:
         """int32 [n, 3] (d, h, w) of labelled voxels, n <= ``FOREGROUND_VOXELS``, every class present equally often

@@ -234,6 +234,12 @@ def supervision(
     return found
 
 
+def held_out(store: Store, experiment: Experiment, role: str, split: str) -> Pool:
+    """The images of ``split`` that may play ``role``."""
+    images = real_images(store, experiment.domain(role), split)
+    return Pool.of(store, images).playing(role, experiment)
+
+
 def evaluation_images(store: Store, domain: str, split: str) -> list[Image]:
     """The labelled images of one split; InputError when they hold nothing to score."""
     images = [image for image in real_images(store, domain, split) if image.labelled]

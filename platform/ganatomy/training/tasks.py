@@ -21,11 +21,11 @@ from ganatomy.contracts import InputError, Method, Phase
 from ganatomy.downstream.segmentation import SEGMENTATION
 from ganatomy.downstream.task import task_of as asked_of
 from ganatomy.evidence.panels import Column, panel, sheet, write_png
-from ganatomy.experiment import Budget, Experiment, Sampling, Score
-from ganatomy.measures.segmentation import dice_per_label, patient_scores
+from ganatomy.experiment import Budget, Experiment, Sampling
+from ganatomy.measures.segmentation import patient_scores
 from ganatomy.stores.augmentation import Augmentation, Augmented
 from ganatomy.stores.layout import Record as Image
-from ganatomy.stores.sampling import Entry, Pool, Sampler
+from ganatomy.stores.sampling import Entry, Sampler
 from ganatomy.stores.store import Store, open_store
 from ganatomy.stores.supervision import Supervised
 from ganatomy.training.distributed import NETWORKS
@@ -33,7 +33,7 @@ from ganatomy.training.downstream import fresh_segmentor, multiple_of, score_rec
 from ganatomy.training.inference import synthesize_volume
 from ganatomy.training.loop import GUIDE, GUIDE_BAR, LOSS, Draws, Loop, Record, Validate
 from ganatomy.training.models import DownstreamModels, Some, models_of
-from ganatomy.training.pools import evaluation_images, generator_pools, real_images, supervision
+from ganatomy.training.pools import evaluation_images, generator_pools, held_out, real_images, supervision
 
 PANELS = "panels"
 """Folder of a training stage that holds one picture a report, ``<step>.png``."""
@@ -173,6 +173,8 @@ class FitGenerator(Recipe):
         sampler = Sampler(pools, size, budget.batch, experiment.seed)
         draws: Draws = sampler
         if method.segments:
+            if any(phase.bar for phase in phases):  # batches of segmentors are planned for whole phases
+                raise ValueError(f"{type(method).__name__} has a phase with a bar beside segmentors")
             seen = supervision(store, experiment, method.roles, phases)
             draws = Supervised(sampler, Sampler(seen, size, budget.batch, experiment.seed), phases)
             same = fresh_segmentor(experiment, store.classes).S
@@ -210,14 +212,7 @@ def guides_found(method: Method, store: Store, experiment: Experiment, device: t
     record: Record = {}
     for role, network in method.guides().items():
         images = [image for image in real_images(store, experiment.domain(role), "val") if image.labelled_slices]
-        rows = [
-            Score(image.subject, image.patient, "dice", name, value)
-            for image in images
-            for name, value in dice_per_label(
-                segment(network, store.image(image), experiment.sampling, device), store.label(image), store.labels
-            ).items()
-        ]
-        if own := patient_scores(rows):
+        if own := patient_scores(score_records(network, store, images, experiment.sampling, device)):
             record[f"{GUIDE}/{experiment.domain(role)}"] = math.fsum(own.values()) / len(own)
     return record | ({GUIDE: math.fsum(record.values()) / len(record)} if record else {})
 
@@ -292,9 +287,7 @@ def picture_of(step: int, directory: Path, phases: Sequence[Phase], budget: Budg
 
 def _shown(store: Store, experiment: Experiment, role: str) -> tuple[Entry, ...]:
     """A few validation images of ``role``."""
-    images = real_images(store, experiment.domain(role), "val")
-    pool = Pool.of(store, images).playing(role, experiment)
-    return pool.entries[:PANEL_SUBJECTS]
+    return held_out(store, experiment, role, "val").entries[:PANEL_SUBJECTS]
 
 
 def _show_translations(
@@ -328,11 +321,10 @@ def _show_translations(
 
 def _counterpart(entry: Entry, domain: str) -> NDArray[np.float32] | None:
     """The real image [D, H, W] of the same examination in ``domain``, or the slice of it that is shown."""
-    own = [image for image in real_images(entry.store, domain, entry.record.split)
-           if image.subject == entry.record.subject]  # fmt: skip
-    if not own:
+    own = entry.store.counterpart(entry.record, domain)
+    if own is None:
         return None
-    whole = entry.store.image(own[0])
+    whole = entry.store.image(own)
     return whole if entry.slices is None else whole[(middle := entry.slices[len(entry.slices) // 2]) : middle + 1]
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ganatomy.contracts import body
 from ganatomy.core.standstill import moved
 from ganatomy.experiment import Score
-from ganatomy.measures.pathology import WINDOW, ms_ssim
+from ganatomy.measures.synthesis.pathology import WINDOW, ms_ssim
 
 Volume = NDArray[Any]
 

@@ -12,13 +12,13 @@ import torch
 from ganatomy.contracts import Method
 from ganatomy.evidence.results import write_json
 from ganatomy.experiment import Experiment, Score
-from ganatomy.measures.paired import PairedCase, measures_of, paired_rows
+from ganatomy.measures.synthesis.paired import PairedCase, measures_of, paired_rows
 from ganatomy.stages.stages import SCORES, Stages
 from ganatomy.stores.layout import Record
-from ganatomy.stores.sampling import Entry, Pool
+from ganatomy.stores.sampling import Entry
 from ganatomy.stores.store import Store
 from ganatomy.training.inference import synthesize_labelled
-from ganatomy.training.pools import check_registered, real_images
+from ganatomy.training.pools import check_registered, held_out
 
 HOUNSFIELD = "CT"
 """Modality whose native values are Hounsfield units."""
@@ -46,11 +46,9 @@ def score_pairs(
     """subject, patient, domain and ``measures_of`` each image of ``split`` that was translated into the target domain,
     labelled or not, by its pseudonym."""
     domain = experiment.target_domain()
-    real = {image.subject: image for image in real_images(store, domain, split)}
     for role in (role for role in method.roles if experiment.domain(role) != domain):
-        pool = Pool.of(store, real_images(store, experiment.domain(role), split))
-        for entry in pool.playing(role, experiment).entries:
-            if (truth := real.get(entry.record.subject)) is None:
+        for entry in held_out(store, experiment, role, split).entries:
+            if (truth := store.counterpart(entry.record, domain)) is None:
                 continue
             check_registered([entry.record, truth])
             made = synthesize_labelled(method, store.image(entry.record), role, experiment.sampling, device=device)

@@ -4,7 +4,7 @@ with what needs no training beside them."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,14 @@ from torch import nn
 
 from ganatomy.contracts import Method
 from ganatomy.experiment import Experiment
-from ganatomy.measures.pathology import PseudoHealthyCase, areas, summarise_pseudo_healthy
 from ganatomy.measures.segmentation import summarise
-from ganatomy.measures.trivial import TRIVIAL
-from ganatomy.stages.synthesis import held_out, made_images
+from ganatomy.measures.synthesis.pathology import PseudoHealthyCase, areas, summarise_pseudo_healthy
+from ganatomy.measures.synthesis.trivial import TRIVIAL
+from ganatomy.stages.synthesis import made_images
 from ganatomy.stores.layout import Record
 from ganatomy.stores.store import Store
 from ganatomy.training.downstream import score_records, segment
-from ganatomy.training.pools import evaluation_images
+from ganatomy.training.pools import evaluation_images, held_out
 from ganatomy.training.tasks import make_method
 
 BESIDE = (*TRIVIAL, "untrained")
@@ -50,7 +50,8 @@ def score_healing(
     made = healed(method, experiment, store, split, device)
     if not made:
         return {}, []
-    judged = {key: _judged(case, key[0], judges, experiment, device) for key, case in made.items()}
+    eyes = _Eyes(experiment, store, judges, split, device)
+    judged = {key: eyes.judged(case, key[0]) for key, case in made.items()}
     rows = [
         {
             "subject": record.subject,
@@ -63,10 +64,10 @@ def score_healing(
         for (record, claimed), case in judged.items()
     ]
     numbers = summarise_pseudo_healthy([*judged.values()])
-    for name, cases in _beside(judged, experiment, store, judges, split, device):
+    for name, cases in eyes.beside(judged):
         found_so = summarise_pseudo_healthy(cases)
         numbers |= {key.replace("synthesis/", f"synthesis/beside/{name}/"): value for key, value in found_so.items()}
-    return numbers | _reliability(made, experiment, store, judges, split, device), rows
+    return numbers | eyes.reliability(judged), rows
 
 
 def healed(
@@ -75,11 +76,12 @@ def healed(
     """What ``method`` made of the images of ``split`` with a lesion, in 2D of their slices with one."""
     parts: dict[Of, list[tuple[NDArray[Any], ...]]] = {}
     for role in (role for role in method.roles if experiment.state(role) == "lesion"):
-        for made in made_images(method, experiment, store, role, held_out(store, experiment, role, split), {}, device):
-            given = made.given
+        pool = held_out(store, experiment, role, split)
+        twins = {entry.record: store.twin(entry.record) for entry in pool.entries}
+        for made in made_images(method, experiment, store, role, pool, {}, device):
+            given, twin = made.given, twins[made.given.record]
             emptied = made.kind == "translated" and made.label is not None and not made.label.any()
             if given.label is not None and emptied:
-                twin = store.twin(given.record)
                 if twin is not None and given.number is not None:
                     twin = twin[given.number : given.number + 1]
                 part = (made.image, given.image, given.label, *(() if twin is None else (twin,)))
@@ -91,66 +93,42 @@ def healed(
     return cases
 
 
-def _judged(
-    case: PseudoHealthyCase,
-    record: Record,
-    judges: Mapping[str, nn.Module],
-    experiment: Experiment,
-    device: torch.device,
-) -> PseudoHealthyCase:
-    """The case with what f_pre finds in both of its images; what it found in the source already stays."""
-    judge = judges.get(record.domain)
-    if judge is None:
-        return case
-    before = case.found_before
-    if before is None:
-        before = segment(judge, case.source, experiment.sampling, device)
-    return replace(case, found=segment(judge, case.made, experiment.sampling, device), found_before=before)
+@dataclass(frozen=True)
+class _Eyes:
+    """What is looked at by whom. judges: domain -> f_pre."""
 
+    experiment: Experiment
+    store: Store
+    judges: Mapping[str, nn.Module]
+    split: str
+    device: torch.device
 
-def _beside(
-    judged: Mapping[Of, PseudoHealthyCase],
-    experiment: Experiment,
-    store: Store,
-    judges: Mapping[str, nn.Module],
-    split: str,
-    device: torch.device,
-) -> Iterator[tuple[str, list[PseudoHealthyCase]]]:
-    """Name -> cases of the same images, as something makes them that has learnt nothing."""
-    for name, rule in TRIVIAL.items():
-        yield (
-            name,
-            [
-                _judged(replace(case, made=rule(case.source)), record, judges, experiment, device)
-                for (record, _), case in judged.items()
-            ],
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(experiment.seed)
-        fresh = make_method(experiment.trained(), store.classes).to(device)
-    made = healed(fresh, experiment, store, split, device)
-    yield (
-        "untrained",
-        [
-            _judged(replace(case, found_before=judged[key].found_before), key[0], judges, experiment, device)
-            for key, case in made.items()
-        ],
-    )
+    def judged(self, case: PseudoHealthyCase, record: Record) -> PseudoHealthyCase:
+        """The case with what f_pre finds in both of its images; what it found in the source already stays."""
+        judge, sampling = self.judges.get(record.domain), self.experiment.sampling
+        if judge is None:
+            return case
+        before = case.found_before
+        if before is None:
+            before = segment(judge, case.source, sampling, self.device)
+        return replace(case, found=segment(judge, case.made, sampling, self.device), found_before=before)
 
+    def beside(self, judged: Mapping[Of, PseudoHealthyCase]) -> Iterator[tuple[str, list[PseudoHealthyCase]]]:
+        """Name -> cases of the same images, as something makes them that has learnt nothing."""
+        for name, rule in TRIVIAL.items():
+            ruled = [(replace(case, made=rule(case.source)), record) for (record, _), case in judged.items()]
+            yield name, [self.judged(case, record) for case, record in ruled]
+        with torch.random.fork_rng(devices=[]):
+            fresh = make_method(self.experiment.trained(), self.store.classes).to(self.device)
+        made = healed(fresh, self.experiment, self.store, self.split, self.device)
+        known = [(replace(case, found_before=judged[key].found_before), key[0]) for key, case in made.items()]
+        yield "untrained", [self.judged(case, record) for case, record in known]
 
-def _reliability(
-    made: Mapping[Of, PseudoHealthyCase],
-    experiment: Experiment,
-    store: Store,
-    judges: Mapping[str, nn.Module],
-    split: str,
-    device: torch.device,
-) -> dict[str, float]:
-    """``synthesis/f_pre``: the Dice of f_pre on real images, the least of the domains that it judged in."""
-    found = []
-    for domain in {record.domain for record, _ in made} & judges.keys():
-        rows = score_records(
-            judges[domain], store, evaluation_images(store, domain, split), experiment.sampling, device
-        )
-        found.append(summarise(rows)["val/dice"])
-    return {"synthesis/f_pre": min(found)} if found else {}
+    def reliability(self, judged: Mapping[Of, PseudoHealthyCase]) -> dict[str, float]:
+        """``synthesis/f_pre``: the Dice of f_pre on real images, the least of the domains that it judged in."""
+        found = []
+        for domain in {record.domain for record, _ in judged} & self.judges.keys():
+            images = evaluation_images(self.store, domain, self.split)
+            rows = score_records(self.judges[domain], self.store, images, self.experiment.sampling, self.device)
+            found.append(summarise(rows)["val/dice"])
+        return {"synthesis/f_pre": min(found)} if found else {}

@@ -1,0 +1,1 @@
+"""What is measured of synthetic images themselves, beside what they are worth for a task."""

@@ -1,0 +1,1 @@
+"""Stages that measure what a method makes of held-out patients."""
