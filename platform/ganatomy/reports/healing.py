@@ -41,15 +41,15 @@ def outdone(table: Ablation) -> list[str]:
     """In sentences: which configurations a trivial rule equals in healthiness and identity together, and which are no
     nearer the truth inside the lesion than the unchanged image."""
     rows, said = _healing(table), []
-    beside = _beside(rows)
-    for name in TRIVIAL:
-        if name in beside and (lesser := [row.name for row in rows if _as_good(beside[name], row.synthesis)]):
+    for name in TRIVIAL:  # each row beside what its own f_pre says of the rule
+        if lesser := [row.name for row in rows if _as_good(_of(row, name), row.synthesis)]:
             said.append(
                 f"{name.capitalize()}, which needs no training, is as healthy and as much the same person as "
                 f"{_all(lesser, rows)}, or more."
             )
-    wrong = beside.get("unchanged", {}).get("error_inside", math.nan)
-    if no_nearer := [row.name for row in rows if row.synthesis.get("error_inside", -math.inf) >= wrong]:
+    no_nearer = [row.name for row in rows if row.synthesis.get("error_inside", -math.inf)
+                 >= _of(row, "unchanged").get("error_inside", math.nan)]  # fmt: skip
+    if no_nearer:
         said.append(f"No nearer the truth inside the lesion than the unchanged image: {_all(no_nearer, rows)}.")
     return said
 
@@ -65,7 +65,8 @@ def _beside(rows: list[Row]) -> dict[str, Mapping[str, float]]:
     for name in TRIVIAL:
         each = [numbers for row in rows if (numbers := _of(row, name))]
         if each:
-            found[name] = {key: math.fsum(one[key] for one in each) / len(each) for key in each[0]}
+            known = {key: [one[key] for one in each if key in one] for one in each for key in one}
+            found[name] = {key: math.fsum(values) / len(values) for key, values in known.items()}
     alike: dict[tuple[tuple[str, float], ...], list[str]] = defaultdict(list)
     for row in rows:
         if numbers := _of(row, "untrained"):
